@@ -1,0 +1,472 @@
+//! What callers are told when there is no answer: `TaskError` for one call,
+//! `SpawnError` for workers that do not start. Built by the supervisor and the
+//! pool, never shown to the pure modules.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::exit::Exit;
+use crate::id::TaskId;
+use crate::proto::codec::{DecodeFailure, EncodeFailure};
+use crate::proto::message::PanicReport;
+use crate::proto::peer::ProtocolError;
+
+/// Why a call has no answer.
+///
+/// Branch on the variants, or ask the predicates. A task's own `Result` is not
+/// an error here but its answer: `pool.apply(parse, text).await??`.
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub enum TaskError {
+    /// The task panicked. Its worker lives on.
+    Panicked(RemotePanic),
+    /// The worker's process ended while it ran the task: a crash, an
+    /// [`exit`](std::process::exit), a signal from outside, the kernel's
+    /// out-of-memory killer. Nobody had asked for it.
+    WorkerLost {
+        /// How the process ended.
+        exit: Exit,
+        /// The process that ended.
+        pid: u32,
+        /// The task that it ran.
+        task: TaskInfo,
+        /// The last lines of its standard error, up to 4 KiB, if that is
+        /// [piped](crate::Stdio::piped); else empty.
+        stderr: String,
+    },
+    /// The call was cancelled. `exit` is how the worker ended for it, or
+    /// `None` if the task had not started or ended politely.
+    Cancelled {
+        /// The ending of the worker.
+        exit: Option<Exit>,
+    },
+    /// The task ran for longer than its timeout and was stopped.
+    TimedOut {
+        /// The timeout.
+        after: Duration,
+        /// The ending of the worker, or `None` if the task ended politely.
+        exit: Option<Exit>,
+    },
+    /// The arguments or the result could not be encoded.
+    Encode(EncodeError),
+    /// The arguments or the result could not be decoded.
+    Decode(DecodeError),
+    /// The arguments or the result are larger than the pool's
+    /// [`frame_limit`](crate::PoolBuilder::frame_limit).
+    TooLarge {
+        /// Their encoded size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The pool was closed before the call was made.
+    Closed,
+    /// The pool was terminated, its last handle dropped, or its runtime shut
+    /// down.
+    Terminated,
+    /// The worker broke the protocol and was killed: its memory was damaged, or
+    /// it was taken over. Counts as a lost worker.
+    Protocol(ProtocolError),
+    /// No worker can be started.
+    Broken(SpawnError),
+}
+
+impl TaskError {
+    /// Whether the call was cancelled, or ended with its pool.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, TaskError::Cancelled { .. })
+    }
+
+    /// Whether the task ran for too long.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, TaskError::TimedOut { .. })
+    }
+
+    /// Whether the worker died under the task without having been asked to.
+    pub fn is_worker_lost(&self) -> bool {
+        matches!(self, TaskError::WorkerLost { .. } | TaskError::Protocol(_))
+    }
+
+    /// Whether the task panicked.
+    pub fn is_panic(&self) -> bool {
+        matches!(self, TaskError::Panicked(_))
+    }
+
+    /// How the worker ended, if it did.
+    pub fn exit(&self) -> Option<Exit> {
+        match self {
+            TaskError::WorkerLost { exit, .. } => Some(*exit),
+            TaskError::Cancelled { exit } | TaskError::TimedOut { exit, .. } => *exit,
+            _ => None,
+        }
+    }
+
+    /// Whether the task's body may have begun: `Some(false)` means that it
+    /// certainly has not and that calling again is safe, `None` that the error
+    /// does not tell. For a call with [`retry`](crate::Apply::retry), this is
+    /// about its last attempt.
+    pub fn started(&self) -> Option<bool> {
+        match self {
+            TaskError::Panicked(_)
+            | TaskError::WorkerLost { .. }
+            | TaskError::TimedOut { .. }
+            | TaskError::Protocol(_) => Some(true),
+            TaskError::Cancelled { exit } => exit.map(|_| true),
+            TaskError::Encode(EncodeError { side, .. })
+            | TaskError::Decode(DecodeError { side, .. }) => Some(*side == Side::Result),
+            TaskError::TooLarge { .. } | TaskError::Terminated => None,
+            TaskError::Closed | TaskError::Broken(_) => Some(false),
+        }
+    }
+
+    /// Which item failed, for an error of [`map`](crate::Pool::map): its
+    /// position in the input. `None` for single calls and where it is unknown.
+    pub fn index(&self) -> Option<usize> {
+        match self {
+            TaskError::Panicked(panic) => panic.index,
+            TaskError::WorkerLost { task, .. } => task.index,
+            TaskError::Encode(error) => error.index,
+            TaskError::Decode(error) => error.index,
+            _ => None,
+        }
+    }
+
+    /// Says which item of a `map` this was.
+    pub(crate) fn at_index(mut self, position: usize) -> Self {
+        match &mut self {
+            TaskError::Panicked(panic) => panic.index = Some(position),
+            TaskError::WorkerLost { task, .. } => task.index = Some(position),
+            TaskError::Encode(error) => error.index = Some(position),
+            TaskError::Decode(error) => error.index = Some(position),
+            _ => {}
+        }
+        self
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TaskError::Panicked(panic) => panic.fmt(f),
+            TaskError::WorkerLost { exit, pid, task, stderr } => {
+                write!(f, "worker (pid {pid}) {} while it ran {task}", Was(*exit))?;
+                match stderr.trim_end() {
+                    "" => Ok(()),
+                    tail => write!(f, "; its last output: {tail}"),
+                }
+            }
+            TaskError::Cancelled { exit: None } => f.write_str("the task was cancelled"),
+            TaskError::Cancelled { exit: Some(exit) } => {
+                write!(f, "the task was cancelled (its worker {})", Was(*exit))
+            }
+            TaskError::TimedOut { after, exit: None } => {
+                write!(f, "the task ran for more than {after:?}")
+            }
+            TaskError::TimedOut { after, exit: Some(exit) } => {
+                write!(f, "the task ran for more than {after:?} (its worker {})", Was(*exit))
+            }
+            TaskError::Encode(error) => error.fmt(f),
+            TaskError::Decode(error) => error.fmt(f),
+            TaskError::TooLarge { size, limit } => {
+                write!(f, "a payload of {size} bytes is over the frame limit of {limit}")
+            }
+            TaskError::Closed => f.write_str("the pool is closed"),
+            TaskError::Terminated => f.write_str("the pool was terminated"),
+            TaskError::Protocol(error) => error.fmt(f),
+            TaskError::Broken(_) => f.write_str("the pool is broken: no worker can be started"),
+        }
+    }
+}
+
+impl std::error::Error for TaskError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            TaskError::Broken(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// An exit as part of a sentence.
+struct Was(Exit);
+
+impl fmt::Display for Was {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.signal().is_some() {
+            f.write_str("was ")?;
+        }
+        self.0.fmt(f)
+    }
+}
+
+/// Which call it was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TaskInfo {
+    pub(crate) id: TaskId,
+    pub(crate) name: &'static str,
+    pub(crate) label: Option<Arc<str>>,
+    pub(crate) index: Option<usize>,
+}
+
+impl TaskInfo {
+    /// The call's id.
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// The function's path, as the compiler names it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What the caller [called it](crate::Apply::label).
+    pub fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+}
+
+impl fmt::Display for TaskInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (task {}", self.name, self.id)?;
+        if let Some(label) = &self.label {
+            write!(f, ", {label}")?;
+        }
+        if let Some(index) = self.index {
+            write!(f, ", item {index}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// A panic of a task, as it was seen in the worker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RemotePanic {
+    report: Box<PanicReport>,
+    task: Option<Box<TaskInfo>>,
+    index: Option<usize>,
+}
+
+impl RemotePanic {
+    pub(crate) fn new(report: PanicReport, task: Option<TaskInfo>) -> Self {
+        let index = task.as_ref().and_then(|task| task.index);
+        RemotePanic { report: Box::new(report), task: task.map(Box::new), index }
+    }
+
+    /// The panic's message. Texts in this report are cut at 16 KiB.
+    pub fn message(&self) -> &str {
+        &self.report.message
+    }
+
+    /// File, line and column, as in `src/thumb.rs:12:5`. `None` if the task
+    /// replaced the panic hook.
+    pub fn location(&self) -> Option<&str> {
+        self.report.location.as_deref()
+    }
+
+    /// The worker's stack at the panic. Always captured; symbols need debug
+    /// information in the executable.
+    pub fn backtrace(&self) -> &str {
+        &self.report.backtrace
+    }
+
+    /// The call. `None` for a panic of a pool's initializer.
+    pub fn task(&self) -> Option<&TaskInfo> {
+        self.task.as_deref()
+    }
+}
+
+impl fmt::Display for RemotePanic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.task {
+            Some(task) => {
+                write!(f, "{}", task.name)?;
+                if let Some(index) = self.index {
+                    write!(f, " (item {index})")?;
+                }
+            }
+            None => f.write_str("the initializer")?,
+        }
+        f.write_str(" panicked")?;
+        if let Some(location) = self.location() {
+            write!(f, " at {location}")?;
+        }
+        write!(f, ": {}", self.report.message)
+    }
+}
+
+impl std::error::Error for RemotePanic {}
+
+/// Which half of a call a codec error is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    Arguments,
+    Result,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Side::Arguments => "arguments",
+            Side::Result => "result",
+        })
+    }
+}
+
+/// A value that its own `Serialize` refused to write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EncodeError {
+    pub(crate) side: Side,
+    pub(crate) reason: String,
+    pub(crate) index: Option<usize>,
+}
+
+impl fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} could not be encoded: {}", self.side, self.reason)
+    }
+}
+
+impl std::error::Error for EncodeError {}
+
+/// Bytes that are not the value they should be, or a value that is deeper or
+/// larger than the decoder allows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DecodeError {
+    pub(crate) side: Side,
+    pub(crate) reason: String,
+    pub(crate) index: Option<usize>,
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} could not be decoded: {}", self.side, self.reason)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+impl TaskError {
+    pub(crate) fn from_encode(failure: EncodeFailure, side: Side) -> Self {
+        match failure {
+            EncodeFailure::TooLarge { size, limit } => TaskError::TooLarge { size, limit },
+            EncodeFailure::Refused(reason) => {
+                TaskError::Encode(EncodeError { side, reason, index: None })
+            }
+        }
+    }
+
+    pub(crate) fn from_decode(failure: DecodeFailure, side: Side) -> Self {
+        TaskError::Decode(DecodeError { side, reason: failure.to_string(), index: None })
+    }
+}
+
+/// Why no worker started, or the pool was not built.
+///
+/// Cheap to clone: every call that was waiting gets the same one.
+#[derive(Clone, Debug)]
+pub struct SpawnError(Arc<Cause>);
+
+#[derive(Debug)]
+pub(crate) enum Cause {
+    NotInitialised,
+    NoRuntime,
+    Setting { option: &'static str, problem: String },
+    Os { what: &'static str, error: io::Error },
+    Died { exit: Exit, greeted: bool, output: String },
+    InitPanicked(RemotePanic),
+    InitRefused(String),
+    TimedOut { after: Duration, greeted: bool, output: String },
+    Protocol(ProtocolError),
+}
+
+impl SpawnError {
+    pub(crate) fn new(cause: Cause) -> Self {
+        SpawnError(Arc::new(cause))
+    }
+
+    /// Whether an option of the builder had a value that makes no sense.
+    pub fn is_setting(&self) -> bool {
+        matches!(*self.0, Cause::Setting { .. })
+    }
+
+    /// Whether [`init`](crate::init) has not been called in this process.
+    pub fn is_not_initialised(&self) -> bool {
+        matches!(*self.0, Cause::NotInitialised)
+    }
+
+    /// Whether the worker did not get ready in time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(*self.0, Cause::TimedOut { .. })
+    }
+
+    /// The panic of the pool's initializer, if that is the cause.
+    pub fn panic(&self) -> Option<&RemotePanic> {
+        match &*self.0 {
+            Cause::InitPanicked(panic) => Some(panic),
+            _ => None,
+        }
+    }
+
+    /// How the worker that did not start ended, if that is the cause.
+    pub fn exit(&self) -> Option<Exit> {
+        match &*self.0 {
+            Cause::Died { exit, .. } => Some(*exit),
+            _ => None,
+        }
+    }
+}
+
+const INIT_HINT: &str = "is `procession::init()` the first line of main?";
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Cause::NotInitialised => f.write_str(
+                "this process never called `procession::init()`, so it cannot start workers: \
+                 make it the first line of main, or in tests write \
+                 `procession::test_worker!();` once in the test binary",
+            ),
+            Cause::NoRuntime => f.write_str(
+                "there is no tokio runtime here: build the pool inside one, \
+                 for example in an async fn or after `Runtime::enter`",
+            ),
+            Cause::Setting { option, problem } => write!(f, "{option}: {problem}"),
+            Cause::Os { what, .. } => write!(f, "could not {what}"),
+            Cause::Died { exit, greeted, output } => {
+                write!(f, "a worker {} before it was ready", Was(*exit))?;
+                if !greeted {
+                    write!(f, "; {INIT_HINT}")?;
+                }
+                tail(f, output)
+            }
+            Cause::InitPanicked(panic) => panic.fmt(f),
+            Cause::InitRefused(reason) => write!(f, "a worker could not start: {reason}"),
+            Cause::TimedOut { after, greeted, output } => {
+                write!(f, "a worker was not ready after {after:?}")?;
+                if !greeted {
+                    write!(f, "; {INIT_HINT}")?;
+                }
+                tail(f, output)
+            }
+            Cause::Protocol(error) => error.fmt(f),
+        }
+    }
+}
+
+fn tail(f: &mut fmt::Formatter<'_>, output: &str) -> fmt::Result {
+    match output.trim_end() {
+        "" => Ok(()),
+        output => write!(f, "; its last output: {output}"),
+    }
+}
+
+impl std::error::Error for SpawnError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &*self.0 {
+            Cause::Os { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}

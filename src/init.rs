@@ -1,0 +1,114 @@
+//! The first line of `main`: becomes a worker where this process was started
+//! as one, and otherwise notes that this program can start workers.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::registry::{Table, TestMain, test_main};
+use crate::start::boot::{Boot, boot};
+use crate::worker;
+
+static INITIALISED: AtomicBool = AtomicBool::new(false);
+
+/// Makes this program able to start workers. Must be the first line of `main`.
+///
+/// A worker is this program, started again. There, `init` runs the tasks it is
+/// given and **never returns**; everything before it in `main` runs in every
+/// worker too. In a process that is not a worker it returns at once; calling it
+/// again has no effect.
+///
+/// It may also be the first line of a `main` that is wrapped in
+/// `#[tokio::main]`: the runtime that the attribute has built then lies idle in
+/// each worker, which costs some startup time and memory.
+///
+/// For `#[test]` functions, which have no `main`, see
+/// [`test_worker!`](crate::test_worker).
+///
+/// # Examples
+///
+/// ```no_run
+/// fn main() {
+///     procession::init();
+///     // … build a runtime, then a `procession::Pool` …
+/// }
+/// ```
+pub fn init() {
+    // Before this process may become a worker: tasks can have pools too.
+    INITIALISED.store(true, Ordering::Release);
+    enter(boot());
+}
+
+/// Lets the tests of a test binary start workers: write it once, anywhere at
+/// the top level of the binary, and use pools in plain `#[tokio::test]`
+/// functions. Works under `cargo test` and `cargo nextest`.
+///
+/// It adds one test of its own, `procession_test_worker`, which is what a
+/// worker process runs; in the test run itself it passes and does nothing.
+///
+/// # Examples
+///
+/// ```
+/// procession::test_worker!();
+///
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! test_worker {
+    () => {
+        #[test]
+        fn procession_test_worker() {
+            struct Here;
+            impl $crate::__private::TestMain for Here {
+                const NAME: &'static str =
+                    ::core::concat!(::core::module_path!(), "::procession_test_worker");
+            }
+            $crate::__private::enter_test_worker::<Here>();
+        }
+    };
+}
+
+/// What [`test_worker!`](crate::test_worker) expands to.
+pub fn enter_test_worker<T: TestMain>() {
+    test_main::<T>();
+    enter(boot());
+}
+
+/// How workers of this process are to be started, if they can be.
+pub(crate) enum Entry {
+    /// `main` calls [`init`].
+    Main,
+    /// This test of a test binary becomes the worker.
+    Test(&'static str),
+}
+
+/// How this process starts workers; `None` if it never said that it can.
+pub(crate) fn entry() -> Option<Entry> {
+    if INITIALISED.load(Ordering::Acquire) {
+        return Some(Entry::Main);
+    }
+    // The path as the compiler has it starts with the crate's name, the path
+    // as libtest has it does not.
+    let path = Table::global().test_main()?;
+    Some(Entry::Test(path.split_once("::").map_or(path, |(_, within)| within)))
+}
+
+fn enter(boot: std::io::Result<Option<Boot>>) {
+    match boot {
+        Ok(None) => {}
+        Ok(Some(boot)) => become_worker(boot),
+        Err(error) => {
+            eprintln!("procession: this worker cannot start: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+fn become_worker(boot: Boot) -> ! {
+    if tokio::runtime::Handle::try_current().is_err() {
+        worker::run(boot)
+    }
+    // Inside a runtime no other can be entered; async tasks need one.
+    let thread = std::thread::Builder::new().name("procession-worker".into());
+    let joined = thread.spawn(move || -> () { worker::run(boot) }).map(|thread| thread.join());
+    eprintln!("procession: this worker has no thread to run on: {joined:?}");
+    std::process::exit(1)
+}

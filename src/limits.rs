@@ -1,0 +1,58 @@
+//! Every number that a peer can push on, with its reason.
+
+use std::time::Duration;
+
+/// Longest payload of one frame, unless the pool says otherwise: large enough
+/// for a big image or matrix, small enough that a compromised worker cannot
+/// fill the parent's memory with one answer.
+pub(crate) const FRAME_BYTES_MAX_DEFAULT: usize = 256 << 20;
+
+/// Smallest frame limit that `build()` accepts: hello frames and error
+/// reports must always fit.
+pub(crate) const FRAME_BYTES_MAX_LEAST: usize = 64 << 10;
+
+/// Largest frame limit that `build()` accepts: lengths are 32 bits on the wire.
+pub(crate) const FRAME_BYTES_MAX_MOST: usize = 2 << 30;
+
+/// What a frame may hold beside its payload: fixed fields, and the answers of
+/// a chunk that came before the one that reached the limit.
+pub(crate) const FRAME_OVERHEAD_BYTES: usize = BATCH_REPLY_BYTES + (4 << 10);
+
+/// A chunk's answers are sent early once they are this long.
+pub(crate) const BATCH_REPLY_BYTES: usize = 1 << 20;
+
+/// How deep decoded values may nest. serde_json stops at the same depth; a
+/// frame of the decoder costs well under 2 KiB, so that a 2 MiB stack holds.
+pub(crate) const DECODE_DEPTH_MAX: u32 = 128;
+
+/// Heap that any payload may take when decoded, however short it is.
+pub(crate) const DECODE_HEAP_BYTES_LEAST: usize = 16 << 20;
+
+/// Heap per payload byte beyond that. A `Vec<String>` of empty strings needs
+/// 24 bytes for each byte on the wire, and is honest.
+pub(crate) const DECODE_HEAP_PER_BYTE: usize = 32;
+
+/// How many announced elements a type may make room for before they arrive.
+/// 128 nested containers can lie about their length at once, and elements of
+/// 100 bytes then cost 50 MiB; an honest long one grows a few times more.
+pub(crate) const DECODE_HINT_ELEMENTS_MAX: usize = 4096;
+
+/// Longest panic message, backtrace or error text that a worker sends.
+pub(crate) const REPORT_TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// What is kept of a worker's captured stderr for error reports.
+pub(crate) const OUTPUT_TAIL_BYTES: usize = 4 << 10;
+
+/// Longest line of captured output that is reported as one event.
+pub(crate) const OUTPUT_LINE_BYTES_MAX: usize = 8 << 10;
+
+/// How long an answer may stay away after its task's word said `Done` and
+/// somebody asked for the task's end.
+pub(crate) const REPLY_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a worker whose socket has closed may take to die before it is
+/// killed for it.
+pub(crate) const EOF_TO_DEATH_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a worker that was told to leave may take before it is killed.
+pub(crate) const LEAVE_WAIT: Duration = Duration::from_secs(5);

@@ -1,0 +1,71 @@
+//! What happens in a pool, told to `tracing`. The supervisor calls these; no
+//! decision is made here. Targets are `procession::task`, `procession::worker`
+//! and `procession::output`.
+
+use tracing::{Level, Span};
+
+use crate::exit::Exit;
+use crate::id::{TaskId, WorkerId};
+
+/// The span of a task's life, a child of the caller's. Nothing, unless
+/// somebody listens.
+pub(crate) fn task_span(pool: &str, name: &'static str, label: Option<&str>) -> Span {
+    tracing::span!(target: "procession::task", Level::DEBUG, "task", pool, name, label)
+}
+
+pub(crate) fn task_queued(span: &Span, task: TaskId) {
+    tracing::trace!(target: "procession::task", parent: span, task = task.as_u64(), "queued");
+}
+
+pub(crate) fn task_sent(span: &Span, task: TaskId, worker: WorkerId) {
+    tracing::trace!(
+        target: "procession::task", parent: span,
+        task = task.as_u64(), worker = worker.as_u64(), "sent"
+    );
+}
+
+pub(crate) fn task_ended(span: &Span, task: TaskId, outcome: &'static str) {
+    tracing::debug!(target: "procession::task", parent: span, task = task.as_u64(), outcome, "ended");
+}
+
+/// The span of a worker's life.
+pub(crate) fn worker_span(pool: &str, worker: WorkerId, pid: i32) -> Span {
+    tracing::span!(
+        target: "procession::worker", parent: None, Level::INFO, "worker",
+        pool, worker = worker.as_u64(), pid
+    )
+}
+
+pub(crate) fn worker_started(span: &Span) {
+    tracing::debug!(target: "procession::worker", parent: span, "started");
+}
+
+pub(crate) fn worker_ready(span: &Span) {
+    tracing::debug!(target: "procession::worker", parent: span, "ready");
+}
+
+/// `expected`: somebody asked for it.
+pub(crate) fn worker_ended(span: &Span, exit: Exit, expected: bool) {
+    if expected {
+        tracing::debug!(target: "procession::worker", parent: span, %exit, "ended");
+    } else {
+        tracing::warn!(target: "procession::worker", parent: span, %exit, "lost");
+    }
+}
+
+pub(crate) fn worker_misbehaved(span: &Span, error: &dyn std::fmt::Display) {
+    tracing::error!(target: "procession::worker", parent: span, %error, "broke the protocol");
+}
+
+pub(crate) fn worker_not_started(pool: &str, error: &(dyn std::error::Error + 'static)) {
+    tracing::warn!(target: "procession::worker", pool, error, "could not start");
+}
+
+pub(crate) fn pool_broken(pool: &str, error: &(dyn std::error::Error + 'static)) {
+    tracing::error!(target: "procession::worker", pool, error, "pool is broken");
+}
+
+/// A line that a worker printed.
+pub(crate) fn worker_printed(span: &Span, stream: &'static str, line: &str) {
+    tracing::info!(target: "procession::output", parent: span, stream, "{line}");
+}

@@ -1,0 +1,505 @@
+//! How a pool is made: every option, and what of it makes no sense.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Pool;
+use crate::error::{Cause, Side, SpawnError, TaskError};
+use crate::init::{Entry, entry};
+use crate::limits::{FRAME_BYTES_MAX_DEFAULT, FRAME_BYTES_MAX_LEAST, FRAME_BYTES_MAX_MOST};
+use crate::proto::message::{Setup, put_setup};
+use crate::proto::{VERSION, codec};
+use crate::registry::{Table, TaskFn, value_id};
+use crate::resource::Resource;
+use crate::sched::Settings;
+use crate::slot_word::SLOTS;
+use crate::start::spawn::{OutputTo, SpawnSpec};
+use crate::supervisor::{InitCheck, Plan, Supervisor};
+
+/// Options of a pool, made by [`Pool::builder`].
+///
+/// Durations are checked to be sensible, and everything else that can be, in
+/// [`build`](Self::build).
+///
+/// # Examples
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # fn warm_up(model: String) {}
+/// # async fn example() -> Result<(), procession::SpawnError> {
+/// let pool = procession::Pool::builder()
+///     .name("thumbs")
+///     .workers(4)
+///     .grace_period(Duration::from_secs(1))
+///     .max_tasks_per_worker(1000)
+///     .initializer(warm_up, "small".to_string())
+///     .build()?;
+/// # Ok(()) }
+/// ```
+#[must_use = "a builder does nothing until `build`"]
+pub struct PoolBuilder {
+    name: Option<String>,
+    workers: Option<usize>,
+    queue_limit: usize,
+    grace_period: Duration,
+    task_timeout: Option<Duration>,
+    start_timeout: Duration,
+    max_tasks_per_worker: Option<u64>,
+    max_worker_memory: Option<u64>,
+    idle_timeout: Option<Duration>,
+    restart_limit: u32,
+    frame_limit: usize,
+    pipeline: usize,
+    untrusted: bool,
+    start_method: StartMethod,
+    initializer: Option<Initializer>,
+    stdout: Stdio,
+    stderr: Stdio,
+    env: Vec<(OsString, Option<OsString>)>,
+    env_clear: bool,
+    current_dir: Option<PathBuf>,
+    nice: Option<i32>,
+    cpu_affinity: Option<Vec<usize>>,
+    rlimits: Vec<(Resource, u64)>,
+}
+
+struct Initializer {
+    function: u64,
+    args: Result<Vec<u8>, TaskError>,
+    check: InitCheck,
+}
+
+/// How worker processes come to be.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum StartMethod {
+    /// This program is executed again: slow to start (about a millisecond),
+    /// and free of any inherited state.
+    #[default]
+    Spawn,
+}
+
+/// Where a worker's standard output or error goes. The worker's standard input
+/// is always empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Stdio(Target);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+enum Target {
+    #[default]
+    Inherit,
+    Null,
+    Piped,
+}
+
+impl Stdio {
+    /// To where this process's own goes. The default.
+    pub const fn inherit() -> Self {
+        Stdio(Target::Inherit)
+    }
+
+    /// Nowhere.
+    pub const fn null() -> Self {
+        Stdio(Target::Null)
+    }
+
+    /// To the pool, which reports each line as a `tracing` event (target
+    /// `procession::output`). The last 4 KiB of stderr are kept for
+    /// [`TaskError::WorkerLost`].
+    pub const fn piped() -> Self {
+        Stdio(Target::Piped)
+    }
+
+    fn target(self) -> OutputTo {
+        match self.0 {
+            Target::Inherit => OutputTo::Inherit,
+            Target::Null => OutputTo::Null,
+            Target::Piped => OutputTo::Piped,
+        }
+    }
+}
+
+/// What an initializer may return: nothing, or a `Result` whose error keeps the
+/// worker from starting.
+pub trait InitOutcome {
+    /// The error's text, if it is one.
+    fn into_problem(self) -> Option<String>;
+}
+
+impl InitOutcome for () {
+    fn into_problem(self) -> Option<String> {
+        None
+    }
+}
+
+impl<E: fmt::Display> InitOutcome for Result<(), E> {
+    fn into_problem(self) -> Option<String> {
+        self.err().map(|error| error.to_string())
+    }
+}
+
+impl PoolBuilder {
+    pub(super) fn new() -> Self {
+        PoolBuilder {
+            name: None,
+            workers: None,
+            queue_limit: 1024,
+            grace_period: Duration::from_secs(5),
+            task_timeout: None,
+            start_timeout: Duration::from_secs(60),
+            max_tasks_per_worker: None,
+            max_worker_memory: None,
+            idle_timeout: None,
+            restart_limit: 5,
+            frame_limit: FRAME_BYTES_MAX_DEFAULT,
+            pipeline: SLOTS,
+            untrusted: false,
+            start_method: StartMethod::default(),
+            initializer: None,
+            stdout: Stdio::inherit(),
+            stderr: Stdio::inherit(),
+            env: Vec::new(),
+            env_clear: false,
+            current_dir: None,
+            nice: None,
+            cpu_affinity: None,
+            rlimits: Vec::new(),
+        }
+    }
+
+    /// The pool's name in logs and in `ps`, where workers show as
+    /// `myapp: procession worker NAME/0`. Default: `pool-` and a number.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// How many workers. Default: one for each processor that this process may
+    /// use ([`std::thread::available_parallelism`], which honours cgroups and
+    /// affinity), as tasks are expected to compute.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// How many calls may wait, beside one for each worker, before
+    /// [`Pool::apply`] waits for a place and [`Pool::try_apply`] refuses.
+    /// Default: 1024: enough to keep any number of workers busy, little enough
+    /// that the last one is served soon. 0 takes only what can run at once.
+    pub fn queue_limit(mut self, calls: usize) -> Self {
+        self.queue_limit = calls;
+        self
+    }
+
+    /// How long a task that is being stopped may take to end, between SIGTERM
+    /// and SIGKILL, or between a polite request and SIGKILL
+    /// (see [`worker`](crate::worker)). Default: 5 s. Zero is SIGKILL at once.
+    pub fn grace_period(mut self, grace: Duration) -> Self {
+        self.grace_period = grace;
+        self
+    }
+
+    /// How long any task may run, unless its call says otherwise with
+    /// [`Apply::timeout`](crate::Apply::timeout). Default: without limit. In a
+    /// chunk of a map it is for each item, measured over the chunk.
+    pub fn task_timeout(mut self, after: Duration) -> Self {
+        self.task_timeout = Some(after);
+        self
+    }
+
+    /// How long a worker may take to become ready, initializer included, before
+    /// it is killed and counts as not started. Default: 60 s, as initializers
+    /// load models.
+    pub fn start_timeout(mut self, after: Duration) -> Self {
+        self.start_timeout = after;
+        self
+    }
+
+    /// Replaces a worker after this many tasks; Python's `maxtasksperchild`.
+    /// Default: never. A chunk of a map counts as one task.
+    pub fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
+        self.max_tasks_per_worker = Some(tasks);
+        self
+    }
+
+    /// Replaces a worker that has more than this many bytes of resident memory
+    /// after a task; Celery's `worker_max_memory_per_child`. The task itself is
+    /// finished and answered; for a limit that stops it, see
+    /// [`rlimits`](Self::rlimits). Default: never.
+    pub fn max_worker_memory(mut self, bytes: u64) -> Self {
+        self.max_worker_memory = Some(bytes);
+        self
+    }
+
+    /// Lets a worker go when it has had nothing to do for this long; it is
+    /// started again when there is work for it. Default: never.
+    pub fn idle_timeout(mut self, after: Duration) -> Self {
+        self.idle_timeout = Some(after);
+        self
+    }
+
+    /// Runs `f(args)` in every worker before its first task; Python's
+    /// `initializer` and `initargs`. If it panics, ends the process or returns
+    /// an `Err`, that worker has not started. Default: nothing.
+    pub fn initializer<F, Args, M>(mut self, f: F, args: Args) -> Self
+    where
+        F: TaskFn<Args, M, Output: InitOutcome>,
+        Args: Serialize + DeserializeOwned,
+    {
+        let mut encoded = Vec::new();
+        let result = codec::encode_into(&args, &mut encoded, FRAME_BYTES_MAX_MOST);
+        self.initializer = Some(Initializer {
+            function: value_id(f).0,
+            args: result
+                .map(|()| encoded)
+                .map_err(|failure| TaskError::from_encode(failure, Side::Arguments)),
+            check: Box::new(|outcome| match codec::decode::<F::Output>(outcome) {
+                Ok(outcome) => match outcome.into_problem() {
+                    None => Ok(()),
+                    Some(problem) => Err(format!("the initializer failed: {problem}")),
+                },
+                Err(failure) => Err(format!("the initializer's result: {failure}")),
+            }),
+        });
+        self
+    }
+
+    /// Where workers' standard output goes. Default: where ours goes.
+    pub fn stdout(mut self, stdout: Stdio) -> Self {
+        self.stdout = stdout;
+        self
+    }
+
+    /// Where workers' standard error goes. Default: where ours goes.
+    pub fn stderr(mut self, stderr: Stdio) -> Self {
+        self.stderr = stderr;
+        self
+    }
+
+    /// Sets an environment variable in the workers. Default: they have ours.
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), Some(value.into())));
+        self
+    }
+
+    /// Starts workers with no environment but what [`env`](Self::env) sets.
+    pub fn env_clear(mut self) -> Self {
+        self.env_clear = true;
+        self
+    }
+
+    /// The workers' working directory. Default: ours.
+    pub fn current_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.current_dir = Some(dir.into());
+        self
+    }
+
+    /// The workers' niceness, from -20 (served first, needs privileges) to 19
+    /// (served last). Default: ours.
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.nice = Some(nice);
+        self
+    }
+
+    /// The processors that workers may use, by number. Default: ours.
+    pub fn cpu_affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Self {
+        self.cpu_affinity = Some(cpus.into_iter().collect());
+        self
+    }
+
+    /// Limits what each worker may use: resources, and the value for both the
+    /// soft and the hard limit. The worker sets them on itself before the
+    /// initializer. Default: ours.
+    pub fn rlimits(mut self, limits: impl IntoIterator<Item = (Resource, u64)>) -> Self {
+        self.rlimits.extend(limits);
+        self
+    }
+
+    /// How many times in a row workers may fail to start, with growing pauses
+    /// between (50 ms, doubling, at most 5 s), before the pool is broken and
+    /// every call fails with the cause. Workers that start together and fail
+    /// together count once. A pool that has another ready worker goes on. Default:
+    /// 5, which is under a second.
+    pub fn restart_limit(mut self, times: u32) -> Self {
+        self.restart_limit = times;
+        self
+    }
+
+    /// Largest arguments or result of one call, in encoded bytes. Default:
+    /// 256 MiB. At least 64 KiB, at most 2 GiB.
+    pub fn frame_limit(mut self, bytes: usize) -> Self {
+        self.frame_limit = bytes;
+        self
+    }
+
+    /// How many tasks a worker may be given at a time, from 1 to 64. Default:
+    /// 64. Only short tasks are sent ahead, and only as many as keep a worker
+    /// busy for about a millisecond; what waits behind a long one is taken back.
+    pub fn pipeline(mut self, tasks: usize) -> Self {
+        self.pipeline = tasks;
+        self
+    }
+
+    /// Believes nothing that a worker says about tasks it has not started: one
+    /// task at a time, and none goes to another worker when one dies. For
+    /// workers that may be taken over by what they process. Default: off.
+    pub fn untrusted(mut self) -> Self {
+        self.untrusted = true;
+        self
+    }
+
+    /// How worker processes come to be. Default: [`StartMethod::Spawn`].
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.start_method = method;
+        self
+    }
+
+    /// Makes the pool and begins to start its workers; does not wait for them.
+    /// Must be called inside a tokio runtime with I/O and time enabled, which
+    /// drives the pool from then on.
+    ///
+    /// # Errors
+    ///
+    /// If an option makes no sense, if there is no tokio runtime here, or if
+    /// [`init`](crate::init) was not called in this process. That workers cannot
+    /// start shows later: in [`Pool::ready`] and in calls.
+    pub fn build(self) -> Result<Pool, SpawnError> {
+        let test_main = match entry() {
+            Some(Entry::Main) => None,
+            Some(Entry::Test(path)) => Some(path),
+            None => return Err(SpawnError::new(Cause::NotInitialised)),
+        };
+        let runtime =
+            tokio::runtime::Handle::try_current().map_err(|_| SpawnError::new(Cause::NoRuntime))?;
+        let workers = self.check()?;
+        let StartMethod::Spawn = self.start_method;
+
+        static NAMES: AtomicU64 = AtomicU64::new(0);
+        let name: Arc<str> = match self.name {
+            Some(name) => name.into(),
+            None => format!("pool-{}", NAMES.fetch_add(1, Ordering::Relaxed)).into(),
+        };
+        let fingerprint = Table::global().fingerprint();
+        let (initializer, init_check) = match self.initializer {
+            None => (None, None),
+            Some(Initializer { function, args, check }) => {
+                let args = args.map_err(|error| setting("initializer", error))?;
+                (Some((function, args)), Some(check))
+            }
+        };
+        let mut setup = Vec::new();
+        put_setup(
+            &mut setup,
+            &Setup {
+                version: VERSION,
+                fingerprint,
+                frame_bytes_max: self.frame_limit,
+                nice: self.nice,
+                cpu_affinity: self.cpu_affinity.unwrap_or_default(),
+                rlimits: self.rlimits,
+                memory_bytes_max: self.max_worker_memory,
+                initializer,
+            },
+        );
+        let spec = SpawnSpec {
+            test_main,
+            stdout: self.stdout.target(),
+            stderr: self.stderr.target(),
+            env: self.env,
+            env_clear: self.env_clear,
+            current_dir: self.current_dir,
+        };
+        let plan = Plan {
+            name,
+            settings: Settings {
+                workers,
+                depth_max: if self.untrusted { 1 } else { self.pipeline },
+                trusted: !self.untrusted,
+                grace_period: self.grace_period,
+                start_timeout: self.start_timeout,
+                restart_limit: self.restart_limit,
+                tasks_per_worker_max: self.max_tasks_per_worker,
+                idle_timeout: self.idle_timeout,
+            },
+            queue_limit: self.queue_limit,
+            task_timeout: self.task_timeout,
+            frame_bytes_max: self.frame_limit,
+            fingerprint,
+            setup,
+            init_check,
+        };
+        Supervisor::start(plan, spec, runtime).map(Pool::new_from)
+    }
+
+    /// Finds values that make no sense. Returns the number of workers.
+    fn check(&self) -> Result<usize, SpawnError> {
+        let workers = match self.workers {
+            Some(0) => return Err(setting("workers", "a pool needs at least one")),
+            Some(workers) if workers > WORKERS_MAX => {
+                return Err(setting("workers", format!("more than {WORKERS_MAX}")));
+            }
+            Some(workers) => workers,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let zero = [
+            ("task_timeout", self.task_timeout),
+            ("start_timeout", Some(self.start_timeout)),
+            ("idle_timeout", self.idle_timeout),
+        ];
+        if let Some((option, _)) = zero.iter().find(|(_, value)| *value == Some(Duration::ZERO)) {
+            return Err(setting(option, "zero leaves no time for anything"));
+        }
+        if self.max_tasks_per_worker == Some(0) {
+            return Err(setting("max_tasks_per_worker", "a worker must be allowed one task"));
+        }
+        if self.max_worker_memory == Some(0) {
+            return Err(setting("max_worker_memory", "every process needs some"));
+        }
+        if self.restart_limit == 0 {
+            return Err(setting("restart_limit", "the first start needs one try"));
+        }
+        if !(1..=SLOTS).contains(&self.pipeline) {
+            return Err(setting("pipeline", format!("{} is not 1 to {SLOTS}", self.pipeline)));
+        }
+        let frames = FRAME_BYTES_MAX_LEAST..=FRAME_BYTES_MAX_MOST;
+        if !frames.contains(&self.frame_limit) {
+            let (least, most) = (frames.start(), frames.end());
+            let problem = format!("{} bytes is not {least} to {most}", self.frame_limit);
+            return Err(setting("frame_limit", problem));
+        }
+        if self.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
+            return Err(setting("nice", "not -20 to 19"));
+        }
+        if self.cpu_affinity.as_ref().is_some_and(Vec::is_empty) {
+            return Err(setting("cpu_affinity", "no processor is allowed"));
+        }
+        if self.name.as_ref().is_some_and(|name| name.contains('\0')) {
+            return Err(setting("name", "contains a NUL"));
+        }
+        Ok(workers)
+    }
+}
+
+/// More workers than any machine has use for; mostly a guard against units
+/// mistaken for counts.
+const WORKERS_MAX: usize = 1 << 16;
+
+pub(super) fn setting(option: &'static str, problem: impl fmt::Display) -> SpawnError {
+    SpawnError::new(Cause::Setting { option, problem: problem.to_string() })
+}
+
+impl fmt::Debug for PoolBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolBuilder")
+            .field("name", &self.name)
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
+    }
+}

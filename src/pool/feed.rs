@@ -1,0 +1,442 @@
+//! Cuts the input of `map` and `imap` into chunks, and keeps them in flight.
+//! Pulls input only as there is room for it, and sizes chunks by how long
+//! items have been taking.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use serde::Serialize;
+
+use super::handle::RawHandle;
+use crate::error::{Side, TaskError, TaskInfo};
+use crate::id::TaskId;
+use crate::proto::codec;
+use crate::proto::message::Shape;
+use crate::sched::Terms;
+use crate::supervisor::{Begun, Ended, Request, Supervisor};
+
+/// A chunk should take about this long: some forty times its fixed cost of
+/// 50 µs or less, and short enough to spread the last ones evenly.
+const CHUNK_NANOS: u64 = 2_000_000;
+
+/// A worker sends a chunk back unfinished after this long, so that items that
+/// take longer than those before them can go to other workers.
+const CHUNK_BUDGET_NANOS: u64 = 5 * CHUNK_NANOS;
+
+/// Chunks grow at most by this factor from one to the next: one quick item
+/// says little.
+const CHUNK_GROWTH: usize = 16;
+
+/// Most items and bytes of a chunk that nobody gave a size.
+const CHUNK_ITEMS_MAX: usize = 1 << 16;
+const CHUNK_BYTES_MAX: usize = 256 << 10;
+
+/// Chunks in flight for each worker: one runs, others wait for it at the
+/// worker and in the queue.
+const CHUNKS_PER_WORKER: usize = 4;
+
+/// The same where the size is given: they may be of one tiny item each.
+const FIXED_CHUNKS_PER_WORKER: usize = 64;
+
+/// Where the input comes from, whatever its type.
+pub(super) trait Source: Send {
+    /// Appends the next item's arguments to `out`.
+    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>, limit: usize) -> Poll<Pull>;
+
+    /// How many items are left, if that is known.
+    fn left(&self) -> Option<usize>;
+}
+
+/// What pulling came to.
+pub(super) enum Pull {
+    Item,
+    /// There is an item, and it cannot be sent.
+    Failed(TaskError),
+    End,
+}
+
+/// A stream of arguments as a source.
+pub(super) struct Encoded<S>(pub(super) Pin<Box<S>>);
+
+impl<S> Source for Encoded<S>
+where
+    S: Stream<Item: Serialize> + Send,
+{
+    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>, limit: usize) -> Poll<Pull> {
+        let Some(args) = ready!(self.0.as_mut().poll_next(cx)) else {
+            return Poll::Ready(Pull::End);
+        };
+        Poll::Ready(match codec::encode_into(&args, out, limit) {
+            Ok(()) => Pull::Item,
+            Err(failure) => Pull::Failed(TaskError::from_encode(failure, Side::Arguments)),
+        })
+    }
+
+    fn left(&self) -> Option<usize> {
+        match self.0.size_hint() {
+            (least, Some(most)) if least == most => Some(least),
+            _ => None,
+        }
+    }
+}
+
+/// The chunks of one `map` or `imap`.
+pub(super) struct Feed {
+    supervisor: Arc<Supervisor>,
+    function: u64,
+    name: &'static str,
+    source: Option<Box<dyn Source>>,
+    /// The input panicked; the caller gets it after the items before.
+    panic: Option<Box<dyn Any + Send>>,
+    /// `None`: as it turns out best.
+    chunk_size: Option<usize>,
+    pub(super) label: Option<Arc<str>>,
+    pub(super) stop_on_failure: bool,
+    /// Parts of chunks that came back unfinished.
+    unfinished: VecDeque<Chunk>,
+    flights: FuturesUnordered<Flight>,
+    pulled: usize,
+    /// Nanoseconds that an item takes, on average of late. 0: unknown.
+    item_nanos: u64,
+    /// Items of the largest chunk that has come back.
+    largest: usize,
+    /// Keeps the pool's driver until all is done.
+    begun: Option<Begun>,
+}
+
+/// Consecutive items that go to a worker together.
+pub(super) struct Chunk {
+    /// Position of its first item in the input.
+    first: usize,
+    args: Bytes,
+    /// Where each item's arguments end in `args`, counted from where those of
+    /// the first began when the chunk was made.
+    ends: VecDeque<usize>,
+    /// Where `args` begins, counted likewise.
+    start: usize,
+}
+
+impl Chunk {
+    /// Cuts off all but the first `count` items, and returns the rest.
+    fn split_off(&mut self, count: usize) -> Chunk {
+        let ends = self.ends.split_off(count);
+        let start = *self.ends.back().expect("cut behind an item");
+        let args = self.args.split_off(start - self.start);
+        Chunk { first: self.first + count, args, ends, start }
+    }
+}
+
+/// What became of consecutive items.
+pub(super) enum Fed {
+    /// They could not be sent.
+    Unsent { index: usize, error: TaskError },
+    /// All have this answer: tagged items if there may be several.
+    Answered { first: usize, count: usize, payload: Bytes, tagged: bool, task: TaskInfo },
+    /// None has an answer. The error's index counts from `first`.
+    Lost { first: usize, count: usize, error: TaskError },
+}
+
+impl Feed {
+    pub(super) fn new(
+        supervisor: &Arc<Supervisor>,
+        function: u64,
+        name: &'static str,
+        source: Box<dyn Source>,
+    ) -> Self {
+        Feed {
+            supervisor: Arc::clone(supervisor),
+            function,
+            name,
+            source: Some(source),
+            panic: None,
+            chunk_size: None,
+            label: None,
+            stop_on_failure: false,
+            unfinished: VecDeque::new(),
+            flights: FuturesUnordered::new(),
+            pulled: 0,
+            item_nanos: 0,
+            largest: 0,
+            begun: None,
+        }
+    }
+
+    pub(super) fn supervisor(&self) -> &Arc<Supervisor> {
+        &self.supervisor
+    }
+
+    pub(super) fn set_chunk_size(&mut self, items: usize) {
+        assert!(items > 0, "a chunk needs at least one item");
+        self.chunk_size = Some(items);
+    }
+
+    /// How many items were pulled from the input so far.
+    pub(super) fn pulled(&self) -> usize {
+        self.pulled
+    }
+
+    /// How many items are left, if that is known.
+    pub(super) fn left(&self) -> Option<usize> {
+        self.source.as_ref().map_or(Some(0), |source| source.left())
+    }
+
+    /// Joins the pool's work, or says why it cannot. `feeding`: somebody keeps
+    /// polling, come what may.
+    pub(super) fn begin(&mut self, feeding: bool) -> Result<(), TaskError> {
+        if self.begun.is_none() {
+            if let Some(refusal) = self.supervisor.refusal() {
+                self.source = None;
+                return Err(refusal);
+            }
+            self.begun = Some(self.supervisor.begin(feeding));
+        }
+        Ok(())
+    }
+
+    /// The next news, in the order they come in; `None` when there is no more.
+    /// Pulls input only while `room` items more may be under way.
+    ///
+    /// # Panics
+    ///
+    /// With the input's own panic, when everything before it has come back.
+    pub(super) fn poll_fed(&mut self, cx: &mut Context<'_>, mut room: usize) -> Poll<Option<Fed>> {
+        while self.flights.len() < self.window() {
+            if let Some(chunk) = self.next_unfinished() {
+                self.send(chunk);
+                continue;
+            }
+            if room == 0 {
+                break;
+            }
+            match self.poll_chunk(cx, room) {
+                Poll::Ready(Next::Chunk(chunk)) => {
+                    room = room.saturating_sub(chunk.ends.len());
+                    self.send(chunk);
+                }
+                Poll::Ready(Next::Failed { index, error }) => {
+                    return Poll::Ready(Some(Fed::Unsent { index, error }));
+                }
+                Poll::Ready(Next::End) | Poll::Pending => break,
+            }
+        }
+        match self.flights.poll_next_unpin(cx) {
+            Poll::Ready(Some((flight, ended))) => {
+                let fed = self.handle_landed(flight, ended);
+                Poll::Ready(Some(fed))
+            }
+            Poll::Ready(None) if self.source.is_none() && self.unfinished.is_empty() => {
+                self.begun = None;
+                match self.panic.take() {
+                    Some(panic) => std::panic::resume_unwind(panic),
+                    None => Poll::Ready(None),
+                }
+            }
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Forgets what has not been sent, and cancels what has.
+    pub(super) fn abort(&mut self) {
+        self.source = None;
+        self.unfinished.clear();
+        self.flights.clear();
+        self.begun = None;
+    }
+
+    fn workers(&self) -> usize {
+        self.supervisor.plan().settings.workers
+    }
+
+    fn window(&self) -> usize {
+        let each = match self.chunk_size {
+            Some(_) => FIXED_CHUNKS_PER_WORKER,
+            None => CHUNKS_PER_WORKER,
+        };
+        self.workers().saturating_mul(each)
+    }
+
+    /// How many items the next chunk should have.
+    fn chunk_items(&self) -> usize {
+        if let Some(size) = self.chunk_size {
+            return size;
+        }
+        if self.item_nanos == 0 {
+            // Nothing is known: one long item must not keep others waiting.
+            return 1;
+        }
+        let by_time = usize::try_from(CHUNK_NANOS / self.item_nanos).unwrap_or(usize::MAX);
+        let by_growth = self.largest.saturating_mul(CHUNK_GROWTH);
+        // Towards the end chunks shrink, so that workers end together.
+        let by_rest = match self.left() {
+            Some(left) => left.div_ceil(2 * self.workers()),
+            None => usize::MAX,
+        };
+        by_time.min(by_growth).min(by_rest).clamp(1, CHUNK_ITEMS_MAX)
+    }
+
+    /// Items that came back without an answer; they were pulled before, so
+    /// there is always room for them.
+    fn next_unfinished(&mut self) -> Option<Chunk> {
+        let mut chunk = self.unfinished.pop_front()?;
+        let wanted = self.chunk_items();
+        if chunk.ends.len() > wanted {
+            self.unfinished.push_front(chunk.split_off(wanted));
+        }
+        Some(chunk)
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Next> {
+        let wanted = self.chunk_items().min(room);
+        let Some(source) = &mut self.source else { return Poll::Ready(Next::End) };
+        let limit = self.supervisor.plan().frame_bytes_max;
+        let first = self.pulled;
+        let mut args = Vec::new();
+        let mut ends = VecDeque::new();
+        let stopped = loop {
+            if ends.len() == wanted || args.len() >= CHUNK_BYTES_MAX {
+                break None;
+            }
+            // What fits into a frame alone fits into one behind others: the
+            // slack beyond the limit is at least as long as a chunk.
+            let pull = catch_unwind(AssertUnwindSafe(|| source.poll_pull(cx, &mut args, limit)));
+            match pull {
+                Ok(Poll::Ready(Pull::Item)) => {
+                    self.pulled += 1;
+                    ends.push_back(args.len());
+                }
+                Ok(Poll::Ready(Pull::Failed(error))) => {
+                    let index = self.pulled;
+                    self.pulled += 1;
+                    break Some(Poll::Ready(Next::Failed { index, error }));
+                }
+                Ok(Poll::Pending) => break Some(Poll::Pending),
+                Ok(Poll::Ready(Pull::End)) => {
+                    self.source = None;
+                    break Some(Poll::Ready(Next::End));
+                }
+                Err(panic) => {
+                    self.panic = Some(panic);
+                    self.source = None;
+                    break Some(Poll::Ready(Next::End));
+                }
+            }
+        };
+        if ends.is_empty() {
+            return stopped.unwrap_or(Poll::Ready(Next::End));
+        }
+        let chunk = Chunk { first, args: args.into(), ends, start: 0 };
+        if let Some(Poll::Ready(next @ Next::Failed { .. })) = stopped {
+            // Those before it go first.
+            self.send(chunk);
+            return Poll::Ready(next);
+        }
+        Poll::Ready(Next::Chunk(chunk))
+    }
+
+    fn send(&mut self, chunk: Chunk) {
+        let count = chunk.ends.len();
+        let single = self.chunk_size == Some(1);
+        let shape = if single {
+            Shape::One
+        } else {
+            Shape::Batch {
+                count: count as u32,
+                budget_nanos: if self.chunk_size.is_some() { 0 } else { CHUNK_BUDGET_NANOS },
+                stop_on_failure: self.stop_on_failure,
+            }
+        };
+        let request = Request {
+            function: self.function,
+            name: self.name,
+            label: self.label.clone(),
+            shape,
+            args: chunk.args.clone(),
+        };
+        // The pool's timeout is for one item.
+        let timeout = self.supervisor.plan().task_timeout.map(|each| match self.chunk_size {
+            Some(_) => each.saturating_mul(count as u32),
+            None => each + Duration::from_nanos(CHUNK_BUDGET_NANOS),
+        });
+        let terms = Terms { timeout, retries: 0 };
+        let submitted = self.supervisor.submit(request, terms, None, false, true);
+        let raw = RawHandle::new(&self.supervisor, submitted);
+        self.flights.push(Flight { raw, chunk: Some(chunk), single });
+    }
+
+    fn handle_landed(&mut self, landed: Landed, ended: Ended) -> Fed {
+        let Landed { id, mut chunk, single } = landed;
+        let first = chunk.first;
+        let count = chunk.ends.len();
+        match ended.outcome {
+            Ok(answer) => {
+                let answered = answer.answered as usize;
+                if answered < count {
+                    self.unfinished.push_back(chunk.split_off(answered));
+                }
+                self.largest = self.largest.max(answered);
+                let nanos = (answer.run_nanos / answered as u64).max(1);
+                self.item_nanos = match self.item_nanos {
+                    0 => nanos,
+                    average => (average / 2 + nanos / 2).max(1),
+                };
+                Fed::Answered {
+                    first,
+                    count: answered,
+                    payload: answer.payload,
+                    tagged: !single,
+                    task: TaskInfo { id, name: self.name, label: self.label.clone(), index: None },
+                }
+            }
+            Err(error) => Fed::Lost { first, count, error },
+        }
+    }
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed")
+            .field("name", &self.name)
+            .field("pulled", &self.pulled)
+            .field("in_flight", &self.flights.len())
+            .finish_non_exhaustive()
+    }
+}
+
+enum Next {
+    Chunk(Chunk),
+    Failed { index: usize, error: TaskError },
+    End,
+}
+
+/// A chunk on its way.
+struct Flight {
+    raw: RawHandle,
+    chunk: Option<Chunk>,
+    single: bool,
+}
+
+/// A chunk that has come back.
+struct Landed {
+    id: TaskId,
+    chunk: Chunk,
+    single: bool,
+}
+
+impl Future for Flight {
+    type Output = (Landed, Ended);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = ready!(self.raw.poll_ended(cx));
+        let chunk = self.chunk.take().expect("polled once more after it was ready");
+        Poll::Ready((Landed { id: self.raw.id(), chunk, single: self.single }, ended))
+    }
+}

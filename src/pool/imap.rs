@@ -1,0 +1,306 @@
+//! Many calls of one function, and a stream of their answers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::stream::{FusedStream, Stream};
+use serde::de::DeserializeOwned;
+
+use super::feed::{Fed, Feed};
+use crate::error::{DecodeError, Side, TaskError, TaskInfo};
+use crate::proto::codec::{self, Budget};
+use crate::proto::message::Failure;
+use crate::supervisor::failure_error;
+use crate::worker::ITEM_OK;
+
+/// The answers of many calls as a stream, made by [`Pool::imap`](crate::Pool::imap)
+/// and its kin.
+///
+/// Lazy: nothing is pulled from the input before it is first polled. At most
+/// [`buffer`](Self::buffer) items are between the input and the reader, so a
+/// reader that stops stops the pool's work for it, and an endless input is
+/// welcome. An item that fails is an `Err` in its place and the stream goes on.
+/// If the input iterator panics, the items before that still come, and then the
+/// panic continues here.
+///
+/// # Cancel safety
+///
+/// `next` may be dropped at any time, no item is lost. Dropping the stream
+/// cancels all that is under way, as dropping a
+/// [`TaskHandle`](crate::TaskHandle) does.
+#[must_use = "streams do nothing unless polled"]
+pub struct Imap<R> {
+    feed: Feed,
+    ordered: bool,
+    buffer: usize,
+    /// Answers in the order to be given, and those that wait for others before
+    /// them.
+    ready: VecDeque<(usize, Result<R, TaskError>)>,
+    early: BTreeMap<usize, Result<R, TaskError>>,
+    /// Position of the next answer, if ordered.
+    next: usize,
+    /// Items pulled and not yet given.
+    under_way: usize,
+    over: bool,
+}
+
+impl<R> Unpin for Imap<R> {}
+
+/// Items under way for each worker, unless told otherwise: enough for the
+/// deepest pipeline of tasks that take no time.
+const BUFFER_PER_WORKER: usize = 64;
+
+impl<R> Imap<R> {
+    pub(super) fn new(mut feed: Feed, ordered: bool) -> Self {
+        feed.set_chunk_size(1);
+        let workers = feed.supervisor().plan().settings.workers;
+        Imap {
+            feed,
+            ordered,
+            buffer: workers.saturating_mul(BUFFER_PER_WORKER),
+            ready: VecDeque::new(),
+            early: BTreeMap::new(),
+            next: 0,
+            under_way: 0,
+            over: false,
+        }
+    }
+
+    /// How many items may be between the input and the reader. Default: 64 for
+    /// each worker. The input is never pulled further than this ahead of what
+    /// was read.
+    ///
+    /// # Panics
+    ///
+    /// If `items` is 0.
+    pub fn buffer(mut self, items: usize) -> Self {
+        assert!(items > 0, "a stream needs room for an item");
+        self.buffer = items;
+        self
+    }
+
+    /// Sends this many items to a worker at a time. Default: 1. Items of a
+    /// chunk share its fate if their worker dies.
+    ///
+    /// # Panics
+    ///
+    /// If `items` is 0.
+    pub fn chunk_size(mut self, items: usize) -> Self {
+        self.feed.set_chunk_size(items);
+        self
+    }
+
+    /// A name for these calls in logs and errors.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.feed.label = Some(label.into().into());
+        self
+    }
+
+    /// Gives each answer together with its item's position in the input.
+    pub fn indexed(self) -> Indexed<R> {
+        Indexed(self)
+    }
+}
+
+impl<R: DeserializeOwned> Imap<R> {
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, Result<R, TaskError>)>> {
+        loop {
+            if let Some(answer) = self.ready.pop_front() {
+                self.under_way -= 1;
+                return Poll::Ready(Some(answer));
+            }
+            if self.over {
+                return Poll::Ready(None);
+            }
+            if let Err(refusal) = self.feed.begin(false) {
+                self.over = true;
+                return Poll::Ready(Some((0, Err(refusal))));
+            }
+            let before = self.feed.pulled();
+            let room = self.buffer.saturating_sub(self.under_way);
+            let fed = self.feed.poll_fed(cx, room);
+            self.under_way += self.feed.pulled() - before;
+            match fed {
+                Poll::Ready(Some(fed)) => self.take(fed),
+                Poll::Ready(None) => self.over = true,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn take(&mut self, fed: Fed) {
+        for (index, answer) in Answers::new(fed) {
+            if !self.ordered {
+                self.ready.push_back((index, answer));
+            } else if index == self.next {
+                self.next += 1;
+                self.ready.push_back((index, answer));
+            } else {
+                self.early.insert(index, answer);
+            }
+        }
+        while let Some(answer) = self.early.remove(&self.next) {
+            self.ready.push_back((self.next, answer));
+            self.next += 1;
+        }
+    }
+}
+
+impl<R: DeserializeOwned> Stream for Imap<R> {
+    type Item = Result<R, TaskError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_answer(cx).map(|answer| answer.map(|(_, answer)| answer))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        if self.over {
+            return (self.ready.len(), Some(self.ready.len()));
+        }
+        let known = self.feed.left().map(|left| left + self.under_way);
+        (self.under_way, known)
+    }
+}
+
+impl<R: DeserializeOwned> FusedStream for Imap<R> {
+    fn is_terminated(&self) -> bool {
+        self.over && self.ready.is_empty()
+    }
+}
+
+impl<R> fmt::Debug for Imap<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Imap").field("feed", &self.feed).finish_non_exhaustive()
+    }
+}
+
+/// The stream of [`Imap::indexed`].
+#[derive(Debug)]
+#[must_use = "streams do nothing unless polled"]
+pub struct Indexed<R>(Imap<R>);
+
+impl<R: DeserializeOwned> Stream for Indexed<R> {
+    type Item = (usize, Result<R, TaskError>);
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_answer(cx)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+/// The single answers in what came back, with their positions.
+pub(super) struct Answers<R> {
+    index: usize,
+    left: usize,
+    payload: Bytes,
+    /// Bytes of the payload already read.
+    at: usize,
+    budget: Budget,
+    tagged: bool,
+    /// The chunk's, for reports.
+    task: Option<TaskInfo>,
+    /// All answers are this.
+    error: Option<TaskError>,
+    answer: PhantomData<fn() -> R>,
+}
+
+impl<R> Answers<R> {
+    pub(super) fn new(fed: Fed) -> Self {
+        let mut answers = Answers {
+            index: 0,
+            left: 1,
+            payload: Bytes::new(),
+            at: 0,
+            budget: Budget::for_payload(0),
+            tagged: false,
+            task: None,
+            error: None,
+            answer: PhantomData,
+        };
+        match fed {
+            Fed::Unsent { index, error } => {
+                answers.index = index;
+                answers.error = Some(error);
+            }
+            Fed::Answered { first, count, payload, tagged, task } => {
+                answers.index = first;
+                answers.left = count;
+                answers.budget = Budget::for_payload(payload.len());
+                answers.payload = payload;
+                answers.tagged = tagged;
+                answers.task = Some(task);
+            }
+            Fed::Lost { first, count, error } => {
+                answers.index = first;
+                answers.left = count;
+                answers.error = Some(error);
+            }
+        }
+        answers
+    }
+}
+
+impl<R: DeserializeOwned> Answers<R> {
+    fn answer(&mut self) -> Result<R, TaskError> {
+        if let Some(error) = &self.error {
+            return Err(error.clone());
+        }
+        let decode_error = |failure| TaskError::from_decode(failure, Side::Result);
+        let mut rest = &self.payload[self.at..];
+        if !self.tagged {
+            self.at = self.payload.len();
+            return codec::decode(rest).map_err(decode_error);
+        }
+        let Some((tag, after)) = rest.split_first() else {
+            return Err(malformed("the answer is too short"));
+        };
+        rest = after;
+        let answer = if *tag == ITEM_OK {
+            codec::decode_front(&mut rest, &mut self.budget).map_err(decode_error)
+        } else {
+            match codec::decode_front::<Failure>(&mut rest, &mut self.budget) {
+                Ok(failure) => Err(failure_error(failure, self.task.clone())),
+                Err(failure) => Err(decode_error(failure)),
+            }
+        };
+        self.at = self.payload.len() - rest.len();
+        if self.left == 1 && !rest.is_empty() && answer.is_ok() {
+            return Err(malformed("the answer is too long"));
+        }
+        if matches!(answer, Err(TaskError::Decode(_))) {
+            // Where the next one begins is anybody's guess.
+            self.error = answer.as_ref().err().cloned();
+        }
+        answer
+    }
+}
+
+impl<R: DeserializeOwned> Iterator for Answers<R> {
+    type Item = (usize, Result<R, TaskError>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let index = self.index;
+        let answer = self.answer().map_err(|error| error.at_index(index));
+        self.index += 1;
+        self.left -= 1;
+        Some((index, answer))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+fn malformed(reason: &str) -> TaskError {
+    TaskError::Decode(DecodeError { side: Side::Result, reason: reason.into(), index: None })
+}

@@ -1,0 +1,204 @@
+//! Many calls of one function, and one `Vec` of their answers.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
+use tokio::time::Sleep;
+
+use super::feed::{Fed, Feed};
+use super::imap::Answers;
+use crate::error::TaskError;
+
+/// The future of many calls, made by [`Pool::map`](crate::Pool::map).
+///
+/// Lazy: nothing is pulled from the input before it is first polled, and then
+/// only as much as keeps the workers busy. The answers come in the order of the
+/// input. The first failure ends the map: no further input is pulled, what is
+/// under way is cancelled, and [`TaskError::index`] says which item it was. If
+/// the input iterator itself panics, the items before that still run, and the
+/// panic continues here.
+///
+/// # Cancel safety
+///
+/// Dropping it cancels all that is under way, as dropping a
+/// [`TaskHandle`](crate::TaskHandle) does, and nothing else.
+#[must_use = "a map does nothing unless awaited or started"]
+pub struct Map<R> {
+    feed: Feed,
+    answers: Vec<Option<R>>,
+    timeout: Option<Duration>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    feeding: bool,
+}
+
+// The answers are plain values: nothing in here points into itself.
+impl<R> Unpin for Map<R> {}
+
+impl<R> Map<R> {
+    pub(super) fn new(mut feed: Feed) -> Self {
+        feed.stop_on_failure = true;
+        Map { feed, answers: Vec::new(), timeout: None, sleep: None, feeding: false }
+    }
+
+    /// Sends this many items to a worker at a time. Default: as many as take
+    /// about two milliseconds, found out on the way, so that tiny items are
+    /// cheap and long ones spread evenly.
+    ///
+    /// # Panics
+    ///
+    /// If `items` is 0.
+    pub fn chunk_size(mut self, items: usize) -> Self {
+        self.feed.set_chunk_size(items);
+        self
+    }
+
+    /// Gives up, and stops what runs, if the whole map takes longer than this.
+    /// Default: no limit. The clock starts with the first poll.
+    pub fn timeout(mut self, after: Duration) -> Self {
+        self.timeout = Some(after);
+        self
+    }
+
+    /// A name for this map in logs and errors.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.feed.label = Some(label.into().into());
+        self
+    }
+}
+
+impl<R: DeserializeOwned + Send + 'static> Map<R> {
+    /// Lets the map run by itself from now on, on the pool's runtime.
+    pub fn start(mut self) -> MapHandle<R> {
+        let runtime = self.feed.supervisor().runtime.clone();
+        self.feeding = true;
+        let begun = self.feed.begin(true);
+        MapHandle {
+            task: runtime.spawn(async move {
+                begun?;
+                self.await
+            }),
+            detached: false,
+        }
+    }
+}
+
+impl<R: DeserializeOwned> Map<R> {
+    fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        let Some(after) = self.timeout else { return Poll::Pending };
+        let sleep = self.sleep.get_or_insert_with(|| {
+            // Whatever polls this need not be the pool's runtime.
+            let _inside = self.feed.supervisor().runtime.enter();
+            Box::pin(tokio::time::sleep(after))
+        });
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(after)
+    }
+
+    /// Puts answers into their places. The first failure ends it.
+    fn take(&mut self, fed: Fed) -> Result<(), TaskError> {
+        if let Fed::Lost { first, error, .. } = fed {
+            // The one that ran when the worker was lost, if it is known.
+            let index = first + error.index().unwrap_or(0);
+            return Err(error.at_index(index));
+        }
+        for (index, answer) in Answers::new(fed) {
+            let answer = answer?;
+            if index >= self.answers.len() {
+                self.answers.resize_with(index + 1, || None);
+            }
+            self.answers[index] = Some(answer);
+        }
+        Ok(())
+    }
+}
+
+impl<R: DeserializeOwned> Future for Map<R> {
+    type Output = Result<Vec<R>, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.feed.begin(this.feeding)?;
+        if let Poll::Ready(after) = this.poll_timeout(cx) {
+            this.feed.abort();
+            return Poll::Ready(Err(TaskError::TimedOut { after, exit: None }));
+        }
+        loop {
+            match ready!(this.feed.poll_fed(cx, usize::MAX)) {
+                Some(fed) => {
+                    if let Err(error) = this.take(fed) {
+                        this.feed.abort();
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                None => {
+                    let answers = std::mem::take(&mut this.answers).into_iter();
+                    // Every item was answered, or there was an error.
+                    return Poll::Ready(Ok(answers.flatten().collect()));
+                }
+            }
+        }
+    }
+}
+
+impl<R> fmt::Debug for Map<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Map").field("feed", &self.feed).finish_non_exhaustive()
+    }
+}
+
+/// A map that runs by itself, made by [`Pool::map_async`](crate::Pool::map_async).
+///
+/// # Cancel safety
+///
+/// Dropping it cancels the map; [`detach`](Self::detach) lets it run on.
+#[must_use = "dropping a handle cancels its calls; use `detach` to let them run on"]
+pub struct MapHandle<R> {
+    task: JoinHandle<Result<Vec<R>, TaskError>>,
+    detached: bool,
+}
+
+impl<R> MapHandle<R> {
+    /// Whether the map has ended. Python's `MapResult.ready`.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Lets the map run on without anybody waiting for it.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+}
+
+impl<R> Future for MapHandle<R> {
+    type Output = Result<Vec<R>, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match ready!(Pin::new(&mut self.task).poll(cx)) {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Its runtime was shut down.
+                Err(_) => Err(TaskError::Terminated),
+            },
+        })
+    }
+}
+
+impl<R> Drop for MapHandle<R> {
+    fn drop(&mut self) {
+        if !self.detached {
+            self.task.abort();
+        }
+    }
+}
+
+impl<R> fmt::Debug for MapHandle<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapHandle").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,214 @@
+//! Splits a byte stream into frames, however the bytes were cut, and writes
+//! frame headers. Used by both ends. A length is checked against its kind's
+//! limit before anything is allocated for it, and the buffer grows only as
+//! fast as bytes really arrive.
+
+use std::fmt;
+
+use bytes::{Buf, BytesMut};
+
+use super::message::Kind;
+
+pub(crate) const HEADER_BYTES: usize = 16;
+
+/// Room offered to one read.
+const READ_BYTES: usize = 64 << 10;
+
+/// Bodies that carry no payload (hellos, reports) are never longer than this.
+const REPORT_BYTES_MAX: usize = 64 << 10;
+
+/// One whole frame.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) kind: Kind,
+    pub(crate) flags: u8,
+    pub(crate) seq: u64,
+    pub(crate) body: BytesMut,
+}
+
+/// Appends a header for a body of `body_len` bytes that the caller writes next.
+pub(crate) fn put_header(out: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, body_len: usize) {
+    let len = u32::try_from(body_len).expect("bodies are checked against a 32-bit limit");
+    let mut header = [0; HEADER_BYTES];
+    header[..4].copy_from_slice(&len.to_le_bytes());
+    header[4] = kind as u8;
+    header[5] = flags;
+    header[8..].copy_from_slice(&seq.to_le_bytes());
+    out.extend_from_slice(&header);
+}
+
+/// Collects bytes and gives out frames.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    buf: BytesMut,
+    /// Longest body of a kind that carries a payload.
+    payload_bytes_max: usize,
+}
+
+impl FrameReader {
+    pub(crate) fn new(payload_bytes_max: usize) -> Self {
+        FrameReader { buf: BytesMut::new(), payload_bytes_max }
+    }
+
+    /// The buffer, with room for the next read. Append to it only.
+    pub(crate) fn buffer(&mut self) -> &mut BytesMut {
+        let have = self.buf.len();
+        let wanted = match self.announced() {
+            // Doubling, up to the end of the frame: what is allocated stays
+            // in proportion to what has arrived.
+            Some(total) if total > have => (total - have).min(have.max(READ_BYTES)),
+            _ => READ_BYTES,
+        };
+        if self.buf.capacity() - have < wanted.min(READ_BYTES / 4) {
+            self.buf.reserve(wanted);
+        }
+        &mut self.buf
+    }
+
+    /// The next whole frame, if its last byte has arrived. After an error the
+    /// stream has no meaning any more.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        let Some(header) = self.buf.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let len = u32::from_le_bytes(header[..4].try_into().expect("4 bytes")) as usize;
+        let kind = Kind::from_byte(header[4]).ok_or(FrameError::UnknownKind(header[4]))?;
+        let flags = header[5];
+        if header[6..8] != [0, 0] {
+            return Err(FrameError::Reserved);
+        }
+        let seq = u64::from_le_bytes(header[8..].try_into().expect("8 bytes"));
+        let limit = if kind.carries_payload() { self.payload_bytes_max } else { REPORT_BYTES_MAX };
+        if len > limit {
+            return Err(FrameError::TooLong { size: len, limit });
+        }
+        if self.buf.len() < HEADER_BYTES + len {
+            return Ok(None);
+        }
+        self.buf.advance(HEADER_BYTES);
+        Ok(Some(Frame { kind, flags, seq, body: self.buf.split_to(len) }))
+    }
+
+    /// Length of the frame at the front, header included, if its length field
+    /// has arrived.
+    fn announced(&self) -> Option<usize> {
+        let len = self.buf.first_chunk::<4>()?;
+        Some(HEADER_BYTES + u32::from_le_bytes(*len) as usize)
+    }
+}
+
+/// Bytes that are not a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FrameError {
+    UnknownKind(u8),
+    Reserved,
+    TooLong { size: usize, limit: usize },
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::UnknownKind(kind) => write!(f, "unknown frame kind {kind}"),
+            FrameError::Reserved => f.write_str("reserved header bytes are not zero"),
+            FrameError::TooLong { size, limit } => {
+                write!(f, "frame of {size} bytes is over the limit of {limit}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stream(bodies: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (seq, body) in bodies.iter().enumerate() {
+            put_header(&mut out, Kind::Done, 1, seq as u64, body.len());
+            out.extend_from_slice(body);
+        }
+        out
+    }
+
+    fn drain(reader: &mut FrameReader) -> Vec<(u64, Vec<u8>)> {
+        let mut frames = Vec::new();
+        while let Some(frame) = reader.next_frame().unwrap() {
+            frames.push((frame.seq, frame.body.to_vec()));
+        }
+        frames
+    }
+
+    #[test]
+    fn any_two_way_split_gives_the_same_frames() {
+        let bytes = stream(&[vec![], vec![1], vec![2; 300], vec![]]);
+        for cut in 0..=bytes.len() {
+            let mut reader = FrameReader::new(1000);
+            reader.buffer().extend_from_slice(&bytes[..cut]);
+            let mut frames = drain(&mut reader);
+            reader.buffer().extend_from_slice(&bytes[cut..]);
+            frames.extend(drain(&mut reader));
+            assert_eq!(frames.len(), 4, "cut at {cut}");
+            assert_eq!(frames[2].1, vec![2; 300]);
+            assert!(reader.buffer().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_giant_length_is_refused_before_its_body() {
+        let mut bytes = Vec::new();
+        put_header(&mut bytes, Kind::Done, 0, 1, u32::MAX as usize);
+        let mut reader = FrameReader::new(1000);
+        reader.buffer().extend_from_slice(&bytes);
+        assert_eq!(
+            reader.next_frame().unwrap_err(),
+            FrameError::TooLong { size: u32::MAX as usize, limit: 1000 }
+        );
+    }
+
+    #[test]
+    fn the_buffer_grows_with_what_arrives_not_with_what_is_announced() {
+        let mut bytes = Vec::new();
+        put_header(&mut bytes, Kind::Done, 0, 1, 1 << 30);
+        let mut reader = FrameReader::new(2 << 30);
+        reader.buffer().extend_from_slice(&bytes);
+        assert!(reader.next_frame().unwrap().is_none());
+        assert!(reader.buffer().capacity() <= 2 * READ_BYTES);
+    }
+
+    #[test]
+    fn reports_have_their_own_small_limit() {
+        let mut bytes = Vec::new();
+        put_header(&mut bytes, Kind::Failed, 0, 1, REPORT_BYTES_MAX + 1);
+        let mut reader = FrameReader::new(1 << 30);
+        reader.buffer().extend_from_slice(&bytes);
+        assert!(matches!(reader.next_frame(), Err(FrameError::TooLong { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_same_frames(
+            bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..8),
+            cuts in prop::collection::vec(1usize..97, 1..40),
+        ) {
+            let bytes = stream(&bodies);
+            let mut reader = FrameReader::new(1000);
+            let mut frames = Vec::new();
+            let mut rest = &bytes[..];
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (now, later) = rest.split_at((*cut).min(rest.len()));
+                reader.buffer().extend_from_slice(now);
+                frames.extend(drain(&mut reader));
+                rest = later;
+            }
+            prop_assert_eq!(frames.into_iter().map(|(_, body)| body).collect::<Vec<_>>(), bodies);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let mut reader = FrameReader::new(100);
+            reader.buffer().extend_from_slice(&bytes);
+            while let Ok(Some(_)) = reader.next_frame() {}
+        }
+    }
+}

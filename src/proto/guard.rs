@@ -1,0 +1,515 @@
+//! The decoder that hostile bytes cannot hurt: postcard's format, read under a
+//! budget of depth and heap. Used by `codec` only.
+//!
+//! Numbers, strings and lengths are read by postcard itself. What is done here
+//! is everything that nests or repeats, since that is where a few bytes can ask
+//! for a deep stack or much memory. It never allocates on its own account, and
+//! never lets a type allocate for elements that were not paid for.
+
+use std::fmt::{self, Write};
+
+use serde::Deserialize;
+use serde::de::value::U32Deserializer;
+use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
+
+use crate::limits;
+
+/// What decoding may still take.
+///
+/// Heap is counted as the bytes of the values themselves. Spare capacity and
+/// the allocator's own bytes come on top, so the truth is within a small
+/// factor of the count.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    heap_left: usize,
+    heap_limit: usize,
+    depth_limit: u32,
+}
+
+impl Budget {
+    /// The budget for all values in a payload of `len` bytes.
+    pub(crate) fn for_payload(len: usize) -> Self {
+        let heap = len
+            .saturating_mul(limits::DECODE_HEAP_PER_BYTE)
+            .saturating_add(limits::DECODE_HEAP_BYTES_LEAST);
+        Budget { heap_left: heap, heap_limit: heap, depth_limit: limits::DECODE_DEPTH_MAX }
+    }
+
+    #[inline]
+    fn charge(&mut self, bytes: usize) -> Result<(), DecodeFailure> {
+        match self.heap_left.checked_sub(bytes) {
+            Some(left) => {
+                self.heap_left = left;
+                Ok(())
+            }
+            None => {
+                // Serde code that swallows the error must not get further
+                // with something smaller.
+                self.heap_left = 0;
+                Err(DecodeFailure::TooLarge { limit: self.heap_limit })
+            }
+        }
+    }
+}
+
+/// Why bytes did not become a value.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum DecodeFailure {
+    /// They are not the encoding of such a value.
+    Malformed(String),
+    /// They nest deeper than any honest value.
+    TooDeep { limit: u32 },
+    /// The value would take more heap than its encoding justifies.
+    TooLarge { limit: usize },
+    /// The value ended before they did.
+    LeftOver { bytes: usize },
+}
+
+impl fmt::Display for DecodeFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DecodeFailure::Malformed(text) => write!(f, "malformed payload: {text}"),
+            DecodeFailure::TooDeep { limit } => {
+                write!(f, "payload nests deeper than the limit of {limit} levels")
+            }
+            DecodeFailure::TooLarge { limit } => {
+                write!(f, "payload decodes to more than its limit of {limit} bytes of memory")
+            }
+            DecodeFailure::LeftOver { bytes: 1 } => {
+                f.write_str("1 byte is left over after the value")
+            }
+            DecodeFailure::LeftOver { bytes } => {
+                write!(f, "{bytes} bytes are left over after the value")
+            }
+        }
+    }
+}
+
+impl std::error::Error for DecodeFailure {}
+
+impl de::Error for DecodeFailure {
+    #[cold]
+    fn custom<T: fmt::Display>(text: T) -> Self {
+        DecodeFailure::Malformed(bounded_text(text))
+    }
+}
+
+impl From<postcard::Error> for DecodeFailure {
+    #[cold]
+    fn from(error: postcard::Error) -> Self {
+        let text = match error {
+            postcard::Error::DeserializeUnexpectedEnd => "it ends in the middle of a value",
+            postcard::Error::DeserializeBadVarint => "a number is too large for its type",
+            postcard::Error::DeserializeBadBool => "a bool is neither 0 nor 1",
+            postcard::Error::DeserializeBadChar => "a char is not one",
+            postcard::Error::DeserializeBadUtf8 => "a string is not UTF-8",
+            postcard::Error::DeserializeBadOption => "an Option is neither 0 nor 1",
+            other => return de::Error::custom(other),
+        };
+        DecodeFailure::Malformed(text.to_owned())
+    }
+}
+
+/// `text` as a string of at most [`limits::REPORT_TEXT_BYTES_MAX`] bytes: a
+/// type's error may quote what the peer sent, however long.
+pub(super) fn bounded_text(text: impl fmt::Display) -> String {
+    struct Bounded(String);
+
+    impl Write for Bounded {
+        fn write_str(&mut self, part: &str) -> fmt::Result {
+            let room = limits::REPORT_TEXT_BYTES_MAX - self.0.len();
+            if part.len() <= room {
+                self.0.push_str(part);
+                return Ok(());
+            }
+            let end = (0..=room).rev().find(|&at| part.is_char_boundary(at)).unwrap_or(0);
+            self.0.push_str(&part[..end]);
+            Err(fmt::Error)
+        }
+    }
+
+    let mut bounded = Bounded(String::new());
+    // The error is how `Bounded` stops early; what it has is the answer.
+    let _ = write!(bounded, "{text}");
+    bounded.0
+}
+
+/// Bytes being decoded, and the budget for what they become.
+pub(super) struct Guard<'de, 'b> {
+    rest: &'de [u8],
+    budget: &'b mut Budget,
+}
+
+impl<'de, 'b> Guard<'de, 'b> {
+    pub(super) fn new(bytes: &'de [u8], budget: &'b mut Budget) -> Self {
+        Guard { rest: bytes, budget }
+    }
+
+    /// Where a whole value of type `T` is decoded.
+    pub(super) fn place_for<T>(&mut self) -> Place<'_, 'de, 'b> {
+        let levels_left = self.budget.depth_limit;
+        Place { guard: self, room: size_of::<T>(), levels_left }
+    }
+
+    /// What has not been decoded yet.
+    pub(super) fn rest(&self) -> &'de [u8] {
+        self.rest
+    }
+
+    /// Reads a value that neither nests nor repeats.
+    #[inline]
+    fn take<T: Deserialize<'de>>(&mut self) -> Result<T, DecodeFailure> {
+        let (value, rest) = postcard::take_from_bytes(self.rest)?;
+        self.rest = rest;
+        Ok(value)
+    }
+
+    /// How many of `len` announced elements a type may make room for at once.
+    ///
+    /// The size of an element is not known when a type asks, and some types
+    /// believe every hint, so this is far less than any budget. All but the
+    /// first few thousand elements are paid for before there is room for them.
+    #[inline]
+    fn hint(&self, len: usize) -> Option<usize> {
+        Some(len.min(self.rest.len()).min(limits::DECODE_HINT_ELEMENTS_MAX))
+    }
+}
+
+/// Where one value is decoded: the deserializer.
+///
+/// It knows how many bytes its owner already has for the value, inside a
+/// struct, an element of a `Vec` or the like. A value larger than that must lie
+/// behind a `Box`, which serde does not show, and is charged for.
+pub(super) struct Place<'g, 'de, 'b> {
+    guard: &'g mut Guard<'de, 'b>,
+    room: usize,
+    levels_left: u32,
+}
+
+impl<'g, 'de, 'b> Place<'g, 'de, 'b> {
+    /// Goes one level down, into a value of type `T`.
+    #[inline]
+    fn enter<T>(self) -> Result<Self, DecodeFailure> {
+        if size_of::<T>() > self.room {
+            self.guard.budget.charge(size_of::<T>())?;
+        }
+        match self.levels_left.checked_sub(1) {
+            Some(levels_left) => Ok(Place { guard: self.guard, room: size_of::<T>(), levels_left }),
+            None => Err(DecodeFailure::TooDeep { limit: self.guard.budget.depth_limit }),
+        }
+    }
+
+    #[inline]
+    fn fields(self, count: usize) -> Fields<'g, 'de, 'b> {
+        Fields { guard: self.guard, levels_left: self.levels_left, left: count }
+    }
+
+    #[inline]
+    fn elements(self) -> Result<Elements<'g, 'de, 'b>, DecodeFailure> {
+        let left = self.guard.take()?;
+        Ok(Elements { guard: self.guard, levels_left: self.levels_left, left })
+    }
+}
+
+/// Reads each kind of scalar as postcard does and hands it over.
+macro_rules! scalars {
+    ($($deserialize:ident, $visit:ident, $scalar:ty;)*) => {$(
+        #[inline]
+        fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
+            visitor.$visit(self.guard.take::<$scalar>()?)
+        }
+    )*};
+}
+
+/// Refuses what only a self-describing format can do.
+macro_rules! refused {
+    ($($deserialize:ident)*) => {$(
+        fn $deserialize<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, DecodeFailure> {
+            Err(de::Error::custom("its type needs a self-describing format, which postcard is not"))
+        }
+    )*};
+}
+
+impl<'de> de::Deserializer<'de> for Place<'_, 'de, '_> {
+    type Error = DecodeFailure;
+
+    scalars! {
+        deserialize_bool, visit_bool, bool;
+        deserialize_i8, visit_i8, i8;
+        deserialize_i16, visit_i16, i16;
+        deserialize_i32, visit_i32, i32;
+        deserialize_i64, visit_i64, i64;
+        deserialize_i128, visit_i128, i128;
+        deserialize_u8, visit_u8, u8;
+        deserialize_u16, visit_u16, u16;
+        deserialize_u32, visit_u32, u32;
+        deserialize_u64, visit_u64, u64;
+        deserialize_u128, visit_u128, u128;
+        deserialize_f32, visit_f32, f32;
+        deserialize_f64, visit_f64, f64;
+        deserialize_char, visit_char, char;
+    }
+
+    refused! { deserialize_any deserialize_identifier deserialize_ignored_any }
+
+    #[inline]
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    #[inline]
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
+        let text = self.guard.take::<&'de str>()?;
+        self.guard.budget.charge(text.len())?;
+        visitor.visit_borrowed_str(text)
+    }
+
+    #[inline]
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
+        self.deserialize_str(visitor)
+    }
+
+    #[inline]
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
+        let bytes = self.guard.take::<&'de [u8]>()?;
+        self.guard.budget.charge(bytes.len())?;
+        visitor.visit_borrowed_bytes(bytes)
+    }
+
+    #[inline]
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
+        self.deserialize_bytes(visitor)
+    }
+
+    #[inline]
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
+        let place = self.enter::<V::Value>()?;
+        match place.guard.take::<u8>()? {
+            0 => visitor.visit_none(),
+            1 => visitor.visit_some(place),
+            _ => Err(postcard::Error::DeserializeBadOption.into()),
+        }
+    }
+
+    #[inline]
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
+        visitor.visit_unit()
+    }
+
+    #[inline]
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, DecodeFailure> {
+        visitor.visit_unit()
+    }
+
+    #[inline]
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, DecodeFailure> {
+        visitor.visit_newtype_struct(self.enter::<V::Value>()?)
+    }
+
+    #[inline]
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
+        visitor.visit_seq(self.enter::<V::Value>()?.elements()?)
+    }
+
+    #[inline]
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
+        visitor.visit_map(self.enter::<V::Value>()?.elements()?)
+    }
+
+    #[inline]
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, DecodeFailure> {
+        visitor.visit_seq(self.enter::<V::Value>()?.fields(len))
+    }
+
+    #[inline]
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, DecodeFailure> {
+        self.deserialize_tuple(len, visitor)
+    }
+
+    #[inline]
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeFailure> {
+        self.deserialize_tuple(fields.len(), visitor)
+    }
+
+    #[inline]
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeFailure> {
+        visitor.visit_enum(self.enter::<V::Value>()?)
+    }
+}
+
+impl<'de> de::EnumAccess<'de> for Place<'_, 'de, '_> {
+    type Error = DecodeFailure;
+    type Variant = Self;
+
+    #[inline]
+    fn variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<(S::Value, Self), DecodeFailure> {
+        let index: U32Deserializer<DecodeFailure> = self.guard.take::<u32>()?.into_deserializer();
+        Ok((seed.deserialize(index)?, self))
+    }
+}
+
+impl<'de> de::VariantAccess<'de> for Place<'_, 'de, '_> {
+    type Error = DecodeFailure;
+
+    #[inline]
+    fn unit_variant(self) -> Result<(), DecodeFailure> {
+        Ok(())
+    }
+
+    #[inline]
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<S::Value, DecodeFailure> {
+        seed.deserialize(Place { room: size_of::<S::Value>(), ..self })
+    }
+
+    #[inline]
+    fn tuple_variant<V: Visitor<'de>>(
+        self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, DecodeFailure> {
+        visitor.visit_seq(self.fields(len))
+    }
+
+    #[inline]
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeFailure> {
+        visitor.visit_seq(self.fields(fields.len()))
+    }
+}
+
+/// Parts whose number the type fixes: they lie inside their owner, so they
+/// cost nothing beyond it.
+struct Fields<'g, 'de, 'b> {
+    guard: &'g mut Guard<'de, 'b>,
+    levels_left: u32,
+    left: usize,
+}
+
+impl<'de> de::SeqAccess<'de> for Fields<'_, 'de, '_> {
+    type Error = DecodeFailure;
+
+    #[inline]
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, DecodeFailure> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(None);
+        };
+        self.left = left;
+        let place =
+            Place { guard: self.guard, room: size_of::<S::Value>(), levels_left: self.levels_left };
+        seed.deserialize(place).map(Some)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left)
+    }
+}
+
+/// Parts whose number the peer chose: each is paid for before it is decoded.
+struct Elements<'g, 'de, 'b> {
+    guard: &'g mut Guard<'de, 'b>,
+    levels_left: u32,
+    left: usize,
+}
+
+impl<'de> Elements<'_, 'de, '_> {
+    #[inline]
+    fn decode<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, DecodeFailure> {
+        // At least 1, or ten bytes could ask for 2^64 turns of this.
+        self.guard.budget.charge(size_of::<S::Value>().max(1))?;
+        seed.deserialize(Place {
+            guard: self.guard,
+            room: size_of::<S::Value>(),
+            levels_left: self.levels_left,
+        })
+    }
+}
+
+impl<'de> de::SeqAccess<'de> for Elements<'_, 'de, '_> {
+    type Error = DecodeFailure;
+
+    #[inline]
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, DecodeFailure> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(None);
+        };
+        self.left = left;
+        self.decode(seed).map(Some)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        self.guard.hint(self.left)
+    }
+}
+
+impl<'de> de::MapAccess<'de> for Elements<'_, 'de, '_> {
+    type Error = DecodeFailure;
+
+    #[inline]
+    fn next_key_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, DecodeFailure> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(None);
+        };
+        self.left = left;
+        self.decode(seed).map(Some)
+    }
+
+    #[inline]
+    fn next_value_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<S::Value, DecodeFailure> {
+        self.decode(seed)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        self.guard.hint(self.left)
+    }
+}

@@ -1,0 +1,372 @@
+//! The messages inside the frames, in both directions.
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use super::codec;
+use super::frame::{self, Frame, FrameError};
+use crate::limits::REPORT_TEXT_BYTES_MAX;
+use crate::resource::Resource;
+
+/// A frame's kind byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Setup = 1,
+    Run = 2,
+    Bye = 3,
+    Hello = 16,
+    Ready = 17,
+    InitFailed = 18,
+    Done = 19,
+    Failed = 20,
+    Skipped = 21,
+    Item = 22,
+}
+
+impl Kind {
+    pub(crate) fn from_byte(byte: u8) -> Option<Kind> {
+        Some(match byte {
+            1 => Kind::Setup,
+            2 => Kind::Run,
+            3 => Kind::Bye,
+            16 => Kind::Hello,
+            17 => Kind::Ready,
+            18 => Kind::InitFailed,
+            19 => Kind::Done,
+            20 => Kind::Failed,
+            21 => Kind::Skipped,
+            22 => Kind::Item,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn carries_payload(self) -> bool {
+        matches!(self, Kind::Setup | Kind::Run | Kind::Done | Kind::Item)
+    }
+}
+
+/// The worker asks to be replaced: it has reached its memory limit.
+const RETIRE: u8 = 1;
+
+/// The call is a chunk: its answer is a list of tagged items.
+const BATCH: u8 = 1;
+/// The call's answer is a stream of `Item` frames.
+const STREAM: u8 = 2;
+
+/// First words of the parent: what the worker must set up before its first task.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) version: u32,
+    pub(crate) fingerprint: u64,
+    pub(crate) frame_bytes_max: usize,
+    pub(crate) nice: Option<i32>,
+    /// Processor numbers; empty: inherited.
+    pub(crate) cpu_affinity: Vec<usize>,
+    /// Resources, each with the value for both of its limits.
+    pub(crate) rlimits: Vec<(Resource, u64)>,
+    /// Resident bytes above which the worker asks to be replaced.
+    pub(crate) memory_bytes_max: Option<u64>,
+    /// Function and arguments to run before the first task.
+    pub(crate) initializer: Option<(u64, Vec<u8>)>,
+}
+
+/// First words of the worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) version: u32,
+    pub(crate) fingerprint: u64,
+    pub(crate) pid: i32,
+}
+
+/// How a call wants its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Shape {
+    /// One value.
+    One,
+    /// `count` argument lists one after the other. The answer may cover fewer
+    /// than `count`, once `budget_nanos` have passed (0: never) or the answer
+    /// has grown long; the rest has not been started then.
+    Batch { count: u32, budget_nanos: u64, stop_on_failure: bool },
+    /// `Item` frames, as many as the credit in the status page allows.
+    Stream,
+}
+
+/// Bytes between the header of a `Run` and its arguments.
+const RUN_PREFIX_BYTES: usize = 8 + 4 + 8;
+
+/// Flag beside [`BATCH`].
+const STOP_ON_FAILURE: u8 = 4;
+
+/// Appends everything of a `Run` but its arguments, which the caller writes next.
+pub(crate) fn put_run(out: &mut Vec<u8>, seq: u64, function: u64, shape: Shape, args_len: usize) {
+    let (flags, count, budget_nanos) = match shape {
+        Shape::One => (0, 1, 0),
+        Shape::Batch { count, budget_nanos, stop_on_failure } => {
+            (BATCH | if stop_on_failure { STOP_ON_FAILURE } else { 0 }, count, budget_nanos)
+        }
+        Shape::Stream => (STREAM, 1, 0),
+    };
+    frame::put_header(out, Kind::Run, flags, seq, RUN_PREFIX_BYTES + args_len);
+    out.extend_from_slice(&function.to_le_bytes());
+    out.extend_from_slice(&count.to_le_bytes());
+    out.extend_from_slice(&budget_nanos.to_le_bytes());
+}
+
+/// A `Setup` frame, whole.
+pub(crate) fn put_setup(out: &mut Vec<u8>, setup: &Setup) {
+    put_report(out, Kind::Setup, 0, 0, setup);
+}
+
+/// A `Bye` frame, whole.
+pub(crate) fn put_bye(out: &mut Vec<u8>) {
+    frame::put_header(out, Kind::Bye, 0, 0, 0);
+}
+
+/// What a parent says.
+#[derive(Debug)]
+pub(crate) enum ToWorker {
+    Setup(Setup),
+    Run { seq: u64, function: u64, shape: Shape, args: BytesMut },
+    Bye,
+}
+
+impl ToWorker {
+    pub(crate) fn parse(frame: Frame) -> Result<Self, MessageError> {
+        let mut body = frame.body;
+        match frame.kind {
+            Kind::Setup => Ok(ToWorker::Setup(report(&body)?)),
+            Kind::Run => {
+                if body.len() < RUN_PREFIX_BYTES {
+                    return Err(MessageError::Malformed("run"));
+                }
+                let function = body.get_u64_le();
+                let count = body.get_u32_le();
+                let budget_nanos = body.get_u64_le();
+                let shape = match frame.flags {
+                    0 => Shape::One,
+                    STREAM => Shape::Stream,
+                    flags if flags & !STOP_ON_FAILURE == BATCH => {
+                        let stop_on_failure = flags & STOP_ON_FAILURE != 0;
+                        Shape::Batch { count, budget_nanos, stop_on_failure }
+                    }
+                    _ => return Err(MessageError::Malformed("run")),
+                };
+                Ok(ToWorker::Run { seq: frame.seq, function, shape, args: body })
+            }
+            Kind::Bye => Ok(ToWorker::Bye),
+            other => Err(MessageError::WrongWay(other)),
+        }
+    }
+}
+
+/// Why a call, or the initializer, has no value. Made by the worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Failure {
+    Panicked(PanicReport),
+    Arguments(String),
+    Result(String),
+    ResultTooLarge {
+        size: usize,
+        limit: usize,
+    },
+    UnknownFunction,
+    /// A setting of the pool could not be put in force.
+    Setting(String),
+}
+
+/// A panic, as its worker saw it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct PanicReport {
+    pub(crate) message: String,
+    pub(crate) location: Option<String>,
+    pub(crate) backtrace: String,
+}
+
+impl PanicReport {
+    /// Cuts texts to what a report may hold.
+    pub(crate) fn clipped(mut self) -> Self {
+        clip(&mut self.message);
+        clip(&mut self.backtrace);
+        if let Some(location) = &mut self.location {
+            clip(location);
+        }
+        self
+    }
+}
+
+/// Cuts a text to what a report may hold, at a character's edge.
+pub(crate) fn clip(text: &mut String) {
+    if text.len() > REPORT_TEXT_BYTES_MAX {
+        let mut end = REPORT_TEXT_BYTES_MAX;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
+/// Bytes between the header of a `Done` and its payload.
+pub(crate) const DONE_PREFIX_BYTES: usize = 8 + 4;
+
+/// Starts a `Done` frame whose payload the caller appends; [`finish_done`]
+/// completes it. Returns where it starts.
+pub(crate) fn begin_done(out: &mut Vec<u8>) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[0; frame::HEADER_BYTES + DONE_PREFIX_BYTES]);
+    start
+}
+
+/// Fills in the header of the `Done` that starts at `start` and ends with `out`.
+pub(crate) fn finish_done(
+    out: &mut [u8],
+    start: usize,
+    seq: u64,
+    run_nanos: u64,
+    answered: u32,
+    retire: bool,
+) {
+    let mut head = Vec::with_capacity(frame::HEADER_BYTES + DONE_PREFIX_BYTES);
+    let flags = if retire { RETIRE } else { 0 };
+    frame::put_header(&mut head, Kind::Done, flags, seq, out.len() - start - frame::HEADER_BYTES);
+    head.extend_from_slice(&run_nanos.to_le_bytes());
+    head.extend_from_slice(&answered.to_le_bytes());
+    out[start..start + head.len()].copy_from_slice(&head);
+}
+
+pub(crate) fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
+    put_report(out, Kind::Hello, 0, 0, hello);
+}
+
+pub(crate) fn put_ready(out: &mut Vec<u8>, outcome: &[u8]) {
+    frame::put_header(out, Kind::Ready, 0, 0, outcome.len());
+    out.extend_from_slice(outcome);
+}
+
+pub(crate) fn put_init_failed(out: &mut Vec<u8>, failure: &Failure) {
+    put_report(out, Kind::InitFailed, 0, 0, failure);
+}
+
+pub(crate) fn put_failed(
+    out: &mut Vec<u8>,
+    seq: u64,
+    run_nanos: u64,
+    retire: bool,
+    failure: &Failure,
+) {
+    put_report(out, Kind::Failed, if retire { RETIRE } else { 0 }, seq, &(run_nanos, failure));
+}
+
+pub(crate) fn put_skipped(out: &mut Vec<u8>, seq: u64) {
+    frame::put_header(out, Kind::Skipped, 0, seq, 0);
+}
+
+/// Starts an `Item` frame whose payload the caller appends; [`finish_item`]
+/// completes it. Returns where it starts.
+pub(crate) fn begin_item(out: &mut Vec<u8>) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[0; frame::HEADER_BYTES]);
+    start
+}
+
+/// Fills in the header of the `Item` that starts at `start` and ends with `out`.
+pub(crate) fn finish_item(out: &mut [u8], start: usize, seq: u64) {
+    let mut head = Vec::with_capacity(frame::HEADER_BYTES);
+    frame::put_header(&mut head, Kind::Item, 0, seq, out.len() - start - frame::HEADER_BYTES);
+    out[start..start + head.len()].copy_from_slice(&head);
+}
+
+/// What a worker says.
+#[derive(Debug)]
+pub(crate) enum FromWorker {
+    Hello(Hello),
+    /// What the initializer returned; empty if there is none.
+    Ready(BytesMut),
+    InitFailed(Failure),
+    Done {
+        seq: u64,
+        run_nanos: u64,
+        answered: u32,
+        retire: bool,
+        payload: Bytes,
+    },
+    Failed {
+        seq: u64,
+        run_nanos: u64,
+        retire: bool,
+        failure: Failure,
+    },
+    Skipped {
+        seq: u64,
+    },
+    Item {
+        seq: u64,
+        payload: Bytes,
+    },
+}
+
+impl FromWorker {
+    pub(crate) fn parse(frame: Frame) -> Result<Self, MessageError> {
+        let mut body = frame.body;
+        let seq = frame.seq;
+        let retire = frame.flags == RETIRE;
+        if frame.flags & !RETIRE != 0 {
+            return Err(MessageError::Malformed("flags"));
+        }
+        Ok(match frame.kind {
+            Kind::Hello => FromWorker::Hello(report(&body)?),
+            Kind::Ready => FromWorker::Ready(body),
+            Kind::InitFailed => FromWorker::InitFailed(report(&body)?),
+            Kind::Done if body.len() >= DONE_PREFIX_BYTES => {
+                let run_nanos = body.get_u64_le();
+                let answered = body.get_u32_le();
+                FromWorker::Done { seq, run_nanos, answered, retire, payload: detach(body) }
+            }
+            Kind::Failed => {
+                let (run_nanos, failure) = report(&body)?;
+                FromWorker::Failed { seq, run_nanos, retire, failure }
+            }
+            Kind::Skipped if body.is_empty() => FromWorker::Skipped { seq },
+            Kind::Item => FromWorker::Item { seq, payload: detach(body) },
+            Kind::Done | Kind::Skipped => {
+                return Err(MessageError::Malformed("body length"));
+            }
+            other => return Err(MessageError::WrongWay(other)),
+        })
+    }
+}
+
+/// Payloads up to this length are copied out of the read buffer, so that one
+/// short answer that is kept does not keep a whole buffer.
+const COPY_BYTES_MAX: usize = 16 << 10;
+
+fn detach(body: BytesMut) -> Bytes {
+    if body.len() <= COPY_BYTES_MAX { Bytes::copy_from_slice(&body) } else { body.freeze() }
+}
+
+fn put_report<T: Serialize>(out: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, value: &T) {
+    let mut body = Vec::new();
+    codec::encode_into(value, &mut body, u32::MAX as usize)
+        .unwrap_or_else(|failure| unreachable!("plain data encodes: {failure:?}"));
+    frame::put_header(out, kind, flags, seq, body.len());
+    out.extend_from_slice(&body);
+}
+
+fn report<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, MessageError> {
+    codec::decode(body).map_err(|_| MessageError::Malformed("report"))
+}
+
+/// A frame that is not a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MessageError {
+    Frame(FrameError),
+    Malformed(&'static str),
+    WrongWay(Kind),
+}
+
+impl From<FrameError> for MessageError {
+    fn from(error: FrameError) -> Self {
+        MessageError::Frame(error)
+    }
+}

@@ -1,0 +1,40 @@
+//! What parent and worker say to each other, as plain values: bytes in,
+//! messages out. No socket, no clock, no scheduling; the driver and the worker
+//! loop do the reading and writing.
+//!
+//! Every frame is a 16-byte header and a body. Numbers are little-endian.
+//!
+//! ```text
+//!  0        4      5       6        8                16
+//! ┌────────┬──────┬───────┬────────┬────────────────┬─────────────┐
+//! │ length │ kind │ flags │ zero   │ seq            │ body …      │
+//! │ of body│      │       │        │ (0: no task)   │             │
+//! └────────┴──────┴───────┴────────┴────────────────┴─────────────┘
+//! ```
+//!
+//! ```text
+//! parent                                worker
+//!   │  (boot message: status page, by descriptor)
+//!   │── Hello: version, settings ─────────▶│
+//!   │◀── Hello: version, fingerprint, pid ─│
+//!   │                                      │ initializer
+//!   │◀────────────── Ready (or InitFailed) ┤
+//!   │── Run seq 1 ────────────────────────▶│
+//!   │── Run seq 2 ────────────────────────▶│
+//!   │◀───────────────────────── Done seq 1 ┤   one answer for each Run,
+//!   │◀────────────────────── Skipped seq 2 ┤   in the order they were sent
+//!   │── Bye ──────────────────────────────▶│ exits with 0
+//! ```
+//!
+//! Cancelling is not a message: it is a swap of the task's slot word (see
+//! `slot_word`), so that it reaches a worker that is busy and does not read.
+
+pub(crate) mod codec;
+pub(crate) mod frame;
+pub(crate) mod guard;
+pub(crate) mod message;
+pub(crate) mod peer;
+
+/// Changes with every change of a frame's layout or meaning. Parent and worker
+/// are one executable, so this only ever differs when something is very wrong.
+pub(crate) const VERSION: u32 = 1;

@@ -1,0 +1,169 @@
+//! Which task goes to which worker, how many at a time, and what is taken back
+//! from a worker that is stuck in a long one.
+//!
+//! Breadth before depth: no worker gets a second task while another has none,
+//! and none gets more than its share of what there is.
+
+use std::time::Duration;
+
+use super::slot::{Holds, Stage};
+use super::task::Place;
+use super::{Action, Scheduler, Words};
+use crate::slot_word::{Phase, SLOTS};
+use crate::time::Time;
+
+/// Tasks in flight to one worker should last about this long: long enough to
+/// hide the round trip that fetches the next ones (some 50 µs), short enough
+/// that little has to be taken back.
+const WINDOW: Duration = Duration::from_millis(1);
+
+/// Tasks longer than this are worth taking back at once for an idle worker:
+/// fetching one costs a swap and a frame.
+const LONG_TASK: Duration = Duration::from_micros(100);
+
+/// A worker that has said nothing for this long is in a long task.
+const SILENT: Duration = Duration::from_micros(500);
+
+impl<T> Scheduler<T> {
+    /// Sends waiting tasks to workers that have room. `prefer` has just made
+    /// some.
+    pub(super) fn assign(&mut self, now: Time, prefer: Option<u32>, words: &impl Words) {
+        while let Some(task) = self.tasks.front() {
+            let Some(seat) = self.next_seat(prefer) else { return };
+            let key = self.key(seat).expect("a seat with room has a worker");
+            let slot = self.worker_mut(key).expect("a seat with room has a worker");
+            if slot.flights.is_empty() {
+                slot.heard = now;
+                slot.timers.idle_until = Time::FAR;
+            }
+            let seq = slot.launch(task);
+            if slot.flights.len() > 1 {
+                slot.timers.probe_soon(now, true);
+            }
+            if let Some(timeout) = self.tasks.get(task).and_then(|task| task.terms.timeout) {
+                let slot = self.worker_mut(key).expect("launched just above");
+                slot.timers.timeout_at = slot.timers.timeout_at.min(now + timeout);
+            }
+            self.tasks.send(task, Place::Sent { worker: key, seq });
+            words.enqueue(key, seq);
+            self.actions.push_back(Action::Run { worker: key, seq, task });
+        }
+    }
+
+    /// The worker that should get the next task.
+    fn next_seat(&mut self, prefer: Option<u32>) -> Option<u32> {
+        while let Some(seat) = self.idle.pop() {
+            if let Some(slot) = &mut self.seats[seat as usize].worker {
+                slot.listed = false;
+                if slot.is_idle() {
+                    return Some(seat);
+                }
+            }
+        }
+        if self.full {
+            return None;
+        }
+        let share = self.share();
+        if prefer.is_some_and(|seat| self.room(seat, share) > 0) {
+            return prefer;
+        }
+        let seats = 0..self.seats.len() as u32;
+        let best = seats.filter(|&seat| self.room(seat, share) > 0).min_by_key(|&seat| {
+            let slot = self.seats[seat as usize].worker.as_ref();
+            slot.map_or(0, |slot| slot.flights.len())
+        });
+        self.full = best.is_none();
+        best
+    }
+
+    /// How many tasks one worker may have in flight now.
+    fn share(&self) -> usize {
+        let ready = |seat: &&super::Seat| {
+            seat.worker.as_ref().is_some_and(|slot| slot.stage == Stage::Ready)
+        };
+        let workers = self.seats.iter().filter(ready).count().max(1);
+        self.depth().min(self.tasks.len().div_ceil(workers))
+    }
+
+    /// How many tasks make a full window at the pace of late.
+    fn depth(&self) -> usize {
+        let depth = match self.run_nanos {
+            // Nothing is known yet: one that runs and one that is ready to.
+            0 => 2,
+            nanos => (WINDOW.as_nanos() as u64 / nanos).clamp(2, SLOTS as u64) as usize,
+        };
+        depth.min(self.settings.depth_max)
+    }
+
+    /// How many more tasks the worker at `seat` may be given.
+    fn room(&self, seat: u32, share: usize) -> usize {
+        let Some(slot) = &self.seats[seat as usize].worker else { return 0 };
+        if slot.stage != Stage::Ready || slot.retiring {
+            return 0;
+        }
+        let room = share.saturating_sub(slot.flights.len());
+        match self.settings.tasks_per_worker_max {
+            Some(max) => room.min(max.saturating_sub(slot.given) as usize),
+            None => room,
+        }
+    }
+
+    /// Takes unstarted tasks back from a worker that is stuck in a long one, if
+    /// another has nothing to do.
+    pub(super) fn steal(&mut self, now: Time, words: &impl Words) {
+        if self.tasks.queued() > 0 || !self.settings.trusted {
+            return;
+        }
+        let mut any_idle = false;
+        let mut victim: Option<(usize, u32)> = None;
+        for (index, seat) in self.seats.iter().enumerate() {
+            let Some(slot) = &seat.worker else { continue };
+            any_idle |= slot.is_idle();
+            let waiting = slot.held().saturating_sub(1);
+            if slot.stage == Stage::Ready && waiting > 0 && victim.is_none_or(|(w, _)| waiting > w)
+            {
+                victim = Some((waiting, index as u32));
+            }
+        }
+        let (true, Some((waiting, seat))) = (any_idle, victim) else { return };
+        let key = self.key(seat).expect("a victim is a worker");
+        let tasks_are_long = u128::from(self.run_nanos) >= LONG_TASK.as_nanos();
+        let slot = self.worker_mut(key).expect("a victim is a worker");
+        let silent = now - slot.heard >= SILENT;
+        if !silent && !tasks_are_long {
+            // It will probably be done before anything could be moved.
+            self.steal_at = self.steal_at.min(now + 2 * SILENT);
+            return;
+        }
+        let mut taken = Vec::new();
+        for index in (1..slot.flights.len()).rev() {
+            if taken.len() == waiting.div_ceil(2) {
+                break;
+            }
+            let flight = slot.flights[index];
+            let Holds::Task(task) = flight.holds else { continue };
+            if !words.swap(key, flight.seq, Phase::Queued, Phase::Revoked) {
+                break;
+            }
+            slot.revoke(flight.seq);
+            taken.push(task);
+        }
+        if taken.is_empty() {
+            return;
+        }
+        for task in taken {
+            self.tasks.requeue(task);
+        }
+        self.assign(now, None, words);
+    }
+
+    /// Learns from a task that took this long.
+    pub(super) fn note_run_time(&mut self, nanos: u64) {
+        let nanos = nanos.clamp(1, Duration::from_secs(3600).as_nanos() as u64);
+        self.run_nanos = match self.run_nanos {
+            0 => nanos,
+            // One part in eight is new.
+            average => (average - average / 8 + nanos / 8).max(1),
+        };
+    }
+}

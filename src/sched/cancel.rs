@@ -1,0 +1,401 @@
+//! Ending tasks: the fence before any signal, what happens to those that wait
+//! behind the one that is ended, and what a worker's death means for each task
+//! that it had. The reasons are in each step; the order matters everywhere.
+
+use super::slot::{Holds, Stage};
+use super::task::{Ending, Intent, Place, TaskKey};
+use super::{Action, Mode, PROOF_OF_LIFE, Scheduler, Words, WorkerKey};
+use crate::exit::Exit;
+use crate::limits::{EOF_TO_DEATH_WAIT, REPLY_WAIT};
+use crate::proto::peer::{ProtocolError, Violation};
+use crate::slot_word::Phase;
+use crate::time::Time;
+
+/// A word moves forward only, so a few looks always settle where it is. A
+/// worker that moves it back is hostile.
+const LOOKS: usize = 4;
+
+impl<T> Scheduler<T> {
+    /// Somebody wants the task to end.
+    pub(crate) fn handle_cancel(
+        &mut self,
+        now: Time,
+        task: TaskKey,
+        intent: Intent,
+        words: &impl Words,
+    ) {
+        let Some(entry) = self.tasks.get_mut(task) else { return };
+        if entry.intent.is_some() {
+            return;
+        }
+        match entry.place {
+            Place::Queued => {
+                self.finish(task, intent.ending(false, None));
+                // A pool that is closed may just have lost its last reason to be.
+                self.dismiss_idle(now);
+            }
+            Place::Sent { worker, seq } => {
+                entry.intent = Some(intent);
+                self.end_sent(now, task, worker, seq, words);
+            }
+        }
+    }
+
+    /// Ends everything: what waits now, what runs like a cancelled task.
+    pub(crate) fn handle_terminate(&mut self, now: Time, words: &impl Words) {
+        if matches!(self.mode, Mode::Open | Mode::Closed) {
+            self.mode = Mode::Terminated;
+        }
+        self.finish_queued(Ending::Terminated { started: false });
+        for seat in 0..self.seats.len() as u32 {
+            let Some(key) = self.key(seat) else { continue };
+            let Some(slot) = self.worker_mut(key) else { continue };
+            match slot.stage {
+                Stage::Starting => {
+                    slot.unwanted = true;
+                    self.doom(now, key, None, None, words);
+                }
+                Stage::Ready => {
+                    let tasks: Vec<_> = slot.flights.iter().copied().collect();
+                    // Newest first: what has not started never does.
+                    for flight in tasks.into_iter().rev() {
+                        if let Holds::Task(task) = flight.holds {
+                            self.handle_cancel(now, task, Intent::Terminate, words);
+                        }
+                    }
+                    self.settle(now, seat, words);
+                }
+                Stage::Leaving | Stage::Doomed => {}
+            }
+        }
+    }
+
+    /// Ends everything now, without waiting for the workers, which the caller
+    /// kills: nobody will call again.
+    pub(crate) fn handle_abandon(&mut self, words: &impl Words) {
+        if self.mode != Mode::Broken {
+            self.mode = Mode::Terminated;
+        }
+        for task in self.tasks.keys() {
+            let started = match self.place(task) {
+                Some(Place::Sent { worker, seq }) => {
+                    !words.swap(worker, seq, Phase::Queued, Phase::Revoked)
+                }
+                _ => false,
+            };
+            self.finish(task, Ending::Terminated { started });
+        }
+        for seat in &mut self.seats {
+            seat.worker = None;
+        }
+    }
+
+    /// The worker broke the protocol.
+    pub(crate) fn handle_violation(
+        &mut self,
+        now: Time,
+        worker: WorkerKey,
+        error: ProtocolError,
+        words: &impl Words,
+    ) {
+        let Some(slot) = self.worker_mut(worker) else { return };
+        if slot.stage == Stage::Doomed {
+            return;
+        }
+        slot.verdict = Some(error);
+        self.doom(now, worker, None, None, words);
+    }
+
+    /// The worker's socket closed. Death is told by the process's own
+    /// descriptor; a grandchild could have kept, or the worker closed, this one.
+    pub(crate) fn handle_eof(&mut self, now: Time, worker: WorkerKey) {
+        let Some(slot) = self.worker_mut(worker) else { return };
+        if slot.timers.death_until == Time::FAR {
+            slot.timers.death_until = now + EOF_TO_DEATH_WAIT;
+        }
+    }
+
+    /// The worker is dead, its socket drained. Its words tell what it started.
+    pub(crate) fn handle_death(
+        &mut self,
+        now: Time,
+        worker: WorkerKey,
+        exit: Exit,
+        words: &impl Words,
+    ) {
+        if self.worker_mut(worker).is_none() {
+            return;
+        }
+        let seat = &mut self.seats[worker.seat as usize];
+        let dead = seat.worker.take().expect("found just above");
+        seat.restarts += 1;
+        let mut had_work = false;
+        // Newest first, so that what goes back to the front of the queue ends
+        // up there in its old order.
+        for flight in dead.flights.iter().rev() {
+            let Holds::Task(task) = flight.holds else { continue };
+            had_work = true;
+            let word = words.load(worker, flight.seq);
+            let waited = matches!(word.phase(), Some(Phase::Queued | Phase::Revoked));
+            if self.settings.trusted && word.seq() == flight.seq && waited {
+                self.take_back(task);
+            } else {
+                let lost = Ending::Lost { worker, seq: flight.seq, exit };
+                self.lose(task, exit, lost, dead.verdict);
+            }
+        }
+        let proved = dead
+            .ready_at
+            .is_some_and(|at| dead.answered > 0 || had_work || now - at >= PROOF_OF_LIFE);
+        if proved {
+            self.respawn.handle_success();
+        } else if !dead.unwanted {
+            self.handle_failed_start(now, &dead);
+        }
+        self.assign(now, None, words);
+        self.fill_seats(now);
+    }
+
+    /// Looks at what is due on one worker.
+    pub(super) fn check_timers(&mut self, now: Time, seat: u32, words: &impl Words) {
+        let Some(key) = self.key(seat) else { return };
+        let Some(slot) = self.worker_mut(key) else { return };
+        let timers = &mut slot.timers;
+        if timers.stage_until <= now {
+            timers.stage_until = Time::FAR;
+            return self.doom(now, key, None, None, words);
+        }
+        if timers.death_until <= now {
+            timers.death_until = Time::FAR;
+            let error = ProtocolError(Violation::ClosedButAlive);
+            return self.handle_violation(now, key, error, words);
+        }
+        if timers.answer_until.1 <= now {
+            let error = ProtocolError(Violation::AnswerMissing);
+            return self.handle_violation(now, key, error, words);
+        }
+        if timers.polite_until.1 <= now {
+            let seq = timers.polite_until.0;
+            timers.polite_until = (0, Time::FAR);
+            return self.end_polite(now, key, seq, words);
+        }
+        if timers.idle_until <= now {
+            timers.idle_until = Time::FAR;
+            if slot.is_idle() {
+                self.seats[seat as usize].dormant = true;
+                self.dismiss(now, seat);
+            }
+            return;
+        }
+        if timers.timeout_at <= now {
+            timers.timeout_at = Time::FAR;
+            self.check_timeout(now, key, words);
+        }
+        self.check_probe(now, key, words);
+    }
+
+    /// Ends the running task if it is over its time, else looks again later.
+    ///
+    /// The timer is armed when a task is sent, and is not put off when an
+    /// answer comes: a look too early costs little, one for each answer much.
+    fn check_timeout(&mut self, now: Time, key: WorkerKey, words: &impl Words) {
+        let Some(slot) = self.worker_mut(key) else { return };
+        let flights = slot.flights.clone();
+        let timeout = |task| self.tasks.get(task)?.terms.timeout;
+        let mut next = Time::FAR;
+        let mut over = None;
+        for flight in flights {
+            let Holds::Task(task) = flight.holds else { continue };
+            let Some(after) = timeout(task) else { continue };
+            let until = match words.load(key, flight.seq).phase() {
+                Some(Phase::Running) => words.started_at(key, flight.seq).min(now) + after,
+                // Not started: it cannot be over before this.
+                Some(Phase::Queued) => now + after,
+                _ => continue,
+            };
+            if until <= now {
+                over = Some((task, after));
+            } else {
+                next = next.min(until);
+            }
+        }
+        let slot = self.worker_mut(key).expect("found just above");
+        slot.timers.timeout_at = next;
+        if let Some((task, after)) = over {
+            self.handle_cancel(now, task, Intent::TimeOut { after }, words);
+        }
+    }
+
+    /// Fetches answers that the worker has not sent, or looks again later.
+    fn check_probe(&mut self, now: Time, key: WorkerKey, words: &impl Words) {
+        let Some(slot) = self.worker_mut(key) else { return };
+        if slot.timers.probe_at > now {
+            return;
+        }
+        let Some(front) = slot.flights.front() else { return };
+        let running_long = match words.load(key, front.seq).phase() {
+            Some(Phase::Done) => {
+                self.actions.push_back(Action::Probe(key));
+                false
+            }
+            // Its own end will be long after its start, and a worker sends the
+            // answer of a long task at once.
+            Some(Phase::Running) => {
+                now - words.started_at(key, front.seq) >= super::slot::PROBE_FIRST
+            }
+            _ => false,
+        };
+        let slot = self.worker_mut(key).expect("found just above");
+        if running_long {
+            slot.timers.probe_at = Time::FAR;
+        } else {
+            slot.timers.probe_later(now);
+        }
+    }
+
+    /// Ends a task that a worker has, started or not.
+    fn end_sent(
+        &mut self,
+        now: Time,
+        task: TaskKey,
+        worker: WorkerKey,
+        seq: u64,
+        words: &impl Words,
+    ) {
+        let grace = self.settings.grace_period;
+        let Some(slot) = self.worker_mut(worker) else { return };
+        if slot.stage == Stage::Doomed {
+            // Resolved by the death that is on its way.
+            return;
+        }
+        for _ in 0..LOOKS {
+            match words.load(worker, seq).phase() {
+                Some(Phase::Queued) => {
+                    if words.swap(worker, seq, Phase::Queued, Phase::Revoked) {
+                        slot.revoke(seq);
+                        self.take_back(task);
+                        return;
+                    }
+                }
+                Some(Phase::Running) if words.is_polite(worker, seq) && !grace.is_zero() => {
+                    if words.swap(worker, seq, Phase::Running, Phase::CancelReq) {
+                        slot.timers.expect_end(seq, now + grace);
+                        self.actions.push_back(Action::Ring { worker, seq });
+                        return;
+                    }
+                }
+                Some(phase @ (Phase::Running | Phase::CancelReq)) => {
+                    if words.swap(worker, seq, phase, Phase::Killing) {
+                        let grace = Some(grace).filter(|grace| !grace.is_zero());
+                        self.doom(now, worker, Some(seq), grace, words);
+                        return;
+                    }
+                }
+                Some(Phase::Done) => {
+                    // The answer is on its way; nobody is killed for a task
+                    // that is over.
+                    slot.timers.expect_answer(seq, now + REPLY_WAIT);
+                    self.actions.push_back(Action::Probe(worker));
+                    return;
+                }
+                Some(Phase::Empty | Phase::Revoked | Phase::Killing) | None => break,
+            }
+        }
+        self.handle_violation(now, worker, ProtocolError(Violation::Page), words);
+    }
+
+    /// The grace period of a task that was asked to end is over.
+    fn end_polite(&mut self, now: Time, worker: WorkerKey, seq: u64, words: &impl Words) {
+        if words.swap(worker, seq, Phase::CancelReq, Phase::Killing) {
+            self.doom(now, worker, Some(seq), None, words);
+        } else if words.load(worker, seq).phase() == Some(Phase::Done) {
+            let Some(slot) = self.worker_mut(worker) else { return };
+            slot.timers.expect_answer(seq, now + REPLY_WAIT);
+            self.actions.push_back(Action::Probe(worker));
+        } else {
+            self.handle_violation(now, worker, ProtocolError(Violation::Page), words);
+        }
+    }
+
+    /// Stops a worker. `fenced` is the task that has just been swapped to
+    /// `Killing`; without one, whatever runs is fenced here. After the fence
+    /// the worker can start nothing else, so what it had not started goes back
+    /// to the queue now and does not wait for its death.
+    pub(super) fn doom(
+        &mut self,
+        now: Time,
+        worker: WorkerKey,
+        fenced: Option<u64>,
+        grace: Option<std::time::Duration>,
+        words: &impl Words,
+    ) {
+        let Some(slot) = self.worker_mut(worker) else { return };
+        slot.stage = Stage::Doomed;
+        slot.timers = Default::default();
+        let mut back = Vec::new();
+        for flight in slot.flights.iter_mut().rev() {
+            let Holds::Task(task) = flight.holds else { continue };
+            if Some(flight.seq) == fenced {
+                continue;
+            }
+            for _ in 0..LOOKS {
+                if words.swap(worker, flight.seq, Phase::Queued, Phase::Revoked) {
+                    flight.holds = Holds::Nothing;
+                    back.push(task);
+                    break;
+                }
+                let fence = |phase| words.swap(worker, flight.seq, phase, Phase::Killing);
+                if fence(Phase::Running) || fence(Phase::CancelReq) {
+                    break;
+                }
+                if words.load(worker, flight.seq).phase() == Some(Phase::Done) {
+                    break;
+                }
+            }
+        }
+        self.actions.push_back(Action::Stop { worker, grace });
+        for task in back {
+            self.take_back(task);
+        }
+        self.assign(now, None, words);
+    }
+
+    /// A task that is known not to have started: back to the front of the
+    /// queue, or to its end, if somebody asked for that.
+    fn take_back(&mut self, task: TaskKey) {
+        let Some(entry) = self.tasks.get_mut(task) else { return };
+        match (entry.intent, self.mode) {
+            (Some(intent), _) => self.finish(task, intent.ending(false, None)),
+            (None, Mode::Terminated) => self.finish(task, Ending::Terminated { started: false }),
+            (None, Mode::Broken) => self.finish(task, Ending::Broken),
+            (None, Mode::Open | Mode::Closed) => self.tasks.requeue(task),
+        }
+    }
+
+    /// A task that may have started and whose worker is dead.
+    fn lose(&mut self, task: TaskKey, exit: Exit, lost: Ending, verdict: Option<ProtocolError>) {
+        let going_on = matches!(self.mode, Mode::Open | Mode::Closed);
+        let Some(entry) = self.tasks.get_mut(task) else { return };
+        match (entry.intent, verdict) {
+            (Some(intent), _) => self.finish(task, intent.ending(true, Some(exit))),
+            (None, _) if going_on && entry.terms.retries > 0 => {
+                entry.terms.retries -= 1;
+                self.tasks.requeue(task);
+            }
+            (None, Some(error)) => self.finish(task, Ending::Violated { error }),
+            (None, None) => self.finish(task, lost),
+        }
+    }
+
+    /// No worker can be started: everything that waits ends.
+    pub(super) fn break_up(&mut self) {
+        self.mode = Mode::Broken;
+        self.finish_queued(Ending::Broken);
+    }
+
+    fn finish_queued(&mut self, ending: Ending) {
+        while let Some(task) = self.tasks.front() {
+            self.finish(task, ending.clone());
+        }
+    }
+}

@@ -1,0 +1,576 @@
+//! Decides which waiting task goes to which worker, when workers are started
+//! and dismissed, and when a cancellation becomes a kill. Called by the pool
+//! driver and its handles, under the pool's lock. Knows nothing of sockets,
+//! processes or clocks.
+//!
+//! Two verb families: `handle_*` for what happened, `poll_*` for what to do
+//! next. The slot words are reached through [`Words`]: a swap is part of a
+//! decision and has to be known at once.
+//!
+//! - `task` and `queue`: the tasks, their states and their order;
+//! - `slot`: the workers and their timers;
+//! - `assign`: which task goes where, and what is taken back;
+//! - `cancel`: ending tasks, and what a worker's death means for its tasks;
+//! - `respawn`: backoff and giving up.
+
+mod assign;
+mod cancel;
+mod queue;
+mod respawn;
+mod slot;
+mod task;
+
+#[cfg(test)]
+mod model;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub(crate) use self::slot::{Stage, WorkerKey};
+pub(crate) use self::task::{Ending, Intent, Place, TaskKey, Terms};
+
+use self::queue::Tasks;
+use self::respawn::Respawn;
+use self::slot::{Holds, Seat, Worker};
+use crate::id::{TaskId, WorkerId};
+use crate::limits::LEAVE_WAIT;
+use crate::proto::peer::{ProtocolError, Violation};
+use crate::slot_word::{Phase, SlotWord};
+use crate::time::Time;
+
+/// The slot words of all workers, as the scheduler uses them.
+pub(crate) trait Words {
+    fn load(&self, worker: WorkerKey, seq: u64) -> SlotWord;
+    /// Swaps `(seq, from)` for `(seq, to)` if it is there.
+    fn swap(&self, worker: WorkerKey, seq: u64, from: Phase, to: Phase) -> bool;
+    /// Prepares the slot of a task that is about to be sent.
+    fn enqueue(&self, worker: WorkerKey, seq: u64);
+    /// Whether the task said that it watches for a request to end.
+    fn is_polite(&self, worker: WorkerKey, seq: u64) -> bool;
+    /// When the task's body started, as the worker says.
+    fn started_at(&self, worker: WorkerKey, seq: u64) -> Time;
+}
+
+/// How a pool wants its work done. Checked by the pool's builder.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) workers: usize,
+    /// Most tasks in flight to one worker.
+    pub(crate) depth_max: usize,
+    /// Whether the status page is believed after a worker's death.
+    pub(crate) trusted: bool,
+    pub(crate) grace_period: Duration,
+    pub(crate) start_timeout: Duration,
+    pub(crate) restart_limit: u32,
+    pub(crate) tasks_per_worker_max: Option<u64>,
+    pub(crate) idle_timeout: Option<Duration>,
+}
+
+/// What the driver has to do.
+#[derive(Debug)]
+pub(crate) enum Action<T> {
+    /// Start a process for this worker.
+    Start(WorkerKey),
+    /// Send the task. It may have ended since: then send it empty, the worker
+    /// will skip it.
+    Run { worker: WorkerKey, seq: u64, task: TaskKey },
+    /// Tell a worker without tasks to leave.
+    Dismiss(WorkerKey),
+    /// Stop the worker: SIGTERM and SIGKILL after the grace period, or SIGKILL
+    /// at once.
+    Stop { worker: WorkerKey, grace: Option<Duration> },
+    /// Wake the worker's watcher: a task has been asked to end.
+    Ring { worker: WorkerKey, seq: u64 },
+    /// Look into the worker's outbox for answers that it has not sent yet.
+    Probe(WorkerKey),
+    /// Tell the caller.
+    Finish { task: TaskId, data: T, ending: Ending },
+}
+
+/// What the worker says became of a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    Ran { run_nanos: u64, retire: bool },
+    Skipped,
+}
+
+/// Why the pool takes no more tasks, if it does not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mode {
+    Open,
+    /// No new calls; what has begun goes on.
+    Closed,
+    Terminated,
+    Broken,
+}
+
+/// A worker that neither answered anything nor lived this long has failed to
+/// start, whatever it said.
+const PROOF_OF_LIFE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct Scheduler<T> {
+    settings: Settings,
+    mode: Mode,
+    tasks: Tasks<T>,
+    seats: Vec<Seat>,
+    /// Seats that may be idle, most recently busy last.
+    idle: Vec<u32>,
+    /// No worker had room when last looked; cleared when one may have.
+    full: bool,
+    /// When to take back what waits behind a long task, for an idle worker.
+    steal_at: Time,
+    /// Moving average of the time tasks take, in nanoseconds. 0: unknown.
+    run_nanos: u64,
+    respawn: Respawn,
+    next_worker: u64,
+    actions: VecDeque<Action<T>>,
+}
+
+impl<T> Scheduler<T> {
+    pub(crate) fn new(now: Time, settings: Settings) -> Self {
+        let mut scheduler = Scheduler {
+            mode: Mode::Open,
+            tasks: Tasks::new(),
+            seats: Vec::new(),
+            idle: Vec::new(),
+            full: true,
+            steal_at: Time::FAR,
+            run_nanos: 0,
+            respawn: Respawn::new(settings.restart_limit),
+            next_worker: 1,
+            actions: VecDeque::new(),
+            settings,
+        };
+        scheduler.seats.resize_with(scheduler.settings.workers, Seat::default);
+        scheduler.fill_seats(now);
+        scheduler
+    }
+
+    // What happened ---------------------------------------------------------
+
+    /// A call came in. The caller has checked [`mode`](Self::mode).
+    pub(crate) fn handle_submit(
+        &mut self,
+        now: Time,
+        data: T,
+        terms: Terms,
+        words: &impl Words,
+    ) -> TaskKey {
+        let task = self.tasks.submit(data, terms);
+        match self.mode {
+            Mode::Open | Mode::Closed => {
+                self.assign(now, None, words);
+                self.fill_seats(now);
+            }
+            Mode::Terminated => self.finish(task, Ending::Terminated { started: false }),
+            Mode::Broken => self.finish(task, Ending::Broken),
+        }
+        task
+    }
+
+    /// A call came in that is not taken. It gets an id all the same.
+    pub(crate) fn refuse(&mut self) -> TaskId {
+        self.tasks.skip_id()
+    }
+
+    /// A worker is ready for tasks.
+    pub(crate) fn handle_ready(&mut self, now: Time, worker: WorkerKey, words: &impl Words) {
+        let Some(slot) = self.worker_mut(worker) else { return };
+        if slot.stage != Stage::Starting {
+            return;
+        }
+        slot.stage = Stage::Ready;
+        slot.ready_at = Some(now);
+        slot.timers.stage_until = Time::FAR;
+        self.settle(now, worker.seat, words);
+    }
+
+    /// A worker said that it cannot start. Its process still has to end.
+    pub(crate) fn handle_init_failed(&mut self, now: Time, worker: WorkerKey, words: &impl Words) {
+        self.doom(now, worker, None, None, words);
+    }
+
+    /// There is no process for this worker.
+    pub(crate) fn handle_start_failed(&mut self, now: Time, worker: WorkerKey) {
+        if self.worker_mut(worker).is_none() {
+            return;
+        }
+        let seat = &mut self.seats[worker.seat as usize];
+        let failed = seat.worker.take().expect("found just above");
+        seat.restarts += 1;
+        self.handle_failed_start(now, &failed);
+        self.fill_seats(now);
+    }
+
+    /// A worker answered for the task with number `seq`. Returns the task's
+    /// data if its caller gets the answer.
+    pub(crate) fn handle_answer(
+        &mut self,
+        now: Time,
+        worker: WorkerKey,
+        seq: u64,
+        answer: Answer,
+        words: &impl Words,
+    ) -> Result<Option<(TaskId, T)>, ProtocolError> {
+        let Some(slot) = self.worker_mut(worker) else { return Ok(None) };
+        let due = slot.flights.front().copied();
+        let Some(flight) = due.filter(|flight| flight.seq == seq) else {
+            let due = due.map(|flight| flight.seq);
+            return Err(ProtocolError(Violation::WrongTask { seq, due }));
+        };
+        let (run_nanos, retire) = match (flight.holds, answer) {
+            (Holds::Nothing, Answer::Skipped) => {
+                slot.land();
+                slot.heard = now;
+                self.settle(now, worker.seat, words);
+                return Ok(None);
+            }
+            (Holds::Nothing, Answer::Ran { .. }) => {
+                return Err(ProtocolError(Violation::RevokedTaskRan { seq }));
+            }
+            (Holds::Task(_), Answer::Skipped) => {
+                return Err(ProtocolError(Violation::WrongAnswer));
+            }
+            (Holds::Task(_), Answer::Ran { run_nanos, retire }) => (run_nanos, retire),
+        };
+        let Holds::Task(key) = flight.holds else { unreachable!("matched above") };
+        if !words.swap(worker, seq, Phase::Done, Phase::Empty) {
+            return Err(ProtocolError(Violation::Page));
+        }
+        slot.land();
+        slot.answered += 1;
+        slot.heard = now;
+        slot.retiring |= retire;
+        self.respawn.handle_success();
+        self.note_run_time(run_nanos);
+        let answered = match self.tasks.get(key).and_then(|task| task.intent) {
+            Some(intent) => {
+                self.finish(key, intent.ending(true, None));
+                None
+            }
+            None => self.tasks.remove(key).map(|task| (task.id, task.data)),
+        };
+        self.settle(now, worker.seat, words);
+        Ok(answered)
+    }
+
+    /// A worker sent one item of the stream with number `seq`. Returns the
+    /// task's data, unless the item is not wanted any more.
+    pub(crate) fn handle_item(
+        &mut self,
+        now: Time,
+        worker: WorkerKey,
+        seq: u64,
+    ) -> Result<Option<&mut T>, ProtocolError> {
+        let Some(slot) = self.worker_mut(worker) else { return Ok(None) };
+        let due = slot.flights.front().copied();
+        match due {
+            Some(flight) if flight.seq == seq => {
+                slot.heard = now;
+                let Holds::Task(key) = flight.holds else {
+                    return Err(ProtocolError(Violation::RevokedTaskRan { seq }));
+                };
+                let task = self.tasks.get_mut(key);
+                Ok(task.filter(|task| task.intent.is_none()).map(|task| &mut task.data))
+            }
+            _ => {
+                let due = due.map(|flight| flight.seq);
+                Err(ProtocolError(Violation::WrongTask { seq, due }))
+            }
+        }
+    }
+
+    /// No new calls; what has begun goes on, then the workers leave.
+    pub(crate) fn handle_close(&mut self, now: Time, words: &impl Words) {
+        if self.mode == Mode::Open {
+            self.mode = Mode::Closed;
+            for seat in 0..self.seats.len() as u32 {
+                self.settle(now, seat, words);
+            }
+        }
+    }
+
+    /// The pool should have another number of workers.
+    pub(crate) fn handle_resize(&mut self, now: Time, workers: usize, words: &impl Words) {
+        self.settings.workers = workers;
+        if self.seats.len() < workers {
+            self.seats.resize_with(workers, Seat::default);
+        }
+        for seat in 0..self.seats.len() as u32 {
+            if seat as usize >= workers {
+                self.retire(now, seat, words);
+            }
+        }
+        self.fill_seats(now);
+    }
+
+    /// Time has passed.
+    pub(crate) fn handle_timeout(&mut self, now: Time, words: &impl Words) {
+        for seat in 0..self.seats.len() as u32 {
+            let due = |slot: &Worker| slot.timers.next() <= now;
+            if self.seats[seat as usize].worker.as_ref().is_some_and(due) {
+                self.check_timers(now, seat, words);
+            }
+        }
+        if self.steal_at <= now {
+            self.steal_at = Time::FAR;
+            self.steal(now, words);
+        }
+        self.fill_seats(now);
+    }
+
+    // What to do next -------------------------------------------------------
+
+    pub(crate) fn poll_action(&mut self) -> Option<Action<T>> {
+        self.actions.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        let workers = self.seats.iter().filter_map(|seat| seat.worker.as_ref());
+        let mut next = workers.map(|slot| slot.timers.next()).min().unwrap_or(Time::FAR);
+        next = next.min(self.steal_at);
+        if self.wants_worker() {
+            next = next.min(self.respawn.not_before());
+        }
+        (next != Time::FAR).then_some(next)
+    }
+
+    // What is ---------------------------------------------------------------
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Tasks that have not ended, and those of them that wait in the queue.
+    pub(crate) fn task_counts(&self) -> (usize, usize) {
+        (self.tasks.len(), self.tasks.queued())
+    }
+
+    /// The task's place, or `None` once it has ended.
+    pub(crate) fn place(&self, task: TaskKey) -> Option<Place> {
+        self.tasks.get(task).map(|task| task.place)
+    }
+
+    pub(crate) fn data(&self, task: TaskKey) -> Option<&T> {
+        self.tasks.get(task).map(|task| &task.data)
+    }
+
+    /// The worker with this id, if it is still there.
+    pub(crate) fn find(&self, id: WorkerId) -> Option<WorkerKey> {
+        let has = |seat: &Seat| seat.worker.as_ref().is_some_and(|slot| slot.id == id);
+        let seat = self.seats.iter().position(has)? as u32;
+        Some(WorkerKey { seat, id })
+    }
+
+    /// Where a worker is in its life.
+    pub(crate) fn stage(&self, worker: WorkerKey) -> Option<Stage> {
+        let slot = self.seats.get(worker.seat as usize)?.worker.as_ref()?;
+        (slot.id == worker.id).then_some(slot.stage)
+    }
+
+    /// Whether nothing is left: no task, no worker.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.tasks.len() == 0 && self.seats.iter().all(|seat| seat.worker.is_none())
+    }
+
+    /// Whether every worker that the pool wants is ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.seats.iter().take(self.settings.workers).all(|seat| match &seat.worker {
+            Some(slot) => slot.stage == Stage::Ready,
+            None => seat.dormant,
+        })
+    }
+
+    /// All workers there are, with how often their seat was taken before.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
+        self.seats.iter().enumerate().filter_map(|(index, seat)| {
+            let slot = seat.worker.as_ref()?;
+            Some(WorkerView {
+                key: WorkerKey { seat: index as u32, id: slot.id },
+                stage: slot.stage,
+                began: slot.began,
+                answered: slot.answered,
+                restarts: seat.restarts,
+                in_flight: slot
+                    .flights
+                    .iter()
+                    .filter_map(|flight| match flight.holds {
+                        Holds::Task(key) => Some((flight.seq, key)),
+                        Holds::Nothing => None,
+                    })
+                    .collect(),
+            })
+        })
+    }
+
+    // Workers ---------------------------------------------------------------
+
+    fn worker_mut(&mut self, key: WorkerKey) -> Option<&mut Worker> {
+        let slot = self.seats.get_mut(key.seat as usize)?.worker.as_mut()?;
+        (slot.id == key.id).then_some(slot)
+    }
+
+    fn key(&self, seat: u32) -> Option<WorkerKey> {
+        let slot = self.seats[seat as usize].worker.as_ref()?;
+        Some(WorkerKey { seat, id: slot.id })
+    }
+
+    /// Something about this worker changed that may let it work, or leave.
+    fn settle(&mut self, now: Time, seat: u32, words: &impl Words) {
+        let Some(slot) = &mut self.seats[seat as usize].worker else { return };
+        if slot.stage != Stage::Ready {
+            return;
+        }
+        let spent = self.settings.tasks_per_worker_max.is_some_and(|max| slot.given >= max);
+        if spent {
+            slot.retiring = true;
+        }
+        let probe = slot.flights.len() > 1;
+        slot.timers.probe_soon(now, probe);
+        if slot.flights.is_empty() {
+            slot.timers.timeout_at = Time::FAR;
+            slot.idle_since = now;
+            if slot.retiring {
+                self.dismiss(now, seat);
+                return;
+            }
+            if !slot.listed {
+                slot.listed = true;
+                self.idle.push(seat);
+            }
+        }
+        self.full = false;
+        self.assign(now, Some(seat), words);
+        let Some(slot) = &mut self.seats[seat as usize].worker else { return };
+        if slot.is_idle() {
+            let wait = self.settings.idle_timeout;
+            slot.timers.idle_until = wait.map_or(Time::FAR, |wait| slot.idle_since + wait);
+            self.steal(now, words);
+        }
+        self.dismiss_idle(now);
+    }
+
+    /// Once the pool is closed, lets workers leave for which there is nothing
+    /// left: no task waits, neither in the queue nor behind another.
+    fn dismiss_idle(&mut self, now: Time) {
+        if self.mode == Mode::Open {
+            return;
+        }
+        let busy = |seat: &&Seat| seat.worker.as_ref().is_some_and(|slot| slot.held() > 0);
+        if self.tasks.len() > self.seats.iter().filter(busy).count() {
+            return;
+        }
+        for seat in 0..self.seats.len() as u32 {
+            if self.seats[seat as usize].worker.as_ref().is_some_and(Worker::is_idle) {
+                self.dismiss(now, seat);
+            }
+        }
+    }
+
+    /// Tells a worker without tasks to leave.
+    fn dismiss(&mut self, now: Time, seat: u32) {
+        let Some(key) = self.key(seat) else { return };
+        let Some(slot) = self.worker_mut(key) else { return };
+        debug_assert!(slot.flights.is_empty());
+        slot.stage = Stage::Leaving;
+        slot.unwanted = true;
+        slot.timers = slot::Timers { stage_until: now + LEAVE_WAIT, ..Default::default() };
+        self.actions.push_back(Action::Dismiss(key));
+    }
+
+    /// Lets a worker finish what it has, and leave.
+    fn retire(&mut self, now: Time, seat: u32, words: &impl Words) {
+        let Some(key) = self.key(seat) else { return };
+        let Some(slot) = self.worker_mut(key) else { return };
+        match slot.stage {
+            Stage::Starting => {
+                slot.unwanted = true;
+                self.doom(now, key, None, None, words);
+            }
+            Stage::Ready => {
+                slot.retiring = true;
+                self.settle(now, seat, words);
+            }
+            Stage::Leaving | Stage::Doomed => {}
+        }
+    }
+
+    /// Whether a seat is empty that should not be.
+    fn wants_worker(&self) -> bool {
+        self.empty_seat().is_some()
+    }
+
+    fn empty_seat(&self) -> Option<usize> {
+        if !matches!(self.mode, Mode::Open | Mode::Closed) {
+            return None;
+        }
+        let mut usable = 0;
+        let mut empty = None;
+        let mut asleep = None;
+        for (index, seat) in self.seats.iter().enumerate().take(self.settings.workers) {
+            match &seat.worker {
+                Some(slot) if slot.is_usable() => usable += 1,
+                Some(_) => {}
+                None if seat.dormant || self.mode == Mode::Closed => {
+                    asleep = asleep.or(Some(index));
+                }
+                None => empty = empty.or(Some(index)),
+            }
+        }
+        empty.or(asleep.filter(|_| usable < self.tasks.len()))
+    }
+
+    /// Starts workers for empty seats, as far as it is time.
+    fn fill_seats(&mut self, now: Time) {
+        if now < self.respawn.not_before() {
+            return;
+        }
+        while let Some(index) = self.empty_seat() {
+            let id = WorkerId(self.next_worker);
+            self.next_worker += 1;
+            let seat = &mut self.seats[index];
+            seat.dormant = false;
+            let until = now + self.settings.start_timeout;
+            seat.worker = Some(Worker::new(id, now, until, self.respawn.round()));
+            self.actions.push_back(Action::Start(WorkerKey { seat: index as u32, id }));
+        }
+    }
+
+    /// A worker never came up, or died before it had done anything.
+    fn handle_failed_start(&mut self, now: Time, failed: &Worker) {
+        let at_limit = self.respawn.handle_failure(now, failed.round);
+        let has = |stage| {
+            self.seats.iter().filter_map(|seat| seat.worker.as_ref()).any(|w| w.stage == stage)
+        };
+        // One that is still starting may yet save the pool, but not for ever.
+        let hope = has(Stage::Starting) && !self.respawn.is_hopeless();
+        if at_limit && self.mode != Mode::Terminated && !has(Stage::Ready) && !hope {
+            self.break_up();
+        }
+    }
+
+    // Endings ---------------------------------------------------------------
+
+    fn finish(&mut self, key: TaskKey, ending: Ending) {
+        if let Some(task) = self.tasks.remove(key) {
+            self.actions.push_back(Action::Finish { task: task.id, data: task.data, ending });
+        }
+    }
+}
+
+/// A worker as status reports show it.
+#[derive(Debug)]
+pub(crate) struct WorkerView {
+    pub(crate) key: WorkerKey,
+    pub(crate) stage: Stage,
+    pub(crate) began: Time,
+    pub(crate) answered: u64,
+    pub(crate) restarts: u64,
+    pub(crate) in_flight: Vec<(u64, TaskKey)>,
+}

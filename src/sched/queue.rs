@@ -1,0 +1,241 @@
+//! All tasks of a pool, and the order of those that wait. One table holds
+//! both: the queue is a list of links through it, so that a task in the middle
+//! leaves as cheaply as one at the front, and leaves nothing behind.
+
+use super::task::{Place, Task, TaskKey, Terms};
+use crate::id::TaskId;
+
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(super) struct Tasks<T> {
+    entries: Vec<Entry<T>>,
+    /// First of the free entries, linked by `next`.
+    free: u32,
+    head: u32,
+    tail: u32,
+    queued: usize,
+    len: usize,
+    next_id: u64,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    task: Option<Task<T>>,
+    prev: u32,
+    next: u32,
+}
+
+impl<T> Tasks<T> {
+    pub(super) fn new() -> Self {
+        Tasks {
+            entries: Vec::new(),
+            free: NONE,
+            head: NONE,
+            tail: NONE,
+            queued: 0,
+            len: 0,
+            next_id: 1,
+        }
+    }
+
+    /// Tasks that have not ended.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Tasks that no worker has been given.
+    pub(super) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Uses up an id.
+    pub(super) fn skip_id(&mut self) -> TaskId {
+        let id = TaskId(self.next_id);
+        self.next_id += 1;
+        id
+    }
+
+    /// Adds a task at the end of the queue.
+    pub(super) fn submit(&mut self, data: T, terms: Terms) -> TaskKey {
+        let id = self.skip_id();
+        let task = Task { id, data, terms, place: Place::Queued, intent: None };
+        let index = if self.free == NONE {
+            let index = u32::try_from(self.entries.len()).expect("fewer than 2^32 tasks at once");
+            assert!(index != NONE, "fewer than 2^32 - 1 tasks at once");
+            self.entries.push(Entry { task: Some(task), prev: NONE, next: NONE });
+            index
+        } else {
+            let index = self.free;
+            let entry = &mut self.entries[index as usize];
+            self.free = entry.next;
+            entry.task = Some(task);
+            index
+        };
+        self.len += 1;
+        self.link_back(index);
+        TaskKey { index, id }
+    }
+
+    pub(super) fn get(&self, key: TaskKey) -> Option<&Task<T>> {
+        self.entries.get(key.index as usize)?.task.as_ref().filter(|task| task.id == key.id)
+    }
+
+    pub(super) fn get_mut(&mut self, key: TaskKey) -> Option<&mut Task<T>> {
+        self.entries.get_mut(key.index as usize)?.task.as_mut().filter(|task| task.id == key.id)
+    }
+
+    /// Takes the task out, whether it waits or not.
+    pub(super) fn remove(&mut self, key: TaskKey) -> Option<Task<T>> {
+        if self.get(key)?.place == Place::Queued {
+            self.unlink(key.index);
+        }
+        let entry = &mut self.entries[key.index as usize];
+        let task = entry.task.take();
+        entry.next = self.free;
+        self.free = key.index;
+        self.len -= 1;
+        task
+    }
+
+    /// The task that has waited longest.
+    pub(super) fn front(&self) -> Option<TaskKey> {
+        let task = self.entries.get(self.head as usize)?.task.as_ref()?;
+        Some(TaskKey { index: self.head, id: task.id })
+    }
+
+    /// Takes a waiting task out of the queue and notes where it went.
+    pub(super) fn send(&mut self, key: TaskKey, place: Place) {
+        debug_assert!(place != Place::Queued);
+        let Some(task) = self.get_mut(key) else { return };
+        if task.place == Place::Queued {
+            task.place = place;
+            self.unlink(key.index);
+        }
+    }
+
+    /// Puts a sent task back at the front of the queue.
+    pub(super) fn requeue(&mut self, key: TaskKey) {
+        let Some(task) = self.get_mut(key) else { return };
+        if task.place != Place::Queued {
+            task.place = Place::Queued;
+            self.link_front(key.index);
+        }
+    }
+
+    /// Keys of all tasks, in no particular order.
+    pub(super) fn keys(&self) -> Vec<TaskKey> {
+        let entries = self.entries.iter().enumerate();
+        let key = |(index, entry): (usize, &Entry<T>)| {
+            Some(TaskKey { index: index as u32, id: entry.task.as_ref()?.id })
+        };
+        entries.filter_map(key).collect()
+    }
+
+    fn link_back(&mut self, index: u32) {
+        let tail = self.tail;
+        let entry = &mut self.entries[index as usize];
+        (entry.prev, entry.next) = (tail, NONE);
+        match tail {
+            NONE => self.head = index,
+            _ => self.entries[tail as usize].next = index,
+        }
+        self.tail = index;
+        self.queued += 1;
+    }
+
+    fn link_front(&mut self, index: u32) {
+        let head = self.head;
+        let entry = &mut self.entries[index as usize];
+        (entry.prev, entry.next) = (NONE, head);
+        match head {
+            NONE => self.tail = index,
+            _ => self.entries[head as usize].prev = index,
+        }
+        self.head = index;
+        self.queued += 1;
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Entry { prev, next, .. } = self.entries[index as usize];
+        match prev {
+            NONE => self.head = next,
+            _ => self.entries[prev as usize].next = next,
+        }
+        match next {
+            NONE => self.tail = prev,
+            _ => self.entries[next as usize].prev = prev,
+        }
+        self.queued -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::super::slot::WorkerKey;
+    use super::*;
+    use crate::id::WorkerId;
+
+    const SENT: Place = Place::Sent { worker: WorkerKey { seat: 0, id: WorkerId(1) }, seq: 1 };
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Submit,
+        Send,
+        Requeue(usize),
+        Remove(usize),
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        prop::collection::vec(
+            prop_oneof![
+                3 => Just(Op::Submit),
+                2 => Just(Op::Send),
+                1 => any::<usize>().prop_map(Op::Requeue),
+                2 => any::<usize>().prop_map(Op::Remove),
+            ],
+            0..200,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_deque_and_a_set(ops in ops()) {
+            let mut tasks = Tasks::new();
+            let mut waiting: VecDeque<TaskKey> = VecDeque::new();
+            let mut sent: Vec<TaskKey> = Vec::new();
+            for op in ops {
+                match op {
+                    Op::Submit => waiting.push_back(tasks.submit((), Terms::default())),
+                    Op::Send => if let Some(key) = tasks.front() {
+                        tasks.send(key, SENT);
+                        prop_assert_eq!(waiting.pop_front(), Some(key));
+                        sent.push(key);
+                    },
+                    Op::Requeue(n) if !sent.is_empty() => {
+                        let key = sent.swap_remove(n % sent.len());
+                        tasks.requeue(key);
+                        waiting.push_front(key);
+                    }
+                    Op::Remove(n) if !waiting.is_empty() || !sent.is_empty() => {
+                        let n = n % (waiting.len() + sent.len());
+                        let key = match waiting.len() {
+                            queued if n < queued => waiting.remove(n).unwrap(),
+                            queued => sent.swap_remove(n - queued),
+                        };
+                        prop_assert!(tasks.remove(key).is_some());
+                        prop_assert!(tasks.remove(key).is_none());
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(tasks.queued(), waiting.len());
+                prop_assert_eq!(tasks.len(), waiting.len() + sent.len());
+                prop_assert_eq!(tasks.front(), waiting.front().copied());
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! When a worker may be started again after one could not start, and when to
+//! give up. Deaths of workers that had proved themselves do not count: every
+//! one of them cost a caller a task, so callers set their pace.
+
+use std::time::Duration;
+
+use crate::time::Time;
+
+/// First wait; doubles with each failed round.
+const WAIT_FIRST: Duration = Duration::from_millis(50);
+const WAIT_MOST: Duration = Duration::from_secs(5);
+
+/// Counts rounds of failed starts in a row. Workers that were started together
+/// and failed together are one round, so that one bad moment does not break a
+/// wide pool.
+#[derive(Debug)]
+pub(super) struct Respawn {
+    limit: u32,
+    failed: u32,
+    not_before: Time,
+}
+
+impl Respawn {
+    pub(super) fn new(limit: u32) -> Self {
+        Respawn { limit, failed: 0, not_before: Time::default() }
+    }
+
+    /// When the next worker may be started.
+    pub(super) fn not_before(&self) -> Time {
+        self.not_before
+    }
+
+    /// The current round, to be remembered with each start.
+    pub(super) fn round(&self) -> u32 {
+        self.failed
+    }
+
+    /// Twice the limit: not even a worker that is still starting is waited for.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.failed >= self.limit.saturating_mul(2)
+    }
+
+    /// A worker proved itself: the next failure is the first again.
+    pub(super) fn handle_success(&mut self) {
+        self.failed = 0;
+        self.not_before = Time::default();
+    }
+
+    /// A worker that was started in `round` did not come up. Returns whether
+    /// the limit is reached.
+    pub(super) fn handle_failure(&mut self, now: Time, round: u32) -> bool {
+        if round == self.failed {
+            self.failed += 1;
+            let wait = WAIT_FIRST.saturating_mul(1 << (self.failed - 1).min(16)).min(WAIT_MOST);
+            self.not_before = now + wait;
+        }
+        self.failed >= self.limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_most() {
+        let mut respawn = Respawn::new(100);
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            assert!(!respawn.handle_failure(Time(0), respawn.round()));
+            waits.push(respawn.not_before() - Time(0));
+        }
+        let millis: Vec<_> = waits.iter().map(Duration::as_millis).collect();
+        assert_eq!(millis, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    }
+
+    #[test]
+    fn workers_that_fail_together_count_once() {
+        let mut respawn = Respawn::new(2);
+        let round = respawn.round();
+        assert!(!respawn.handle_failure(Time(0), round));
+        assert!(!respawn.handle_failure(Time(0), round));
+        assert!(respawn.handle_failure(Time(0), respawn.round()));
+    }
+
+    #[test]
+    fn a_success_starts_the_count_again() {
+        let mut respawn = Respawn::new(2);
+        respawn.handle_failure(Time(0), 0);
+        respawn.handle_success();
+        assert_eq!(respawn.not_before(), Time(0));
+        assert!(!respawn.handle_failure(Time(0), respawn.round()));
+    }
+}

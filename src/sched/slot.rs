@@ -1,0 +1,234 @@
+//! A worker as the scheduler sees it: its place in the pool, what is in flight
+//! to it, and the moments at which it must be looked at again.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::task::TaskKey;
+use crate::id::WorkerId;
+use crate::proto::peer::ProtocolError;
+use crate::time::Time;
+
+/// Where a worker is found: its seat, and its id as proof that the seat is
+/// still its own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct WorkerKey {
+    pub(crate) seat: u32,
+    pub(crate) id: WorkerId,
+}
+
+/// A place for a worker. The pool has as many as it may have workers; a lost
+/// worker's successor takes its seat.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    pub(super) worker: Option<Worker>,
+    /// Workers that have sat here before.
+    pub(super) restarts: u64,
+    /// Emptied because there was nothing to do: filled again only for work.
+    pub(super) dormant: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// Started, and not ready yet.
+    Starting,
+    /// Takes tasks.
+    Ready,
+    /// Told to leave; has no tasks.
+    Leaving,
+    /// Being killed.
+    Doomed,
+}
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) stage: Stage,
+    /// Everything sent and not answered, oldest first. Sequence numbers are
+    /// consecutive, so no two share a slot while there are at most `SLOTS`.
+    pub(super) flights: VecDeque<Flight>,
+    next_seq: u64,
+    /// Tasks given and not taken back.
+    pub(super) given: u64,
+    pub(super) answered: u64,
+    /// The start round it belongs to, see `Respawn`.
+    pub(super) round: u32,
+    pub(super) began: Time,
+    pub(super) ready_at: Option<Time>,
+    pub(super) idle_since: Time,
+    /// When it last answered or was last given something while idle.
+    pub(super) heard: Time,
+    /// Takes no further tasks, leaves when it has answered all it has.
+    pub(super) retiring: bool,
+    /// Told to go, and not for a failure of its own.
+    pub(super) unwanted: bool,
+    /// Listed in the scheduler's idle stack.
+    pub(super) listed: bool,
+    /// What it did to be killed, if it broke the protocol.
+    pub(super) verdict: Option<ProtocolError>,
+    pub(super) timers: Timers,
+}
+
+/// One frame on its way through the worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Flight {
+    pub(super) seq: u64,
+    pub(super) holds: Holds,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Holds {
+    Task(TaskKey),
+    /// The task was taken back; the worker has yet to say that it skipped it.
+    Nothing,
+}
+
+impl Worker {
+    pub(super) fn new(id: WorkerId, now: Time, start_until: Time, round: u32) -> Self {
+        Worker {
+            id,
+            stage: Stage::Starting,
+            flights: VecDeque::new(),
+            next_seq: 1,
+            given: 0,
+            answered: 0,
+            round,
+            began: now,
+            ready_at: None,
+            idle_since: now,
+            heard: now,
+            retiring: false,
+            unwanted: false,
+            listed: false,
+            verdict: None,
+            timers: Timers { stage_until: start_until, ..Timers::default() },
+        }
+    }
+
+    /// Whether it has nothing in flight and takes tasks.
+    pub(super) fn is_idle(&self) -> bool {
+        self.stage == Stage::Ready && self.flights.is_empty() && !self.retiring
+    }
+
+    /// Whether it counts towards the workers that the pool wants.
+    pub(super) fn is_usable(&self) -> bool {
+        matches!(self.stage, Stage::Starting | Stage::Ready) && !self.retiring
+    }
+
+    /// Tasks in flight that were not taken back.
+    pub(super) fn held(&self) -> usize {
+        self.flights.iter().filter(|flight| flight.holds != Holds::Nothing).count()
+    }
+
+    /// Notes that `task` goes out now, and under which sequence number.
+    pub(super) fn launch(&mut self, task: TaskKey) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.given += 1;
+        self.flights.push_back(Flight { seq, holds: Holds::Task(task) });
+        seq
+    }
+
+    /// Notes that the flight's task has been taken back.
+    pub(super) fn revoke(&mut self, seq: u64) {
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.seq == seq) {
+            flight.holds = Holds::Nothing;
+            self.given -= 1;
+        }
+    }
+
+    /// Drops the oldest flight, and the timers that waited for it.
+    pub(super) fn land(&mut self) {
+        let Some(flight) = self.flights.pop_front() else { return };
+        self.timers.settle(flight.seq);
+    }
+}
+
+/// When to look at a worker again; `Time::FAR` where there is no need.
+#[derive(Debug)]
+pub(super) struct Timers {
+    /// Starting: ready by then. Leaving: gone by then.
+    pub(super) stage_until: Time,
+    /// The socket has closed: dead by then.
+    pub(super) death_until: Time,
+    /// The running task may be over its timeout.
+    pub(super) timeout_at: Time,
+    /// The task with this number was asked to end, and must have by then.
+    pub(super) polite_until: (u64, Time),
+    /// Up to this number all tasks whose end is asked for must have answered.
+    pub(super) answer_until: (u64, Time),
+    /// An answer may wait in the worker's outbox behind a long task.
+    pub(super) probe_at: Time,
+    pub(super) probe_wait: Duration,
+    /// Idle for too long.
+    pub(super) idle_until: Time,
+}
+
+/// An answer that is held back waits at most about this long (DESIGN section
+/// 8 asks for half a millisecond; timers are this coarse).
+pub(super) const PROBE_FIRST: Duration = Duration::from_millis(1);
+const PROBE_MOST: Duration = Duration::from_millis(64);
+
+impl Default for Timers {
+    fn default() -> Self {
+        Timers {
+            stage_until: Time::FAR,
+            death_until: Time::FAR,
+            timeout_at: Time::FAR,
+            polite_until: (0, Time::FAR),
+            answer_until: (0, Time::FAR),
+            probe_at: Time::FAR,
+            probe_wait: PROBE_FIRST,
+            idle_until: Time::FAR,
+        }
+    }
+}
+
+impl Timers {
+    pub(super) fn next(&self) -> Time {
+        self.stage_until
+            .min(self.death_until)
+            .min(self.timeout_at)
+            .min(self.polite_until.1)
+            .min(self.answer_until.1)
+            .min(self.probe_at)
+            .min(self.idle_until)
+    }
+
+    /// The task with number `seq` has landed.
+    fn settle(&mut self, seq: u64) {
+        if self.polite_until.0 <= seq {
+            self.polite_until = (0, Time::FAR);
+        }
+        if self.answer_until.0 <= seq {
+            self.answer_until = (0, Time::FAR);
+        }
+    }
+
+    /// Asks for the answers up to `seq` by `until`.
+    pub(super) fn expect_answer(&mut self, seq: u64, until: Time) {
+        self.answer_until = (self.answer_until.0.max(seq), until);
+    }
+
+    /// Asks for the end of the task `seq` by `until`.
+    pub(super) fn expect_end(&mut self, seq: u64, until: Time) {
+        let (before, its_until) = self.polite_until;
+        if its_until != Time::FAR {
+            // It must have ended, as another runs; what is missing is its answer.
+            self.expect_answer(before, its_until);
+        }
+        self.polite_until = (seq, until);
+    }
+
+    /// Something was sent or heard: probe soon, if there is reason to.
+    pub(super) fn probe_soon(&mut self, now: Time, needed: bool) {
+        self.probe_wait = PROBE_FIRST;
+        self.probe_at = if needed { now + PROBE_FIRST } else { Time::FAR };
+    }
+
+    /// The last probe found nothing to fetch: probe later.
+    pub(super) fn probe_later(&mut self, now: Time) {
+        self.probe_wait = (self.probe_wait * 2).min(PROBE_MOST);
+        self.probe_at = now + self.probe_wait;
+    }
+}

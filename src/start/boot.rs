@@ -1,0 +1,69 @@
+//! A worker's first steps: is this process one, and if so, take over what the
+//! parent has left for it. Called by `init` as early as the program allows.
+//! Never answers the parent: an error here is seen as the worker's end.
+
+use std::env;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::parent_id;
+use std::process;
+
+use crate::start::message;
+use crate::sys::page::Page;
+use crate::sys::{fd, signal};
+
+/// What a worker holds of its parent.
+#[derive(Debug)]
+pub(crate) struct Boot {
+    /// Blocking.
+    pub(crate) socket: UnixStream,
+    pub(crate) page: Page,
+}
+
+/// Makes this process a worker if it was started as one. Afterwards standard
+/// input is empty, standard output is the pool's choice, and signals are
+/// those of a fresh process. `None`: go on as the program.
+///
+/// Does not return if this is a worker whose parent has died meanwhile.
+pub(crate) fn boot() -> io::Result<Option<Boot>> {
+    if !is_marked() {
+        return Ok(None);
+    }
+    let Ok(parent) = fd::peer_pid(io::stdin().as_fd()) else {
+        return Ok(None);
+    };
+    if parent != parent_id() as i32 {
+        // We were handed to another parent: ours is dead. Nobody wants this
+        // worker, and even less a second copy of the program.
+        process::exit(1);
+    }
+    // First of all, so that the parent's death is not missed from here on.
+    signal::continue_on_parent_death()?;
+    let socket = fd::move_stdin_away()?;
+    let (page, stdout) = receive_message(&socket)?;
+    if let Some(stdout) = stdout {
+        fd::replace_stdout(stdout)?;
+    }
+    signal::reset_signals()?;
+    Ok(Some(Boot { socket: UnixStream::from(socket), page: Page::open(page)? }))
+}
+
+fn is_marked() -> bool {
+    let mark = message::ARG0_MARK.as_bytes();
+    env::args_os()
+        .next()
+        .is_some_and(|arg0| arg0.as_bytes().windows(mark.len()).any(|part| part == mark))
+}
+
+fn receive_message(socket: &OwnedFd) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+    let mut bytes = [0; message::MESSAGE_BYTES];
+    let (len, fds) = fd::recv_with_fds(socket.as_fd(), &mut bytes, message::FDS_MAX)?;
+    let mut fds = fds.into_iter();
+    match (message::decode(&bytes[..len]), fds.next(), fds.next()) {
+        (Some(false), Some(page), None) => Ok((page, None)),
+        (Some(true), Some(page), Some(stdout)) => Ok((page, Some(stdout))),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not the boot message of a worker")),
+    }
+}

@@ -1,0 +1,185 @@
+//! Starts one worker: this program again, with a socket as its standard input.
+//! Called by the warden's thread only, because a worker's parent-death signal
+//! is tied to the thread that started it.
+//!
+//! Never `pre_exec`, `uid` or `gid`: with any of them std falls back from
+//! `posix_spawn` to fork, which copies the parent's page tables. What else
+//! there is to set, the worker sets on itself.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, pipe2};
+
+use crate::start::message;
+use crate::sys::page::Page;
+use crate::sys::{fd, wait};
+
+/// Our own image, even after an upgrade has replaced the file.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// How a pool's workers are to be started.
+#[derive(Debug)]
+pub(crate) struct SpawnSpec {
+    /// The test that becomes the worker, where the program is a test binary.
+    pub(crate) test_main: Option<&'static str>,
+    pub(crate) stdout: OutputTo,
+    pub(crate) stderr: OutputTo,
+    /// Variables to set, or to remove where there is no value.
+    pub(crate) env: Vec<(OsString, Option<OsString>)>,
+    pub(crate) env_clear: bool,
+    pub(crate) current_dir: Option<PathBuf>,
+}
+
+/// Where a worker's output goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OutputTo {
+    /// Where ours goes.
+    Inherit,
+    Null,
+    /// To a pipe, whose other end is in [`Ends`].
+    Piped,
+}
+
+/// A worker that has just been started.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) ends: Ends,
+}
+
+/// What the pool holds of its worker.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) pid: i32,
+    /// Nonblocking.
+    pub(crate) socket: UnixStream,
+    pub(crate) page: Page,
+    /// The pipe from the worker, if its output is [`OutputTo::Piped`].
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+/// Starts a worker that shows as `arg0` in `ps`.
+///
+/// # Errors
+///
+/// Whatever kept the process from being started; nothing is left of it.
+pub(crate) fn spawn(spec: &SpawnSpec, arg0: &str) -> io::Result<Spawned> {
+    let (page, page_fd) = Page::create()?;
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(THIS_PROGRAM);
+    command.arg0(arg0).stdin(OwnedFd::from(theirs)).process_group(0);
+    set_environment(&mut command, spec);
+    command.stderr(stdio(spec.stderr));
+    let mut piped = None;
+    match spec.test_main {
+        None => {
+            command.stdout(stdio(spec.stdout));
+            send_boot_message(&ours, page_fd, None)?;
+        }
+        Some(test) => {
+            run_only(&mut command, test);
+            let (sent, kept) = output_for_message(spec.stdout)?;
+            piped = kept;
+            send_boot_message(&ours, page_fd, sent)?;
+        }
+    }
+    ours.set_nonblocking(true)?;
+    let mut child = command.spawn()?;
+    // Close our copy of the worker's end now: while we hold it, its death
+    // never shows up as end-of-file.
+    drop(command);
+    let pid = child.id() as i32;
+    let pidfd = match wait::pidfd_open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            end(child);
+            return Err(error);
+        }
+    };
+    let stdout = piped.or_else(|| child.stdout.take().map(OwnedFd::from));
+    let stderr = child.stderr.take().map(OwnedFd::from);
+    Ok(Spawned { pidfd, ends: Ends { pid, socket: ours, page, stdout, stderr } })
+}
+
+fn set_environment(command: &mut Command, spec: &SpawnSpec) {
+    if spec.env_clear {
+        command.env_clear();
+    }
+    for (key, value) in &spec.env {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    if let Some(dir) = &spec.current_dir {
+        command.current_dir(dir);
+    }
+}
+
+fn stdio(output: OutputTo) -> Stdio {
+    match output {
+        OutputTo::Inherit => Stdio::inherit(),
+        OutputTo::Null => Stdio::null(),
+        OutputTo::Piped => Stdio::piped(),
+    }
+}
+
+/// Makes a test binary run one test, which becomes the worker there. The
+/// harness greets on standard output; so it gets none, and the worker's own
+/// travels in the boot message.
+fn run_only(command: &mut Command, test: &str) {
+    command.args([test, "--exact"]);
+    // Else the harness keeps what tasks print, in memory, until the test ends.
+    command.arg("--nocapture");
+    // Else it reads RUST_TEST_THREADS, and refuses what is no number. The
+    // variable itself, and the others it has, do no harm to one test and
+    // stay: tasks see the environment of their parent.
+    command.arg("--test-threads=1");
+    command.stdout(Stdio::null());
+}
+
+/// The standard output to send, and the end to keep of it.
+fn output_for_message(output: OutputTo) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    Ok(match output {
+        OutputTo::Inherit => (Some(io::stdout().as_fd().try_clone_to_owned()?), None),
+        OutputTo::Null => (None, None),
+        OutputTo::Piped => {
+            let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+            (Some(write), Some(read))
+        }
+    })
+}
+
+/// Leaves the message in the socket before there is anybody to read it: the
+/// buffer is empty, so this cannot block, and a worker that is there at all
+/// has its message.
+fn send_boot_message(
+    socket: &UnixStream,
+    page: OwnedFd,
+    stdout: Option<OwnedFd>,
+) -> io::Result<()> {
+    let fds: Vec<BorrowedFd<'_>> =
+        [Some(&page), stdout.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
+    let bytes = message::encode(stdout.is_some());
+    match fd::send_with_fds(socket.as_fd(), &bytes, &fds)? {
+        message::MESSAGE_BYTES => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+/// Ends a child that nobody can watch. It has not been waited for, so that
+/// its number still means its group.
+fn end(mut child: Child) {
+    // It fails if the child is gone already, which is as good.
+    let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+    let _ = child.wait();
+}

@@ -1,0 +1,426 @@
+//! Real workers: this test binary again, where `worker_main` does what the
+//! first byte from its parent says.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command as Program, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::signal::{SigSet, kill};
+use nix::unistd::Pid;
+
+use super::*;
+use crate::slot_word::{Phase, SlotWord};
+use crate::start::boot::boot;
+use crate::start::message::ARG0_MARK;
+use crate::start::spawn::OutputTo;
+
+const WORKER_MAIN: &str = "start::warden::tests::worker_main";
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+fn worker_main() {
+    let Some(boot) = boot().unwrap() else { return };
+    let mut socket = boot.socket;
+    let mut order = [0];
+    if socket.read(&mut order).unwrap_or(0) == 0 {
+        process::exit(0);
+    }
+    match &order {
+        b"x" => process::exit(3),
+        b"t" => {
+            // The harness's main thread has what the warden blocks blocked.
+            let mut term = SigSet::empty();
+            term.add(Signal::SIGTERM);
+            term.thread_block().unwrap();
+            socket.write_all(b"t").unwrap();
+            assert_eq!(term.wait(), Ok(Signal::SIGTERM));
+            socket.write_all(b"T").unwrap();
+        }
+        b"g" => {
+            let held = OwnedFd::from(socket.try_clone().unwrap());
+            #[expect(clippy::zombie_processes, reason = "it is to be left behind")]
+            Program::new("sleep").arg("1000").stdin(held).spawn().unwrap();
+            socket.write_all(b"g").unwrap();
+        }
+        b"p" => {
+            boot.page.swap(9, Phase::Queued, Phase::Running).unwrap();
+            println!("out");
+            eprintln!("err");
+            process::exit(0);
+        }
+        b"s" => {
+            let nested = Probe::pool();
+            let mut ends = nested.start(1, SpawnSpec { stdout: OutputTo::Inherit, ..spec() });
+            self::order(&mut ends.socket, b"w");
+            kill(Pid::from_raw(ends.pid), Signal::SIGSTOP).unwrap();
+            socket.write_all(b"s").unwrap();
+            // Its end of the socket stays open until we are killed.
+            mem::forget(ends);
+        }
+        b"l" => process::exit(leak_check()),
+        b"w" => socket.write_all(b"w").unwrap(),
+        other => panic!("unknown order {other:?}"),
+    }
+    // Until the parent hangs up or kills.
+    while socket.read(&mut order).unwrap_or(0) != 0 {}
+    process::exit(0);
+}
+
+/// Starts workers from within a worker, where no other test is about.
+fn leak_check() -> i32 {
+    let pool = Probe::pool();
+    let mut run = |id| {
+        let mut ends = pool.start(id, spec());
+        ends.socket.write_all(b"x").unwrap();
+        assert_eq!(pool.died(id), Exit::from_code(3));
+    };
+    run(0);
+    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let mapped =
+        || fs::read_to_string("/proc/self/maps").unwrap().matches("procession-page").count();
+    let before = (open(), mapped());
+    (1..=200).for_each(&mut run);
+    i32::from((open(), mapped()) != before)
+}
+
+struct Inbox {
+    id: u64,
+    events: mpsc::Sender<Event>,
+}
+
+impl Owner for Inbox {
+    fn pool_id(&self) -> u64 {
+        self.id
+    }
+
+    fn handle_event(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+}
+
+/// A pool that writes down what it hears.
+struct Probe {
+    inbox: Arc<Inbox>,
+    events: mpsc::Receiver<Event>,
+}
+
+fn new_pool_id() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed)
+}
+
+fn spec() -> SpawnSpec {
+    SpawnSpec {
+        test_main: Some(WORKER_MAIN),
+        stdout: OutputTo::Null,
+        stderr: OutputTo::Inherit,
+        env: Vec::new(),
+        env_clear: false,
+        current_dir: None,
+    }
+}
+
+fn arg0(id: u64) -> String {
+    format!("unit{ARG0_MARK}test/{id}")
+}
+
+impl Probe {
+    fn pool() -> Probe {
+        let (sender, events) = mpsc::channel();
+        Probe { inbox: Arc::new(Inbox { id: new_pool_id(), events: sender }), events }
+    }
+
+    fn request(&self, id: u64, spec: SpawnSpec) {
+        let owner = Arc::clone(&self.inbox);
+        Warden::global().unwrap().start(WorkerId(id), owner, Arc::new(spec), arg0(id));
+    }
+
+    fn start(&self, id: u64, spec: SpawnSpec) -> Ends {
+        self.request(id, spec);
+        match self.next() {
+            Event::Started { worker, ends } if worker == WorkerId(id) => {
+                ends.socket.set_nonblocking(false).unwrap();
+                ends.socket.set_read_timeout(Some(LONG)).unwrap();
+                ends
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn next(&self) -> Event {
+        self.events.recv_timeout(LONG).expect("an event")
+    }
+
+    fn died(&self, id: u64) -> Exit {
+        match self.next() {
+            Event::Died { worker, exit } if worker == WorkerId(id) => exit,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn failed(&self, id: u64) -> io::Error {
+        match self.next() {
+            Event::StartFailed { worker, error } if worker == WorkerId(id) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn stop(&self, id: u64, how: Stop) {
+        Warden::global().unwrap().signal(self.inbox.id, WorkerId(id), how);
+    }
+}
+
+fn order(socket: &mut UnixStream, order: &[u8; 1]) {
+    socket.write_all(order).unwrap();
+    expect(socket, order);
+}
+
+fn expect(socket: &mut UnixStream, byte: &[u8; 1]) {
+    let mut got = [0];
+    socket.read_exact(&mut got).unwrap();
+    assert_eq!(&got, byte);
+}
+
+#[test]
+fn a_worker_boots_with_its_page_and_its_output() {
+    let pool = Probe::pool();
+    let spec = SpawnSpec { stdout: OutputTo::Piped, stderr: OutputTo::Piped, ..spec() };
+    let mut ends = pool.start(1, spec);
+    ends.page.enqueue(9, 0);
+    ends.socket.write_all(b"p").unwrap();
+    let mut out = String::new();
+    fs::File::from(ends.stdout.take().unwrap()).read_to_string(&mut out).unwrap();
+    assert_eq!(out, "out\n", "and nothing from the harness");
+    let mut err = String::new();
+    fs::File::from(ends.stderr.take().unwrap()).read_to_string(&mut err).unwrap();
+    assert_eq!(err, "err\n");
+    assert_eq!(pool.died(1), Exit::from_code(0));
+    assert_eq!(ends.page.load(9), SlotWord::new(9, Phase::Running));
+}
+
+#[test]
+fn environment_and_directory_are_the_workers() {
+    let pool = Probe::pool();
+    let mut ends = pool.start(
+        1,
+        SpawnSpec {
+            env_clear: true,
+            env: vec![("RUST_TEST_THREADS".into(), Some("none".into())), ("HOME".into(), None)],
+            current_dir: Some("/proc".into()),
+            ..spec()
+        },
+    );
+    order(&mut ends.socket, b"w");
+    let proc = format!("/proc/{}", ends.pid);
+    assert_eq!(fs::read(format!("{proc}/environ")).unwrap(), b"RUST_TEST_THREADS=none\0");
+    assert_eq!(fs::read_link(format!("{proc}/cwd")).unwrap().to_str(), Some("/proc"));
+    assert!(fs::read(format!("{proc}/cmdline")).unwrap().starts_with(arg0(1).as_bytes()));
+    drop(ends);
+    assert_eq!(pool.died(1), Exit::from_code(0), "the hang-up has ended it");
+}
+
+#[test]
+fn sigterm_ends_a_worker_that_does_nothing_about_it() {
+    let pool = Probe::pool();
+    let mut ends = pool.start(1, spec());
+    order(&mut ends.socket, b"w");
+    pool.stop(1, Stop::Term { grace: LONG });
+    assert_eq!(pool.died(1), Exit::from_signal(15));
+}
+
+#[test]
+fn sigterm_ends_a_worker_that_has_not_booted_yet() {
+    let pool = Probe::pool();
+    let _ends = pool.start(1, spec());
+    pool.stop(1, Stop::Term { grace: LONG });
+    assert_eq!(pool.died(1), Exit::from_signal(15));
+}
+
+#[test]
+fn no_grace_is_sigkill() {
+    let pool = Probe::pool();
+    let mut ends = pool.start(1, spec());
+    order(&mut ends.socket, b"t");
+    pool.stop(1, Stop::Term { grace: Duration::ZERO });
+    assert_eq!(pool.died(1), Exit::from_signal(9));
+}
+
+#[test]
+fn sigkill_follows_an_ignored_sigterm() {
+    let pool = Probe::pool();
+    let mut ends = pool.start(1, spec());
+    order(&mut ends.socket, b"t");
+    let asked = Instant::now();
+    let grace = Duration::from_millis(100);
+    pool.stop(1, Stop::Term { grace });
+    expect(&mut ends.socket, b"T");
+    // More patience now does not undo the first request.
+    pool.stop(1, Stop::Term { grace: Duration::MAX });
+    assert_eq!(pool.died(1), Exit::from_signal(9));
+    assert!(asked.elapsed() >= grace);
+}
+
+#[test]
+fn grandchildren_die_with_their_worker() {
+    let pool = Probe::pool();
+    let mut ends = pool.start(1, spec());
+    order(&mut ends.socket, b"g");
+    // The leader alone, as a crash would.
+    kill(Pid::from_raw(ends.pid), Signal::SIGABRT).unwrap();
+    assert_eq!(pool.died(1).signal(), Some(6));
+    // End of file: nobody holds the socket any more.
+    assert_eq!(ends.socket.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_stopped_worker_wakes_up_to_its_parents_death() {
+    let pool = Probe::pool();
+    let mut ends = pool.start(1, SpawnSpec { stdout: OutputTo::Piped, ..spec() });
+    order(&mut ends.socket, b"s");
+    pool.stop(1, Stop::Kill);
+    assert_eq!(pool.died(1), Exit::from_signal(9));
+    // The stopped one has the pipe as well, and a group of its own.
+    let mut stdout = fs::File::from(ends.stdout.take().unwrap());
+    let (sender, end_of_file) = mpsc::channel();
+    thread::spawn(move || sender.send(stdout.read_to_end(&mut Vec::new()).unwrap()));
+    end_of_file.recv_timeout(LONG).expect("it has ended");
+}
+
+#[test]
+fn a_failed_start_is_reported() {
+    let pool = Probe::pool();
+    pool.request(1, SpawnSpec { current_dir: Some("/does/not/exist".into()), ..spec() });
+    assert_eq!(pool.failed(1).kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn a_killed_pool_starts_nothing_more() {
+    /// Kills its pool from the warden's own thread, which therefore sees both
+    /// commands before it can act on either.
+    struct KillsAll(Arc<Inbox>);
+    impl Owner for KillsAll {
+        fn pool_id(&self) -> u64 {
+            self.0.id
+        }
+        fn handle_event(&self, event: Event) {
+            if let Event::Started { .. } = event {
+                let warden = Warden::global().unwrap();
+                warden.start(WorkerId(2), Arc::clone(&self.0) as _, Arc::new(spec()), arg0(2));
+                warden.kill_all(self.0.id);
+            }
+            self.0.handle_event(event);
+        }
+    }
+    let pool = Probe::pool();
+    let bystander = Probe::pool();
+    let mut other = bystander.start(1, spec());
+    let owner = Arc::new(KillsAll(Arc::clone(&pool.inbox)));
+    Warden::global().unwrap().start(WorkerId(1), owner, Arc::new(spec()), arg0(1));
+    let Event::Started { ends, .. } = pool.next() else { panic!() };
+    assert_eq!(pool.failed(2).kind(), io::ErrorKind::Interrupted);
+    assert_eq!(pool.died(1), Exit::from_signal(9));
+    drop(ends);
+    order(&mut other.socket, b"w");
+}
+
+#[test]
+fn commands_for_the_dead_and_the_unknown_are_ignored() {
+    let pool = Probe::pool();
+    let mut ends = pool.start(1, spec());
+    pool.stop(7, Stop::Kill);
+    order(&mut ends.socket, b"w");
+    pool.stop(1, Stop::Kill);
+    pool.stop(1, Stop::Term { grace: LONG });
+    assert_eq!(pool.died(1), Exit::from_signal(9));
+    pool.stop(1, Stop::Kill);
+    Warden::global().unwrap().kill_all(pool.inbox.id);
+    pool.start(2, spec());
+    assert_eq!(pool.died(2), Exit::from_code(0));
+}
+
+#[test]
+fn an_owner_that_panics_harms_nobody() {
+    struct Panics(u64);
+    impl Owner for Panics {
+        fn pool_id(&self) -> u64 {
+            self.0
+        }
+        fn handle_event(&self, _: Event) {
+            panic!("an owner's bug, on purpose");
+        }
+    }
+    let owner = Arc::new(Panics(new_pool_id()));
+    let gone = Arc::downgrade(&owner);
+    Warden::global().unwrap().start(WorkerId(1), owner, Arc::new(spec()), arg0(1));
+    let pool = Probe::pool();
+    // Its worker had its socket dropped, and is reaped: nothing keeps the owner.
+    let limit = Instant::now() + LONG;
+    while gone.strong_count() > 0 && Instant::now() < limit {
+        drop(pool.start(1, spec()));
+        pool.died(1);
+    }
+    assert_eq!(gone.strong_count(), 0);
+}
+
+#[test]
+fn two_hundred_starts_leave_nothing_open() {
+    let pool = Probe::pool();
+    let mut ends = pool.start(1, spec());
+    ends.socket.write_all(b"l").unwrap();
+    assert_eq!(pool.died(1), Exit::from_code(0));
+}
+
+#[test]
+fn the_warden_leaves_signals_to_the_program() {
+    Warden::global().unwrap();
+    let blocked = fs::read_dir("/proc/self/task").unwrap().find_map(|task| {
+        let status = fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        // The kernel cuts names at fifteen bytes.
+        status.starts_with("Name:\tprocession-ward\n").then(|| {
+            let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+            u64::from_str_radix(line, 16).unwrap()
+        })
+    });
+    let blocked = blocked.expect("a thread of that name");
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1] {
+        assert_ne!(blocked & 1 << (signal as u32 - 1), 0, "{signal}");
+    }
+    assert_eq!(blocked & 1 << (Signal::SIGSEGV as u32 - 1), 0);
+}
+
+#[test]
+fn the_mark_alone_makes_no_worker() {
+    let output = Program::new("/proc/self/exe")
+        .arg0(arg0(1))
+        .args([WORKER_MAIN, "--exact"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+}
+
+#[test]
+fn a_worker_whose_parent_is_gone_does_not_become_the_program() {
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    let dir = std::env::temp_dir().join(format!("procession-unit-{}", process::id()));
+    fs::create_dir(&dir).unwrap();
+    let marked = dir.join(format!("a{ARG0_MARK}b"));
+    std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &marked).unwrap();
+    // The shell stays in between, as the parent that we are not.
+    let output = Program::new("sh")
+        .args(["-c", "\"$0\" \"$1\" --exact; echo ended with $?"])
+        .arg(&marked)
+        .arg(WORKER_MAIN)
+        .stdin(OwnedFd::from(theirs))
+        .output()
+        .unwrap();
+    fs::remove_dir_all(&dir).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.ends_with("ended with 1\n"), "{text}");
+    assert!(!text.contains("test result"), "{text}");
+    assert!(output.stderr.is_empty());
+}

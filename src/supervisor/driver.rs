@@ -1,0 +1,157 @@
+//! The task that drives a pool: takes in what the warden says, polls the links,
+//! keeps the scheduler's time. One for each pool, on the runtime that the pool
+//! was made in. When it is dropped, that runtime is shutting down, and it ends
+//! the pool.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, Sleep};
+
+use super::link::Link;
+use super::{Supervisor, os_error};
+use crate::error::{Cause, SpawnError};
+use crate::observe;
+use crate::sched::Stage;
+use crate::start::warden::{Event, Stop};
+use crate::sys::clock::monotonic_nanos;
+use crate::time::Time;
+
+pub(super) struct Driver {
+    supervisor: Arc<Supervisor>,
+    links: FuturesUnordered<Link>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// What `sleep` is set to.
+    armed: Time,
+}
+
+impl Driver {
+    pub(super) fn new(supervisor: Arc<Supervisor>) -> Self {
+        Driver { supervisor, links: FuturesUnordered::new(), sleep: None, armed: Time::FAR }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Started { worker, ends } => {
+                let pid = ends.pid;
+                let Some(key) = self.supervisor.core().sched.find(worker) else { return };
+                match Link::new(&self.supervisor, key, ends) {
+                    Ok(link) => self.links.push(link),
+                    Err(error) => {
+                        // Its death will be told, and counts as a failed start.
+                        let error = os_error("talk to a worker", error);
+                        tracing::debug!(pid, %error);
+                        self.supervisor.core().last_failure = Some(error);
+                        let id = self.supervisor.id;
+                        self.supervisor.warden.signal(id, worker, Stop::Kill);
+                    }
+                }
+            }
+            Event::StartFailed { worker, error } => {
+                let error = os_error("start a worker process", error);
+                observe::worker_not_started(&self.supervisor.plan.name, &error);
+                self.supervisor.core().last_failure = Some(error);
+                self.supervisor.act(|sched, now, _| {
+                    if let Some(key) = sched.find(worker) {
+                        sched.handle_start_failed(now, key);
+                    }
+                });
+            }
+            Event::Died { worker, exit } => {
+                let mut core = self.supervisor.core();
+                let Some(key) = core.sched.find(worker) else { return };
+                match core.links.get_mut(key) {
+                    // The link has to empty the socket first.
+                    Some(link) => {
+                        link.exit = Some(exit);
+                        link.alarm.ring();
+                    }
+                    None => {
+                        drop(core);
+                        self.supervisor
+                            .act(|sched, now, links| sched.handle_death(now, key, exit, links));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets the scheduler know that time has passed, where it asked for that.
+    /// Returns whether to poll again.
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(next) = self.supervisor.core().sched.poll_timeout() else {
+            self.armed = Time::FAR;
+            return false;
+        };
+        let now = Time(monotonic_nanos());
+        if next <= now {
+            self.note_start_timeouts(now);
+            self.supervisor.act(|sched, now, links| sched.handle_timeout(now, links));
+            return true;
+        }
+        // A sleep that ends too early is cheaper than setting it anew each
+        // time something is sent.
+        if next < self.armed || self.armed <= now {
+            self.armed = next;
+            let at = Instant::now() + (next - now);
+            match &mut self.sleep {
+                Some(sleep) => sleep.as_mut().reset(at),
+                none => *none = Some(Box::pin(tokio::time::sleep_until(at))),
+            }
+        }
+        let sleep = self.sleep.as_mut().expect("set just above, or before");
+        if sleep.as_mut().poll(cx).is_ready() {
+            self.armed = Time::FAR;
+            return true;
+        }
+        false
+    }
+
+    /// Writes down why workers that are about to be stopped for it did not
+    /// start.
+    fn note_start_timeouts(&mut self, now: Time) {
+        let mut core = self.supervisor.core();
+        let core = &mut *core;
+        let after = core.sched.settings().start_timeout;
+        let mut late = core
+            .sched
+            .workers()
+            .filter(|worker| worker.stage == Stage::Starting && worker.began + after <= now);
+        if let Some(worker) = late.next() {
+            let greeted = core.links.get(worker.key).is_some_and(|link| link.greeted);
+            let cause = Cause::TimedOut { after, greeted, output: String::new() };
+            core.last_failure = Some(SpawnError::new(cause));
+        }
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        loop {
+            this.supervisor.alarm.start_poll(cx.waker());
+            loop {
+                let event = this.supervisor.inbox().pop_front();
+                let Some(event) = event else { break };
+                this.handle_event(event);
+            }
+            while let Poll::Ready(Some(())) = this.links.poll_next_unpin(cx) {}
+            if this.supervisor.core().is_over() {
+                return Poll::Ready(());
+            }
+            if !this.poll_time(cx) && this.supervisor.alarm.may_rest() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.supervisor.abandon();
+    }
+}

@@ -1,0 +1,171 @@
+//! What the scheduler's actions come to: part of it is done under the pool's
+//! lock, the rest is gathered and done after.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+
+use super::call::{Call, Ended, Sink, ending_error, ending_started};
+use super::{Core, Supervisor};
+use crate::id::TaskId;
+use crate::observe;
+use crate::proto::message::{Shape, put_bye, put_run};
+use crate::sched::{Action, Ending, Mode, TaskKey, WorkerKey};
+use crate::start::warden::{Owner, Stop};
+
+/// To be done without the lock: whatever wakes or drops what is the user's.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    resolved: Vec<(Call, Ended)>,
+    wakers: Vec<Waker>,
+    /// Places in the queue that came free.
+    permits: usize,
+    /// The driver has to look at its timers.
+    ring: bool,
+    /// The pool takes no more calls.
+    refuse: bool,
+    /// Somebody waits for such changes.
+    announce: bool,
+}
+
+impl Effects {
+    /// Tells a caller, later.
+    pub(super) fn resolve(&mut self, call: Call, ended: Ended) {
+        self.permits += usize::from(call.permit);
+        self.resolved.push((call, ended));
+    }
+
+    pub(super) fn wake(&mut self, waker: Option<Waker>) {
+        self.wakers.extend(waker);
+    }
+
+    pub(super) fn run(self, supervisor: &Arc<Supervisor>) {
+        if self.permits > 0 {
+            supervisor.admission.add_permits(self.permits);
+        }
+        if self.refuse {
+            supervisor.admission.close();
+        }
+        for (call, ended) in self.resolved {
+            call.resolve(ended);
+        }
+        for waker in self.wakers {
+            waker.wake();
+        }
+        if self.announce {
+            supervisor.changed.notify_waiters();
+        }
+        if self.ring {
+            supervisor.alarm.ring();
+        }
+    }
+}
+
+impl Supervisor {
+    /// How a worker shows in `ps`.
+    fn arg0(&self, worker: WorkerKey) -> String {
+        let program = std::env::args_os().next().unwrap_or_default();
+        let program = std::path::Path::new(&program);
+        let program = program.file_name().unwrap_or_default().to_string_lossy();
+        // A worker that starts workers: its own name is long enough.
+        let program = program.split(':').next().unwrap_or_default();
+        format!("{program}: procession worker {}/{}", self.plan.name, worker.seat)
+    }
+}
+
+impl Core {
+    /// Does what the scheduler wants done, as far as it can be done here. The
+    /// warden is told under the lock, so that it hears everything in the order
+    /// in which it was decided: no start after the pool's end.
+    pub(super) fn perform(&mut self, supervisor: &Arc<Supervisor>, effects: &mut Effects) {
+        while let Some(action) = self.sched.poll_action() {
+            // A link is polled by the driver, which looks at its timers then.
+            effects.ring |= !matches!(action, Action::Run { .. } | Action::Probe(_));
+            match action {
+                Action::Start(worker) => {
+                    self.counts.workers_started += 1;
+                    supervisor.processes.fetch_add(1, Ordering::AcqRel);
+                    let owner: Arc<dyn Owner> = Arc::clone(supervisor) as _;
+                    let spec = Arc::clone(&supervisor.spec);
+                    let arg0 = supervisor.arg0(worker);
+                    supervisor.warden.start(worker.id, owner, spec, arg0);
+                }
+                Action::Run { worker, seq, task } => self.send(worker, seq, task),
+                Action::Dismiss(worker) => {
+                    if let Some(link) = self.links.get_mut(worker) {
+                        put_bye(link.outgoing.tail());
+                        link.alarm.ring();
+                    }
+                }
+                Action::Stop { worker, grace } => {
+                    let how = grace.map_or(Stop::Kill, |grace| Stop::Term { grace });
+                    supervisor.warden.signal(supervisor.id, worker.id, how);
+                }
+                Action::Ring { worker, seq } => {
+                    if let Some(link) = self.links.get_mut(worker) {
+                        link.page.ring_bell();
+                        link.page.wake_credit(seq);
+                    }
+                }
+                Action::Probe(worker) => {
+                    if let Some(link) = self.links.get_mut(worker) {
+                        link.probe = true;
+                        link.alarm.ring();
+                    }
+                }
+                Action::Finish { task, data, ending } => self.finish(task, data, ending, effects),
+            }
+        }
+        effects.refuse |= self.sched.mode() != Mode::Open;
+        effects.announce |= self.waiting > 0;
+    }
+
+    /// Puts a task's frame on its way.
+    fn send(&mut self, worker: WorkerKey, seq: u64, task: TaskKey) {
+        let Some(link) = self.links.get_mut(worker) else { return };
+        match self.sched.data(task) {
+            Some(call) => {
+                if let Sink::Stream(items, _) = &call.sink {
+                    link.page.grant(seq, items.granted());
+                }
+                observe::task_sent(&call.span, task.id, worker.id);
+                let request = &call.request;
+                let tail = link.outgoing.tail();
+                put_run(tail, seq, request.function, request.shape, request.args.len());
+                link.outgoing.push_payload(&request.args);
+            }
+            // It has ended since; the worker will find its word revoked.
+            None => put_run(link.outgoing.tail(), seq, 0, Shape::One, 0),
+        }
+        link.alarm.ring();
+    }
+
+    fn finish(&mut self, id: TaskId, call: Call, ending: Ending, effects: &mut Effects) {
+        let started = ending_started(&ending);
+        let mut info = call.info(id);
+        let mut obituary = Default::default();
+        if let Ending::Lost { worker, seq, .. } = ending {
+            if let Some(link) = self.links.get(worker) {
+                obituary = link.obituary();
+                // Counted from the chunk's first; whoever cut it knows more.
+                let chunk = matches!(call.request.shape, Shape::Batch { .. });
+                info.index = chunk.then(|| link.page.item(seq) as usize);
+            }
+        }
+        let error = ending_error(ending, info, obituary, self.last_failure.as_ref());
+        self.close_call(id, call, Ended { outcome: Err(error), started }, effects);
+    }
+
+    /// Counts, reports and resolves a call that has ended.
+    pub(super) fn close_call(
+        &mut self,
+        id: TaskId,
+        call: Call,
+        ended: Ended,
+        effects: &mut Effects,
+    ) {
+        let outcome = self.counts.count(&ended.outcome);
+        observe::task_ended(&call.span, id, outcome);
+        effects.resolve(call, ended);
+    }
+}

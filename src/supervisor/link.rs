@@ -1,0 +1,479 @@
+//! One worker's link: the future that reads and writes its socket, and the
+//! part of it that the rest of the pool sees.
+//!
+//! A death is taken in this order: the warden has seen the process end, and has
+//! killed its group and collected it; the link empties the socket, then the
+//! outbox in the status page; then the scheduler reads the slot words and
+//! decides what every task is owed.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tracing::Span;
+
+use super::call::{Answer, Ended, Sink, failure_error};
+use super::effects::Effects;
+use super::output::Output;
+use super::{Alarm, Core, Supervisor};
+use crate::error::{Cause, RemotePanic, SpawnError, TaskError};
+use crate::exit::Exit;
+use crate::limits::FRAME_OVERHEAD_BYTES;
+use crate::observe;
+use crate::proto::message::{Failure, FromWorker, Shape};
+use crate::proto::peer::{Peer, ProtocolError, Violation};
+use crate::sched::{self, Place, Stage, Words, WorkerKey};
+use crate::slot_word::{Phase, SlotWord};
+use crate::start::spawn::Ends;
+use crate::sys::clock::monotonic_nanos;
+use crate::sys::page::Page;
+use crate::time::Time;
+use crate::transport::{Outgoing, Transport};
+
+/// Rounds of writing and reading before other links get their turn.
+const ROUNDS_MAX: usize = 16;
+
+/// A worker as the rest of the pool sees it.
+#[derive(Debug)]
+pub(super) struct LinkState {
+    worker: WorkerKey,
+    pub(super) pid: u32,
+    pub(super) page: Arc<Page>,
+    /// Frames that the link has yet to take.
+    pub(super) outgoing: Outgoing,
+    /// Calls the link.
+    pub(super) alarm: Arc<Alarm>,
+    /// The outbox is worth a look.
+    pub(super) probe: bool,
+    pub(super) greeted: bool,
+    /// The process has ended.
+    pub(super) exit: Option<Exit>,
+    /// The last it printed to stderr; filled in at its death.
+    stderr: String,
+}
+
+impl LinkState {
+    /// Pid and last words of a worker that has just died.
+    pub(super) fn obituary(&self) -> (u32, String) {
+        (self.pid, self.stderr.clone())
+    }
+}
+
+/// All workers that there are processes of, by seat.
+#[derive(Debug, Default)]
+pub(super) struct Links(Vec<Option<LinkState>>);
+
+impl Links {
+    pub(super) fn get(&self, worker: WorkerKey) -> Option<&LinkState> {
+        self.0.get(worker.seat as usize)?.as_ref().filter(|link| link.worker == worker)
+    }
+
+    pub(super) fn get_mut(&mut self, worker: WorkerKey) -> Option<&mut LinkState> {
+        self.0.get_mut(worker.seat as usize)?.as_mut().filter(|link| link.worker == worker)
+    }
+
+    fn insert(&mut self, link: LinkState) {
+        let seat = link.worker.seat as usize;
+        if self.0.len() <= seat {
+            self.0.resize_with(seat + 1, || None);
+        }
+        self.0[seat] = Some(link);
+    }
+
+    fn remove(&mut self, worker: WorkerKey) {
+        if self.get(worker).is_some() {
+            self.0[worker.seat as usize] = None;
+        }
+    }
+
+    pub(super) fn pid(&self, worker: WorkerKey) -> Option<u32> {
+        self.get(worker).map(|link| link.pid)
+    }
+
+    /// Lets the stream that is in this place send `n` more items.
+    pub(super) fn grant(&self, place: Option<Place>, n: u32) {
+        if let Some(Place::Sent { worker, seq }) = place {
+            if let Some(link) = self.get(worker) {
+                link.page.grant(seq, n);
+            }
+        }
+    }
+}
+
+impl Words for Links {
+    fn load(&self, worker: WorkerKey, seq: u64) -> SlotWord {
+        self.get(worker).map_or(SlotWord::new(seq, Phase::Empty), |link| link.page.load(seq))
+    }
+
+    fn swap(&self, worker: WorkerKey, seq: u64, from: Phase, to: Phase) -> bool {
+        self.get(worker).is_some_and(|link| link.page.swap(seq, from, to).is_ok())
+    }
+
+    fn enqueue(&self, worker: WorkerKey, seq: u64) {
+        if let Some(link) = self.get(worker) {
+            link.page.enqueue(seq, 0);
+        }
+    }
+
+    fn is_polite(&self, worker: WorkerKey, seq: u64) -> bool {
+        self.get(worker).is_some_and(|link| link.page.polite(seq))
+    }
+
+    fn started_at(&self, worker: WorkerKey, seq: u64) -> Time {
+        self.get(worker).map_or(Time::default(), |link| Time(link.page.started_at(seq)))
+    }
+}
+
+/// The future that serves one worker, until it is dead and buried.
+#[derive(Debug)]
+pub(super) struct Link {
+    supervisor: Arc<Supervisor>,
+    worker: WorkerKey,
+    alarm: Arc<Alarm>,
+    transport: Transport,
+    peer: Peer,
+    stdout: Option<Output>,
+    stderr: Option<Output>,
+    span: Span,
+    /// Nothing more is read: the stream has ended, or made no sense.
+    deaf: bool,
+    /// Nothing more is written.
+    mute: bool,
+}
+
+impl Link {
+    /// Takes over a worker that has just been started, and sends it its
+    /// settings. Must be called inside the pool's runtime.
+    pub(super) fn new(
+        supervisor: &Arc<Supervisor>,
+        worker: WorkerKey,
+        ends: Ends,
+    ) -> io::Result<Self> {
+        let plan = &supervisor.plan;
+        let page = Arc::new(ends.page);
+        let limit = plan.frame_bytes_max + FRAME_OVERHEAD_BYTES;
+        let transport = Transport::new(ends.socket, Arc::clone(&page), limit)?;
+        let stdout = ends.stdout.map(|fd| Output::new(fd, "stdout")).transpose()?;
+        let stderr = ends.stderr.map(|fd| Output::new(fd, "stderr")).transpose()?;
+        let span = observe::worker_span(&plan.name, worker.id, ends.pid);
+        observe::worker_started(&span);
+        let alarm = Arc::new(Alarm::default());
+        let mut outgoing = Outgoing::default();
+        outgoing.tail().extend_from_slice(&plan.setup);
+        supervisor.core().links.insert(LinkState {
+            worker,
+            pid: ends.pid as u32,
+            page,
+            outgoing,
+            alarm: Arc::clone(&alarm),
+            probe: false,
+            greeted: false,
+            exit: None,
+            stderr: String::new(),
+        });
+        Ok(Link {
+            supervisor: Arc::clone(supervisor),
+            worker,
+            alarm,
+            transport,
+            peer: Peer::new(plan.fingerprint, ends.pid),
+            stdout,
+            stderr,
+            span,
+            deaf: false,
+            mute: false,
+        })
+    }
+
+    /// Takes what has gathered for the worker. Returns whether the outbox
+    /// should be looked into, and how the process ended, if it did.
+    fn collect(&mut self) -> (bool, Option<Exit>) {
+        let mut core = self.supervisor.core();
+        let Some(link) = core.links.get_mut(self.worker) else { return (false, None) };
+        if self.transport.is_written() {
+            self.transport.swap_outgoing(&mut link.outgoing);
+        }
+        (std::mem::take(&mut link.probe), link.exit)
+    }
+
+    /// Writes what it can.
+    fn write(&mut self, cx: &mut Context<'_>) {
+        if self.mute {
+            return;
+        }
+        if let Poll::Ready(Err(_)) = self.transport.poll_write(cx) {
+            // EPIPE: the last answers may still be in the socket. What counts
+            // is the death, which is told elsewhere.
+            self.mute = true;
+            self.note_eof();
+        }
+    }
+
+    /// Reads once, and takes in the messages. Returns whether there was any.
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.deaf {
+            return false;
+        }
+        match self.transport.poll_read(cx) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(true)) => {
+                self.take_messages();
+                true
+            }
+            Poll::Ready(Ok(false) | Err(_)) => {
+                self.deaf = true;
+                self.note_eof();
+                true
+            }
+        }
+    }
+
+    fn note_eof(&self) {
+        self.supervisor.act(|sched, now, _| sched.handle_eof(now, self.worker));
+        // Its timer is new.
+        self.supervisor.alarm.ring();
+    }
+
+    /// Fetches answers that the worker has not sent.
+    fn fetch(&mut self, alive: bool) {
+        if self.deaf && alive {
+            return;
+        }
+        match self.transport.fetch_outbox(alive) {
+            Ok(()) => self.take_messages(),
+            Err(error) => self.condemn(error),
+        }
+    }
+
+    /// Takes in all whole messages that have arrived.
+    fn take_messages(&mut self) {
+        if let Err(error) = self.supervisor.clone().take_messages(self) {
+            self.condemn(error);
+        }
+    }
+
+    fn condemn(&mut self, error: ProtocolError) {
+        self.deaf = true;
+        observe::worker_misbehaved(&self.span, &error);
+        let mut core = self.supervisor.core();
+        if core.sched.stage(self.worker) == Some(Stage::Starting) {
+            core.last_failure = Some(SpawnError::new(Cause::Protocol(error)));
+        }
+        drop(core);
+        let worker = self.worker;
+        self.supervisor.act(|sched, now, links| sched.handle_violation(now, worker, error, links));
+    }
+
+    /// The process is dead: takes in what it has left, and closes the book.
+    fn bury(&mut self, exit: Exit) {
+        // At most one frame can be under way, and what the ring and the
+        // socket's own buffer hold beside it. A process outside the group could
+        // have kept the other end and go on writing for ever.
+        let most = self.supervisor.plan.frame_bytes_max + 2 * FRAME_OVERHEAD_BYTES;
+        let mut read = 0;
+        while !self.deaf && read <= most {
+            match self.transport.read_now() {
+                Ok(0) => break,
+                Ok(n) => read += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => break,
+            }
+            self.take_messages();
+        }
+        if !self.deaf {
+            self.fetch(false);
+        }
+        for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
+            output.drain_now(&self.span);
+        }
+        let tail = self.stderr.as_ref().map(Output::tail).unwrap_or_default();
+        let supervisor = &self.supervisor;
+        let mut effects = Effects::default();
+        let mut core = supervisor.core();
+        let expected = core.note_death(self.worker, exit, tail, self.peer.is_greeted());
+        observe::worker_ended(&self.span, exit, expected);
+        let worker = self.worker;
+        core.act(supervisor, &mut effects, |sched, now, links| {
+            sched.handle_death(now, worker, exit, links);
+        });
+        core.links.remove(worker);
+        let broken = core.sched.mode() == sched::Mode::Broken;
+        let cause = core.last_failure.clone().filter(|_| broken);
+        drop(core);
+        if let Some(cause) = cause {
+            observe::pool_broken(&supervisor.plan.name, &cause);
+        }
+        effects.run(supervisor);
+    }
+}
+
+impl Future for Link {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.alarm.start_poll(cx.waker());
+        for output in [&mut this.stdout, &mut this.stderr].into_iter().flatten() {
+            output.poll_drain(cx, &this.span);
+        }
+        for _ in 0..ROUNDS_MAX {
+            let (probe, exit) = this.collect();
+            if let Some(exit) = exit {
+                this.bury(exit);
+                return Poll::Ready(());
+            }
+            this.write(cx);
+            let mut progress = this.read(cx);
+            if probe {
+                this.fetch(true);
+                progress = true;
+            }
+            if !progress {
+                if this.alarm.may_rest() {
+                    return Poll::Pending;
+                }
+                this.alarm.start_poll(cx.waker());
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Supervisor {
+    /// Takes in all whole messages that a worker's transport holds.
+    fn take_messages(self: &Arc<Self>, link: &mut Link) -> Result<(), ProtocolError> {
+        let mut effects = Effects::default();
+        let mut core = self.core();
+        let result = loop {
+            match link.transport.next_message() {
+                Ok(Some(message)) => {
+                    let taken = link
+                        .peer
+                        .accept(&message)
+                        .and_then(|()| core.take_message(self, link, message, &mut effects));
+                    if let Err(error) = taken {
+                        break Err(error);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        core.perform(self, &mut effects);
+        drop(core);
+        effects.run(self);
+        result
+    }
+}
+
+impl Core {
+    fn take_message(
+        &mut self,
+        supervisor: &Supervisor,
+        link: &Link,
+        message: FromWorker,
+        effects: &mut Effects,
+    ) -> Result<(), ProtocolError> {
+        let worker = link.worker;
+        let now = Time(monotonic_nanos());
+        match message {
+            FromWorker::Hello(_) => {
+                if let Some(link) = self.links.get_mut(worker) {
+                    link.greeted = true;
+                }
+            }
+            FromWorker::Ready(outcome) => {
+                let check = supervisor.plan.init_check.as_ref();
+                match check.map_or(Ok(()), |check| check(&outcome)) {
+                    Ok(()) => {
+                        observe::worker_ready(&link.span);
+                        self.sched.handle_ready(now, worker, &self.links);
+                    }
+                    Err(reason) => {
+                        self.last_failure = Some(SpawnError::new(Cause::InitRefused(reason)));
+                        self.sched.handle_init_failed(now, worker, &self.links);
+                    }
+                }
+            }
+            FromWorker::InitFailed(failure) => {
+                let cause = match failure {
+                    Failure::Panicked(report) => {
+                        Cause::InitPanicked(RemotePanic::new(report.clipped(), None))
+                    }
+                    Failure::Setting(reason) => Cause::InitRefused(reason),
+                    other => Cause::InitRefused(format!("its initializer: {other:?}")),
+                };
+                self.last_failure = Some(SpawnError::new(cause));
+                self.sched.handle_init_failed(now, worker, &self.links);
+            }
+            FromWorker::Skipped { seq } => {
+                let answer = sched::Answer::Skipped;
+                self.sched.handle_answer(now, worker, seq, answer, &self.links)?;
+            }
+            FromWorker::Done { seq, run_nanos, answered, retire, payload } => {
+                let answer = sched::Answer::Ran { run_nanos, retire };
+                let Some((id, call)) =
+                    self.sched.handle_answer(now, worker, seq, answer, &self.links)?
+                else {
+                    return Ok(());
+                };
+                let fits = match call.request.shape {
+                    Shape::One => answered == 1,
+                    Shape::Batch { count, .. } => (1..=count).contains(&answered),
+                    Shape::Stream => payload.is_empty(),
+                };
+                if !fits {
+                    let error = ProtocolError(Violation::WrongAnswer);
+                    let outcome = Err(TaskError::Protocol(error));
+                    self.close_call(id, call, Ended { outcome, started: true }, effects);
+                    return Err(error);
+                }
+                let outcome = Ok(Answer { payload, answered, run_nanos });
+                self.close_call(id, call, Ended { outcome, started: true }, effects);
+            }
+            FromWorker::Failed { seq, run_nanos, retire, failure } => {
+                let answer = sched::Answer::Ran { run_nanos, retire };
+                let answered = self.sched.handle_answer(now, worker, seq, answer, &self.links)?;
+                if let Some((id, call)) = answered {
+                    let started =
+                        !matches!(failure, Failure::Arguments(_) | Failure::UnknownFunction);
+                    let outcome = Err(failure_error(failure, Some(call.info(id))));
+                    self.close_call(id, call, Ended { outcome, started }, effects);
+                }
+            }
+            FromWorker::Item { seq, payload } => {
+                if let Some(call) = self.sched.handle_item(now, worker, seq)? {
+                    let Sink::Stream(items, _) = &call.sink else {
+                        return Err(ProtocolError(Violation::WrongAnswer));
+                    };
+                    match items.push(payload) {
+                        Ok(waker) => effects.wake(waker),
+                        Err(()) => return Err(ProtocolError(Violation::ItemsPastCredit)),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes down how a worker ended, for those who will ask. Returns whether
+    /// that was wanted.
+    fn note_death(&mut self, worker: WorkerKey, exit: Exit, tail: String, greeted: bool) -> bool {
+        if let Some(link) = self.links.get_mut(worker) {
+            link.stderr.clone_from(&tail);
+        }
+        match self.sched.stage(worker) {
+            // One that was ready may count as a failed start all the same, if
+            // it has done nothing.
+            Some(Stage::Starting | Stage::Ready) => {
+                let cause = Cause::Died { exit, greeted, output: tail };
+                self.last_failure = Some(SpawnError::new(cause));
+                self.counts.workers_lost += 1;
+                false
+            }
+            Some(Stage::Leaving | Stage::Doomed) | None => true,
+        }
+    }
+}

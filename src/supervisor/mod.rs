@@ -1,0 +1,487 @@
+//! The driver of one pool: the shell around `sched`. Turns its actions into
+//! frames, signals and answers, and what happens into its `handle_*` calls.
+//! Called by `pool`; decides nothing about tasks itself.
+//!
+//! One task's journey:
+//!
+//! ```text
+//!  handle            Supervisor (one lock)             link, in the driver task
+//!    │ submit          │                                 │
+//!    ├────────────────▶│ sched: Run ─▶ slot word Queued   │
+//!    │                 │             frame gathered ─────▶│ write
+//!    │                 │                                 │ … worker …
+//!    │                 │                                 │ read, or fetch from
+//!    │                 │◀── messages ────────────────────┤ the outbox
+//!    │◀── oneshot ─────┤ sched: handle_answer             │
+//! ```
+//!
+//! State is shared under one short lock instead of being owned by the driver
+//! task alone: `try_apply` has to know at once whether there is room, a queued
+//! task has to leave the queue when its handle is dropped, and both must hold
+//! after the driver's runtime is gone. Nothing is woken, signalled or dropped
+//! under the lock that could run code of the user's; that is gathered in
+//! [`Effects`] and done after.
+
+mod call;
+mod driver;
+mod effects;
+mod link;
+mod output;
+mod report;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+pub(crate) use self::call::{Answer, Call, Ended, Items, Request, Sink, failure_error};
+pub(crate) use self::report::{Counts, PoolView, RunningView, TaskView, WorkerReport};
+
+use self::effects::Effects;
+use self::link::Links;
+use crate::error::{Cause, SpawnError, TaskError};
+use crate::id::TaskId;
+use crate::observe;
+use crate::sched::{Intent, Mode, Scheduler, Settings, TaskKey, Terms};
+use crate::start::spawn::SpawnSpec;
+use crate::start::warden::{Event, Owner, Warden};
+use crate::sys::clock::monotonic_nanos;
+use crate::time::Time;
+
+/// Checks what a worker's initializer returned.
+pub(crate) type InitCheck = Box<dyn Fn(&[u8]) -> Result<(), String> + Send + Sync>;
+
+/// Everything about a pool that its builder decided.
+pub(crate) struct Plan {
+    pub(crate) name: Arc<str>,
+    pub(crate) settings: Settings,
+    pub(crate) queue_limit: usize,
+    pub(crate) task_timeout: Option<Duration>,
+    pub(crate) frame_bytes_max: usize,
+    pub(crate) fingerprint: u64,
+    /// The worker's first frame, whole.
+    pub(crate) setup: Vec<u8>,
+    pub(crate) init_check: Option<InitCheck>,
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A call that has been handed over.
+#[derive(Debug)]
+pub(crate) struct Submitted {
+    pub(crate) id: TaskId,
+    /// `None` if it was refused; the receiver has the reason.
+    pub(crate) task: Option<TaskKey>,
+    pub(crate) receiver: oneshot::Receiver<Ended>,
+}
+
+/// One pool.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    id: u64,
+    plan: Plan,
+    spec: Arc<SpawnSpec>,
+    core: Mutex<Core>,
+    /// Places in the queue, for callers that wait for one.
+    admission: Semaphore,
+    /// Something changed that `join` or `ready` may wait for.
+    changed: Notify,
+    /// Calls the driver.
+    alarm: Alarm,
+    /// What the warden said, for the driver. At most a few entries per worker.
+    inbox: Mutex<VecDeque<Event>>,
+    /// Workers that were asked for and of which a process may exist.
+    processes: AtomicUsize,
+    warden: &'static Warden,
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+/// What the lock protects.
+#[derive(Debug)]
+struct Core {
+    sched: Scheduler<Call>,
+    links: Links,
+    counts: Counts,
+    /// Why the last worker that did not start did not.
+    last_failure: Option<SpawnError>,
+    /// There is no driver any more.
+    abandoned: bool,
+    /// Calls that feed themselves (`map_async`): `join` waits for them.
+    feeding: usize,
+    /// Calls that have begun and may submit more: the driver stays for them.
+    begun: usize,
+    /// Callers that wait for `changed`.
+    waiting: usize,
+}
+
+/// Calls one task. While that is being polled anyway, it is not woken, but
+/// told to go round once more.
+#[derive(Debug, Default)]
+struct Alarm {
+    waker: AtomicWaker,
+    state: AtomicU8,
+}
+
+const RESTING: u8 = 0;
+const POLLED: u8 = 1;
+const RUNG: u8 = 2;
+
+impl Alarm {
+    fn ring(&self) {
+        if self.state.swap(RUNG, Ordering::AcqRel) == RESTING {
+            self.waker.wake();
+        }
+    }
+
+    /// What happened before this is seen by what comes after.
+    fn start_poll(&self, waker: &Waker) {
+        self.waker.register(waker);
+        self.state.swap(POLLED, Ordering::AcqRel);
+    }
+
+    /// Whether the task may rest; if not, it was called since `start_poll`.
+    fn may_rest(&self) -> bool {
+        self.state.compare_exchange(POLLED, RESTING, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+impl Supervisor {
+    /// Starts a pool: its driver on `runtime`, its workers.
+    pub(crate) fn start(
+        plan: Plan,
+        spec: SpawnSpec,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<Arc<Self>, SpawnError> {
+        static POOLS: AtomicU64 = AtomicU64::new(1);
+        let warden = Warden::global()
+            .map_err(|error| os_error("start the thread that watches over workers", error))?;
+        let now = Time(monotonic_nanos());
+        let room = plan.queue_limit.saturating_add(plan.settings.workers);
+        let supervisor = Arc::new(Supervisor {
+            id: POOLS.fetch_add(1, Ordering::Relaxed),
+            core: Mutex::new(Core {
+                sched: Scheduler::new(now, plan.settings.clone()),
+                links: Links::default(),
+                counts: Counts::default(),
+                last_failure: None,
+                abandoned: false,
+                feeding: 0,
+                begun: 0,
+                waiting: 0,
+            }),
+            admission: Semaphore::new(room.min(Semaphore::MAX_PERMITS)),
+            changed: Notify::new(),
+            alarm: Alarm::default(),
+            inbox: Mutex::default(),
+            processes: AtomicUsize::new(0),
+            warden,
+            runtime: runtime.clone(),
+            spec: Arc::new(spec),
+            plan,
+        });
+        runtime.spawn(driver::Driver::new(Arc::clone(&supervisor)));
+        supervisor.act(|_, _, _| ());
+        Ok(supervisor)
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    // Calls -----------------------------------------------------------------
+
+    /// Why no new call is taken, if none is.
+    pub(crate) fn refusal(&self) -> Option<TaskError> {
+        self.core().refusal()
+    }
+
+    /// Waits for a place in the queue, which the next [`submit`](Self::submit)
+    /// with `permit` takes.
+    pub(crate) async fn admit(&self) {
+        // Closed with the pool; then `submit` says why.
+        if let Ok(permit) = self.admission.acquire().await {
+            permit.forget();
+        }
+    }
+
+    /// Takes a place in the queue if there is one.
+    pub(crate) fn try_admit(&self) -> bool {
+        self.admission.try_acquire().map(|permit| permit.forget()).is_ok()
+    }
+
+    /// Gives a place back that was not used.
+    pub(crate) fn give_back_place(&self) {
+        self.admission.add_permits(1);
+    }
+
+    /// Queues a call. `permit`: it holds a place in the queue. `begun`: it is
+    /// part of a call that was taken before, so a closed pool takes it too.
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        request: Request,
+        mut terms: Terms,
+        items: Option<Arc<Items>>,
+        permit: bool,
+        begun: bool,
+    ) -> Submitted {
+        let (sender, receiver) = oneshot::channel();
+        let span = observe::task_span(&self.plan.name, request.name, request.label.as_deref());
+        let sink = match items {
+            Some(items) => Sink::Stream(items, sender),
+            None => Sink::One(sender),
+        };
+        terms.timeout = terms.timeout.or(self.plan.task_timeout);
+        let call = Call { request, sink, permit, span };
+        let mut effects = Effects::default();
+        let mut core = self.core();
+        let refusal = core.refusal().filter(|why| !(begun && matches!(why, TaskError::Closed)));
+        let (id, task) = match refusal {
+            Some(why) => {
+                let id = core.sched.refuse();
+                effects.resolve(call, Ended { outcome: Err(why), started: false });
+                (id, None)
+            }
+            None => {
+                core.counts.submitted += 1;
+                let now = Time(monotonic_nanos());
+                let core = &mut *core;
+                let key = core.sched.handle_submit(now, call, terms, &core.links);
+                if let Some(call) = core.sched.data(key) {
+                    observe::task_queued(&call.span, key.id);
+                }
+                core.perform(self, &mut effects);
+                (key.id, Some(key))
+            }
+        };
+        drop(core);
+        effects.run(self);
+        Submitted { id, task, receiver }
+    }
+
+    /// A call that failed before it could be queued, as a call that has ended.
+    pub(crate) fn refuse(&self, error: TaskError) -> Submitted {
+        let (sender, receiver) = oneshot::channel();
+        // There is a receiver: it is right here.
+        let _ = sender.send(Ended { outcome: Err(error), started: false });
+        Submitted { id: self.core().sched.refuse(), task: None, receiver }
+    }
+
+    pub(crate) fn cancel(self: &Arc<Self>, task: TaskKey) {
+        self.act(|sched, now, links| sched.handle_cancel(now, task, Intent::Cancel, links));
+    }
+
+    /// Lets a stream's worker send `n` more items.
+    pub(crate) fn grant(&self, task: TaskKey, items: &Items, n: u32) {
+        let core = self.core();
+        items.grant(n);
+        core.links.grant(core.sched.place(task), n);
+    }
+
+    /// Notes that a call begins that will submit more by itself. `feeding`: it
+    /// needs nobody to poll it for that.
+    pub(crate) fn begin(self: &Arc<Self>, feeding: bool) -> Begun {
+        let mut core = self.core();
+        core.begun += 1;
+        core.feeding += usize::from(feeding);
+        drop(core);
+        Begun { supervisor: Arc::clone(self), feeding }
+    }
+
+    // The pool's life -------------------------------------------------------
+
+    pub(crate) fn close(self: &Arc<Self>) {
+        self.act(|sched, now, links| sched.handle_close(now, links));
+        self.alarm.ring();
+    }
+
+    pub(crate) fn terminate(self: &Arc<Self>) {
+        self.act(|sched, now, links| sched.handle_terminate(now, links));
+        self.alarm.ring();
+    }
+
+    pub(crate) fn resize(self: &Arc<Self>, workers: usize) {
+        let mut before = 0;
+        self.act(|sched, now, links| {
+            before = sched.settings().workers;
+            sched.handle_resize(now, workers, links);
+        });
+        if workers > before {
+            self.admission.add_permits(workers - before);
+        } else {
+            // Places that are taken are given up as they come free.
+            self.admission.forget_permits(before - workers);
+        }
+        self.alarm.ring();
+    }
+
+    /// Ends everything at once and for good: the last handle, or the runtime,
+    /// is gone. Workers get SIGKILL; the warden collects them.
+    pub(crate) fn abandon(self: &Arc<Self>) {
+        let mut effects = Effects::default();
+        let mut core = self.core();
+        if !core.abandoned {
+            core.abandoned = true;
+            let core = &mut *core;
+            core.sched.handle_abandon(&core.links);
+            core.perform(self, &mut effects);
+            core.links = Links::default();
+            self.warden.kill_all(self.id);
+        }
+        drop(core);
+        effects.run(self);
+        // With the sockets of workers that nobody will serve.
+        self.inbox().clear();
+        self.alarm.ring();
+    }
+
+    /// Waits until nothing is left: no task, no process.
+    pub(crate) async fn drained(&self) {
+        self.wait_for(|core| core.feeding == 0 && core.sched.is_drained()).await;
+        // The warden reports to us even without a driver.
+        self.wait_for(|_| self.processes.load(Ordering::Acquire) == 0).await;
+    }
+
+    /// Waits until every worker is ready.
+    pub(crate) async fn ready(&self) -> Result<(), SpawnError> {
+        let over = |core: &Core| core.abandoned || core.sched.mode() != Mode::Open;
+        self.wait_for(|core| over(core) || core.sched.is_ready()).await;
+        let core = self.core();
+        match core.refusal() {
+            Some(TaskError::Broken(error)) => Err(error),
+            Some(_) if !core.sched.is_ready() => {
+                Err(SpawnError::new(Cause::InitRefused("the pool was closed".into())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn wait_for(&self, done: impl Fn(&Core) -> bool) {
+        let _waiting = Waiting::new(self);
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if done(&self.core()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    // Inside ----------------------------------------------------------------
+
+    /// Lets the scheduler know what happened, and does what it wants done.
+    fn act<R>(self: &Arc<Self>, event: impl FnOnce(&mut Scheduler<Call>, Time, &Links) -> R) -> R {
+        let mut effects = Effects::default();
+        let mut core = self.core();
+        let result = core.act(self, &mut effects, event);
+        drop(core);
+        effects.run(self);
+        result
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        // Poisoned only by a bug of ours, and handles must resolve even then.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Core {
+    fn act<R>(
+        &mut self,
+        supervisor: &Arc<Supervisor>,
+        effects: &mut Effects,
+        event: impl FnOnce(&mut Scheduler<Call>, Time, &Links) -> R,
+    ) -> R {
+        let now = Time(monotonic_nanos());
+        let result = event(&mut self.sched, now, &self.links);
+        self.perform(supervisor, effects);
+        result
+    }
+
+    fn refusal(&self) -> Option<TaskError> {
+        match self.sched.mode() {
+            Mode::Open => None,
+            Mode::Closed => Some(TaskError::Closed),
+            Mode::Terminated => Some(TaskError::Terminated),
+            Mode::Broken => {
+                Some(self.last_failure.clone().map_or(TaskError::Terminated, TaskError::Broken))
+            }
+        }
+    }
+
+    /// Whether the driver has nothing left to do, now and ever.
+    fn is_over(&self) -> bool {
+        self.abandoned
+            || (self.sched.mode() != Mode::Open && self.begun == 0 && self.sched.is_drained())
+    }
+}
+
+impl Owner for Supervisor {
+    fn pool_id(&self) -> u64 {
+        self.id
+    }
+
+    fn handle_event(&self, event: Event) {
+        if matches!(event, Event::Died { .. } | Event::StartFailed { .. }) {
+            self.processes.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.inbox().push_back(event);
+        if self.core().abandoned {
+            self.inbox().clear();
+        }
+        self.alarm.ring();
+        self.changed.notify_waiters();
+    }
+}
+
+/// A caller waits for `changed`; else nobody is told.
+struct Waiting<'a>(&'a Supervisor);
+
+impl<'a> Waiting<'a> {
+    fn new(supervisor: &'a Supervisor) -> Self {
+        supervisor.core().waiting += 1;
+        Waiting(supervisor)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.core().waiting -= 1;
+    }
+}
+
+/// A call that submits more calls as it goes, see [`Supervisor::begin`].
+#[derive(Debug)]
+pub(crate) struct Begun {
+    supervisor: Arc<Supervisor>,
+    feeding: bool,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let mut core = self.supervisor.core();
+        core.begun -= 1;
+        core.feeding -= usize::from(self.feeding);
+        drop(core);
+        self.supervisor.changed.notify_waiters();
+        self.supervisor.alarm.ring();
+    }
+}
+
+fn os_error(what: &'static str, error: io::Error) -> SpawnError {
+    SpawnError::new(Cause::Os { what, error })
+}

@@ -1,0 +1,211 @@
+//! Descriptors: sent in messages, and the standard ones of a worker. Called by
+//! `start` and by the transport. What is received is owned at once, so that no
+//! error path leaks it.
+
+use std::fs::OpenOptions;
+use std::io::{self, IoSlice};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use bytes::BytesMut;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, getsockname, getsockopt, sendmsg};
+use nix::unistd::{dup2_stdin, dup2_stdout};
+
+/// Sends bytes, with descriptors attached to the first of them. Returns how
+/// many bytes were taken; the descriptors went with the first.
+pub(crate) fn send_with_fds(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+    loop {
+        let sent = sendmsg::<()>(
+            socket.as_raw_fd(),
+            &[IoSlice::new(bytes)],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        match sent {
+            Err(Errno::EINTR) => continue,
+            sent => return Ok(sent?),
+        }
+    }
+}
+
+/// Receives bytes and at most `fds_max` descriptors, close-on-exec. No bytes
+/// means end of file.
+///
+/// # Errors
+///
+/// `InvalidData` if more descriptors came; all of them are closed.
+pub(crate) fn recv_with_fds(
+    socket: BorrowedFd<'_>,
+    buf: &mut [u8],
+    fds_max: usize,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let fds_bytes = (fds_max * mem::size_of::<RawFd>()) as libc::c_uint;
+    // SAFETY: computes a size.
+    let space = unsafe { libc::CMSG_SPACE(fds_bytes) } as usize;
+    // Of u64, because the kernel's headers in it must be aligned.
+    let mut control = vec![0_u64; space.div_ceil(mem::size_of::<u64>())];
+    let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    // SAFETY: zeroes are a valid msghdr: no name, no buffers.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // The length without padding: in the padding there is room for one more.
+    // SAFETY: computes a size.
+    message.msg_controllen = unsafe { libc::CMSG_LEN(fds_bytes) } as _;
+
+    let len = loop {
+        // SAFETY: every pointer in `message` is to a live buffer of the
+        // stated length.
+        let got =
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC) };
+        match Errno::result(got) {
+            Err(Errno::EINTR) => continue,
+            got => break got? as usize,
+        }
+    };
+    let fds = take_fds(&message);
+    // Looked at after `fds` owns what came: nix refuses a truncated message
+    // as a whole and leaks its descriptors, the reason for doing this by hand.
+    if message.msg_flags & libc::MSG_CTRUNC != 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors"));
+    }
+    Ok((len, fds))
+}
+
+fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: recvmsg has filled in the control buffer and its length, and
+    // the CMSG macros stay within it.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while let Some(control) = header.as_ref() {
+            if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                #[allow(clippy::unnecessary_cast, reason = "it is 32 bits with musl")]
+                let bytes = control.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                for n in 0..bytes / mem::size_of::<RawFd>() {
+                    // The descriptor is new in this process, and nobody else
+                    // has seen it.
+                    fds.push(OwnedFd::from_raw_fd(data.add(n).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+    fds
+}
+
+/// The process that made this Unix socket pair, as the kernel noted it.
+///
+/// # Errors
+///
+/// Fails if the descriptor is not a Unix socket.
+pub(crate) fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<i32> {
+    // Other families answer the question too, with zero.
+    getsockname::<UnixAddr>(socket.as_raw_fd())?;
+    Ok(getsockopt(&socket, PeerCredentials)?.pid())
+}
+
+/// Moves what is at descriptor 0 to one that programs do not inherit, and
+/// leaves `/dev/null` at 0.
+pub(crate) fn move_stdin_away() -> io::Result<OwnedFd> {
+    let stdin = io::stdin();
+    // Not below 3, where it would become another standard stream.
+    let moved = fcntl(stdin.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: the kernel made this descriptor just now, and nobody else has
+    // seen it.
+    let moved = unsafe { OwnedFd::from_raw_fd(moved) };
+    dup2_stdin(OpenOptions::new().read(true).write(true).open("/dev/null")?)?;
+    Ok(moved)
+}
+
+/// Makes `fd` the standard output.
+pub(crate) fn replace_stdout(fd: OwnedFd) -> io::Result<()> {
+    dup2_stdout(fd)?;
+    Ok(())
+}
+
+/// Reads once into the spare room of `buffer`, without clearing that first.
+/// Returns 0 at the end of the stream, or if there is no room.
+pub(crate) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<usize> {
+    let room = buffer.spare_capacity_mut();
+    // SAFETY: the kernel writes at most `room.len()` bytes there.
+    let read = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
+    let n = Errno::result(read)? as usize;
+    // SAFETY: the kernel has initialised the first `n` bytes of the room.
+    unsafe { buffer.set_len(buffer.len() + n) };
+    Ok(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::process;
+
+    use nix::fcntl::FdFlag;
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_travels_with_its_bytes() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mut kept, sent) = UnixStream::pair().unwrap();
+        assert_eq!(send_with_fds(ours.as_fd(), b"take", &[sent.as_fd()]).unwrap(), 4);
+        drop(sent);
+        let mut buf = [0; 16];
+        let (len, mut fds) = recv_with_fds(theirs.as_fd(), &mut buf, 1).unwrap();
+        assert_eq!(&buf[..len], b"take");
+        let received = fds.pop().unwrap();
+        assert!(fds.is_empty());
+        let flags = fcntl(received.as_fd(), FcntlArg::F_GETFD).unwrap();
+        assert!(FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC));
+        UnixStream::from(received).write_all(b"hello").unwrap();
+        let mut text = String::new();
+        kept.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+    }
+
+    #[test]
+    fn too_many_descriptors_are_refused_and_closed() {
+        for fds_max in [0, 1, 2, 3] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let (mut kept, sent) = UnixStream::pair().unwrap();
+            send_with_fds(ours.as_fd(), b"x", &vec![sent.as_fd(); fds_max + 1]).unwrap();
+            drop(sent);
+            let error = recv_with_fds(theirs.as_fd(), &mut [0; 8], fds_max).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert_eq!(kept.read(&mut [0]).unwrap(), 0, "end of file: no copy is left");
+        }
+    }
+
+    #[test]
+    fn end_of_file_is_no_bytes() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(ours);
+        assert_eq!(recv_with_fds(theirs.as_fd(), &mut [0; 8], 2).unwrap().0, 0);
+    }
+
+    #[test]
+    fn the_peer_is_known_for_unix_sockets_only() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert_eq!(peer_pid(ours.as_fd()).unwrap(), process::id() as i32);
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(peer_pid(tcp.as_fd()).is_err());
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(peer_pid(file.as_fd()).is_err());
+    }
+}

@@ -1,0 +1,53 @@
+//! How much memory a process holds. Called by the worker between tasks, to
+//! retire before it outgrows its limit.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use nix::libc;
+
+/// This process's `/proc/self/statm`, kept open: reading it again costs one
+/// system call, and works after the worker has lost its view of `/proc`.
+#[derive(Debug)]
+pub(crate) struct Statm {
+    file: File,
+    page_bytes: u64,
+}
+
+impl Statm {
+    pub(crate) fn open() -> io::Result<Self> {
+        // SAFETY: takes an integer and touches no memory of ours.
+        let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+        Ok(Statm { file: File::open("/proc/self/statm")?, page_bytes })
+    }
+
+    /// Bytes in memory now, shared pages included.
+    pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
+        // Seven numbers, each at most twenty digits: one read takes them all.
+        let mut text = [0; 192];
+        let len = self.file.read_at(&mut text, 0)?;
+        std::str::from_utf8(&text[..len])
+            .ok()
+            .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
+            .map(|pages| pages * self.page_bytes)
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hint;
+
+    use super::*;
+
+    #[test]
+    fn touched_memory_is_seen() {
+        let statm = Statm::open().unwrap();
+        let before = statm.resident_bytes().unwrap();
+        let block = hint::black_box(vec![1_u8; 64 << 20]);
+        let after = statm.resident_bytes().unwrap();
+        assert!(after >= before + (48 << 20), "{before} then {after}");
+        drop(block);
+    }
+}

@@ -1,0 +1,26 @@
+//! Safe wrappers around the system calls that std and nix lack, or that need
+//! a promise of ours to be safe. With `registry/table.rs` and `shared/raw.rs`
+//! this is all the `unsafe` there is.
+//!
+//! What every wrapper promises: descriptors it makes are close-on-exec from
+//! birth, an interrupted call is either repeated or documented as a spurious
+//! return, and nothing here decides anything.
+//!
+//! - `page`: the status page that a worker shares with its parent
+//! - `futex`: sleeping on a word of that page, across processes
+//! - `clock`: the clock that both sides read
+//! - `fd`: descriptors in messages, and the standard ones
+//! - `signal`: groups, dispositions, the parent's death
+//! - `wait`: pidfds and how a process ended
+//! - `limits`: what a worker sets on itself
+//! - `memory`: how much memory a process holds
+#![allow(unsafe_code, reason = "the one place for system calls; see above")]
+
+pub(crate) mod clock;
+pub(crate) mod fd;
+pub(crate) mod futex;
+pub(crate) mod limits;
+pub(crate) mod memory;
+pub(crate) mod page;
+pub(crate) mod signal;
+pub(crate) mod wait;

@@ -1,0 +1,575 @@
+//! The status page: one memfd per worker, mapped by parent and worker, that
+//! holds the slot words and an outbox ring of the answers under way. The
+//! parent makes it in `start::spawn`, the worker opens it in `start::boot`.
+//! Here are atomics and their order, never a decision about a task.
+//!
+//! ```text
+//!      0  magic │ layout version │ cancel bell
+//!     64  outbox filled
+//!   4096  64 slots of 64 bytes: word, started at, item, credit, polite, nudge
+//!   8192  outbox: a ring of 64 KiB
+//! ```
+//!
+//! The file is sealed against shrinking: a worker that truncated it would
+//! make the parent's next look a SIGBUS. All fields are atomics, and nothing
+//! read from here is trusted: a hostile worker can store any number at any
+//! time, and each of them is a value, never undefined behaviour.
+
+use std::fs::File;
+use std::io;
+use std::mem::{self, offset_of};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::slot_word::{Phase, SLOTS, SlotWord};
+use crate::sys::futex;
+
+/// Bytes of answers that can be on their way from worker to parent.
+pub(crate) const OUTBOX_BYTES: usize = 64 << 10;
+
+const WORD_BYTES: usize = mem::size_of::<u64>();
+const OUTBOX_WORDS: usize = OUTBOX_BYTES / WORD_BYTES;
+
+const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
+const LAYOUT_VERSION: u32 = 1;
+
+#[repr(C)]
+struct Layout {
+    header: Header,
+    slots: [Slot; SLOTS],
+    /// Words, not bytes: atomics of one size, eight bytes at a time.
+    outbox: [AtomicU64; OUTBOX_WORDS],
+}
+
+#[repr(C, align(4096))]
+struct Header {
+    magic: AtomicU64,
+    layout_version: AtomicU32,
+    cancel_bell: AtomicU32,
+    filled: Filled,
+}
+
+/// On a cache line of its own: the worker stores it with every answer.
+#[repr(C, align(64))]
+struct Filled(AtomicU64);
+
+#[repr(C, align(64))]
+struct Slot {
+    word: AtomicU64,
+    started_at: AtomicU64,
+    item: AtomicU32,
+    credit: AtomicU32,
+    polite: AtomicU32,
+    /// Changes whenever a thread waiting for credit must look again. Credit
+    /// itself cannot be slept on: a cancel leaves it as it is, and would be
+    /// missed by a thread just about to sleep.
+    nudge: AtomicU32,
+}
+
+const _: () = {
+    assert!(offset_of!(Header, filled) == 64);
+    assert!(mem::size_of::<Slot>() == 64);
+    assert!(offset_of!(Layout, slots) == 4096);
+    assert!(offset_of!(Layout, outbox) == 8192);
+    assert!(mem::size_of::<Layout>() == 8192 + OUTBOX_BYTES);
+};
+
+/// One process's mapping of a status page.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// Invariant: the start of a mapping of `size_of::<Layout>()` bytes, of a
+    /// file that cannot shrink, unmapped by `drop` only.
+    layout: NonNull<Layout>,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and everything
+// in it is atomic.
+unsafe impl Send for Page {}
+// SAFETY: as above.
+unsafe impl Sync for Page {}
+
+impl Page {
+    /// Makes the page of a new worker, and the descriptor to send to it.
+    pub(crate) fn create() -> io::Result<(Page, OwnedFd)> {
+        let fd = create_memfd()?;
+        let file = File::from(fd);
+        file.set_len(mem::size_of::<Layout>() as u64)?;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals()))?;
+        let page = Page::map(file.as_fd())?;
+        page.layout().header.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
+        page.layout().header.magic.store(MAGIC, Ordering::Release);
+        Ok((page, file.into()))
+    }
+
+    /// Opens the page that the parent has made.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if this is no status page, or that of another version.
+    pub(crate) fn open(fd: OwnedFd) -> io::Result<Page> {
+        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        let file = File::from(fd);
+        if file.metadata()?.len() != mem::size_of::<Layout>() as u64 {
+            return invalid("the status page has another size");
+        }
+        let found = SealFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GET_SEALS)?);
+        if !found.contains(seals()) {
+            return invalid("the status page is not sealed");
+        }
+        let page = Page::map(file.as_fd())?;
+        if page.layout().header.magic.load(Ordering::Acquire) != MAGIC
+            || page.layout().header.layout_version.load(Ordering::Relaxed) != LAYOUT_VERSION
+        {
+            return invalid("the status page has another layout");
+        }
+        Ok(page)
+    }
+
+    fn map(fd: BorrowedFd<'_>) -> io::Result<Page> {
+        let len = NonZeroUsize::new(mem::size_of::<Layout>()).expect("a page has fields");
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, placed by the kernel. Both callers know that
+        // the file has this length and cannot shrink.
+        let mapped = unsafe { mmap(None, len, access, MapFlags::MAP_SHARED, fd, 0) }?;
+        Ok(Page { layout: mapped.cast() })
+    }
+
+    fn layout(&self) -> &Layout {
+        // SAFETY: by the field's invariant the mapping is live and long
+        // enough; it is aligned to a page; any bytes are a valid `Layout`.
+        unsafe { self.layout.as_ref() }
+    }
+
+    fn slot(&self, seq: u64) -> &Slot {
+        &self.layout().slots[(seq % SLOTS as u64) as usize]
+    }
+
+    /// What the slot of `seq` holds, which may be another task by now.
+    pub(crate) fn load(&self, seq: u64) -> SlotWord {
+        SlotWord(self.slot(seq).word.load(Ordering::Acquire))
+    }
+
+    /// Parent: takes the slot for a task whose frame is about to be written.
+    /// The slot's last task must be over.
+    pub(crate) fn enqueue(&self, seq: u64, credit: u32) {
+        let slot = self.slot(seq);
+        slot.started_at.store(0, Ordering::Relaxed);
+        slot.item.store(0, Ordering::Relaxed);
+        slot.credit.store(credit, Ordering::Relaxed);
+        slot.polite.store(0, Ordering::Relaxed);
+        // Release: whoever sees `Queued` sees a fresh line.
+        slot.word.store(SlotWord::new(seq, Phase::Queued).0, Ordering::Release);
+    }
+
+    /// Moves a task from one phase to another, if it is there. The error is
+    /// what is there instead.
+    pub(crate) fn swap(&self, seq: u64, from: Phase, to: Phase) -> Result<(), SlotWord> {
+        let (from, to) = (SlotWord::new(seq, from).0, SlotWord::new(seq, to).0);
+        self.slot(seq)
+            .word
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .map(drop)
+            .map_err(SlotWord)
+    }
+
+    /// When the task's body began, by `clock::monotonic_nanos`. 0: not yet.
+    pub(crate) fn started_at(&self, seq: u64) -> u64 {
+        self.slot(seq).started_at.load(Ordering::Relaxed)
+    }
+
+    /// Worker: before the swap to `Running`, which publishes it.
+    pub(crate) fn set_started_at(&self, seq: u64, nanos: u64) {
+        self.slot(seq).started_at.store(nanos, Ordering::Relaxed);
+    }
+
+    /// Whether the task may end by itself when it is cancelled.
+    pub(crate) fn polite(&self, seq: u64) -> bool {
+        self.slot(seq).polite.load(Ordering::Relaxed) != 0
+    }
+
+    /// Worker: the task has asked to hear of a cancel.
+    pub(crate) fn set_polite(&self, seq: u64) {
+        self.slot(seq).polite.store(1, Ordering::Relaxed);
+    }
+
+    /// Which item of a chunk is being run.
+    pub(crate) fn item(&self, seq: u64) -> u32 {
+        self.slot(seq).item.load(Ordering::Relaxed)
+    }
+
+    /// Worker: item `index` of a chunk begins.
+    pub(crate) fn set_item(&self, seq: u64, index: u32) {
+        self.slot(seq).item.store(index, Ordering::Relaxed);
+    }
+
+    /// How many items a stream may have sent by now. Wraps.
+    pub(crate) fn credit(&self, seq: u64) -> u32 {
+        self.slot(seq).credit.load(Ordering::Acquire)
+    }
+
+    /// Parent: lets a stream send `n` more items.
+    pub(crate) fn grant(&self, seq: u64, n: u32) {
+        self.slot(seq).credit.fetch_add(n, Ordering::AcqRel);
+        self.wake_credit(seq);
+    }
+
+    /// Parent: makes a stream that waits for credit look at its slot word,
+    /// which has just been swapped.
+    pub(crate) fn wake_credit(&self, seq: u64) {
+        let nudge = &self.slot(seq).nudge;
+        nudge.fetch_add(1, Ordering::AcqRel);
+        futex::wake_all(nudge);
+    }
+
+    /// Worker: sleeps while the credit is `seen` and the task is `Running`.
+    /// May return early for no reason.
+    pub(crate) fn await_credit(&self, seq: u64, seen: u32) {
+        let nudge = &self.slot(seq).nudge;
+        // First the nudge, then what it is about: a change after our look has
+        // changed the nudge too, and the kernel refuses to sleep.
+        let before = nudge.load(Ordering::Acquire);
+        if self.credit(seq) == seen && self.load(seq) == SlotWord::new(seq, Phase::Running) {
+            futex::wait(nudge, before);
+        }
+    }
+
+    /// Parent: some task of this worker has been asked to end.
+    pub(crate) fn ring_bell(&self) {
+        self.layout().header.cancel_bell.fetch_add(1, Ordering::AcqRel);
+        futex::wake_all(&self.layout().header.cancel_bell);
+    }
+
+    /// How often the bell has rung. Wraps.
+    pub(crate) fn bell(&self) -> u32 {
+        self.layout().header.cancel_bell.load(Ordering::Acquire)
+    }
+
+    /// Worker: sleeps until the bell has rung more often than `seen`. May
+    /// return early for no reason.
+    pub(crate) fn await_bell(&self, seen: u32) {
+        futex::wait(&self.layout().header.cancel_bell, seen);
+    }
+
+    /// Up to where the outbox is complete, as a position in the stream of all
+    /// bytes that this worker has answered.
+    pub(crate) fn outbox_filled(&self) -> u64 {
+        self.layout().header.filled.0.load(Ordering::Acquire)
+    }
+
+    /// Worker: everything before `filled` is in the ring, so that the parent
+    /// can have it even if we die before sending it.
+    pub(crate) fn outbox_publish(&self, filled: u64) {
+        self.layout().header.filled.0.store(filled, Ordering::Release);
+    }
+
+    /// Worker: copies bytes into the ring at stream position `at`. One thread
+    /// at a time; others would leave mixed bytes, nothing worse.
+    pub(crate) fn outbox_write(&self, at: u64, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= OUTBOX_BYTES);
+        let ring = &self.layout().outbox;
+        let (mut word, skip) = ring_position(at);
+        let mut rest = bytes;
+        if skip != 0 {
+            let (head, tail) = rest.split_at(rest.len().min(WORD_BYTES - skip));
+            blend(&ring[word], skip, head);
+            word = (word + 1) % OUTBOX_WORDS;
+            rest = tail;
+        }
+        let mut whole = rest.chunks_exact(WORD_BYTES);
+        for chunk in &mut whole {
+            let value = u64::from_ne_bytes(chunk.try_into().expect("chunks of a word"));
+            ring[word].store(value, Ordering::Relaxed);
+            word = (word + 1) % OUTBOX_WORDS;
+        }
+        blend(&ring[word], 0, whole.remainder());
+    }
+
+    /// Parent: copies `[from, to)` of the stream out of the ring. The bytes
+    /// are whatever the worker has left there.
+    ///
+    /// # Panics
+    ///
+    /// Unless `from <= to` and the range fits into the ring, which the caller
+    /// has checked: both come from a worker.
+    pub(crate) fn outbox_read(&self, from: u64, to: u64) -> Vec<u8> {
+        let len = range_len(from, to);
+        let (mut word, skip) = ring_position(from);
+        let mut bytes = Vec::with_capacity(skip + len + WORD_BYTES);
+        while bytes.len() < skip + len {
+            bytes.extend(self.layout().outbox[word].load(Ordering::Relaxed).to_ne_bytes());
+            word = (word + 1) % OUTBOX_WORDS;
+        }
+        bytes.truncate(skip + len);
+        bytes.drain(..skip);
+        bytes
+    }
+
+    /// Worker: writes `[from, to)` of the stream to the socket, straight from
+    /// the ring, and returns how many bytes it took.
+    ///
+    /// There is no `&[u8]` of the ring to be had: it would promise that nobody
+    /// writes there, and two processes can.
+    ///
+    /// # Panics
+    ///
+    /// Unless `from <= to` and the range fits into the ring.
+    pub(crate) fn outbox_send(
+        &self,
+        socket: BorrowedFd<'_>,
+        from: u64,
+        to: u64,
+    ) -> io::Result<usize> {
+        let len = range_len(from, to);
+        let start = from as usize % OUTBOX_BYTES;
+        let first = len.min(OUTBOX_BYTES - start);
+        let ring = self.layout().outbox.as_ptr().cast::<u8>().cast_mut();
+        let mut parts = [
+            libc::iovec { iov_base: ring.wrapping_add(start).cast(), iov_len: first },
+            libc::iovec { iov_base: ring.cast(), iov_len: len - first },
+        ];
+        // SAFETY: zeroes are a valid msghdr: no name, no buffers.
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        message.msg_iov = parts.as_mut_ptr();
+        message.msg_iovlen = if len == first { 1 } else { 2 };
+        loop {
+            // SAFETY: both parts lie within the ring, as `range_len` has
+            // checked, and the kernel only reads them.
+            let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL) };
+            match Errno::result(sent) {
+                Err(Errno::EINTR) => continue,
+                sent => return Ok(sent? as usize),
+            }
+        }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: by the field's invariant this is our mapping, and no borrow
+        // of it outlives `self`.
+        let unmapped = unsafe { munmap(self.layout.cast(), mem::size_of::<Layout>()) };
+        debug_assert_eq!(unmapped, Ok(()));
+    }
+}
+
+fn seals() -> SealFlag {
+    SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
+}
+
+fn create_memfd() -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Since Linux 6.3 a memfd should say that nobody means to execute it;
+    // some systems refuse those that do not. Older kernels refuse the flag.
+    let noexec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    match memfd_create(c"procession-page", flags | noexec) {
+        Err(Errno::EINVAL) => Ok(memfd_create(c"procession-page", flags)?),
+        made => Ok(made?),
+    }
+}
+
+/// The word of the ring that holds a stream position, and the byte in it.
+fn ring_position(at: u64) -> (usize, usize) {
+    let byte = at as usize % OUTBOX_BYTES;
+    (byte / WORD_BYTES, byte % WORD_BYTES)
+}
+
+fn range_len(from: u64, to: u64) -> usize {
+    let len = to.checked_sub(from).expect("a range of the outbox begins before it ends");
+    assert!(len <= OUTBOX_BYTES as u64, "a range of the outbox fits into the ring");
+    len as usize
+}
+
+/// Replaces part of a word, from its byte `skip` on.
+fn blend(word: &AtomicU64, skip: usize, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        let mut value = word.load(Ordering::Relaxed).to_ne_bytes();
+        value[skip..skip + bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_ne_bytes(value), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hint;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use super::*;
+
+    fn both_sides() -> (Page, Page) {
+        let (parent, fd) = Page::create().unwrap();
+        (parent, Page::open(fd).unwrap())
+    }
+
+    #[test]
+    fn a_phase_is_left_once() {
+        let (parent, worker) = both_sides();
+        let seq = 5 + SLOTS as u64;
+        parent.enqueue(seq, 0);
+        assert_eq!(worker.load(seq), SlotWord::new(seq, Phase::Queued));
+        worker.swap(seq, Phase::Queued, Phase::Running).unwrap();
+        let there = parent.swap(seq, Phase::Queued, Phase::Revoked).unwrap_err();
+        assert_eq!(there, SlotWord::new(seq, Phase::Running));
+        parent.swap(seq, Phase::Running, Phase::Killing).unwrap();
+        let there = worker.swap(seq, Phase::Running, Phase::Done).unwrap_err();
+        assert_eq!(there.phase(), Some(Phase::Killing));
+    }
+
+    #[test]
+    fn another_task_in_the_slot_is_not_mistaken() {
+        let (parent, worker) = both_sides();
+        parent.enqueue(5 + SLOTS as u64, 0);
+        assert!(worker.swap(5, Phase::Queued, Phase::Running).is_err());
+        assert_eq!(worker.load(5).seq(), 5 + SLOTS as u64);
+    }
+
+    #[test]
+    fn enqueue_resets_the_line() {
+        let (parent, worker) = both_sides();
+        parent.enqueue(3, 7);
+        worker.set_started_at(3, 99);
+        worker.set_item(3, 8);
+        worker.set_polite(3);
+        parent.grant(3, 5);
+        assert_eq!((parent.started_at(3), parent.item(3), parent.polite(3)), (99, 8, true));
+        assert_eq!(worker.credit(3), 12);
+        parent.enqueue(3 + SLOTS as u64, 1);
+        assert_eq!((parent.started_at(3), parent.item(3), parent.polite(3)), (0, 0, false));
+        assert_eq!(worker.credit(3), 1);
+    }
+
+    #[test]
+    fn the_file_keeps_its_size() {
+        let (_page, fd) = Page::create().unwrap();
+        let file = File::from(fd);
+        assert_eq!(file.set_len(0).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(file.set_len(1 << 20).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        let unseal = fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE));
+        assert_eq!(unseal, Err(Errno::EPERM));
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let plain = |len| {
+            let file = File::from(create_memfd().unwrap());
+            file.set_len(len).unwrap();
+            file
+        };
+        let kind = |file: File| Page::open(file.into()).unwrap_err().kind();
+        assert_eq!(kind(plain(0)), io::ErrorKind::InvalidData);
+        let unsealed = plain(mem::size_of::<Layout>() as u64);
+        assert_eq!(kind(unsealed.try_clone().unwrap()), io::ErrorKind::InvalidData);
+        fcntl(&unsealed, FcntlArg::F_ADD_SEALS(seals())).unwrap();
+        assert_eq!(kind(unsealed), io::ErrorKind::InvalidData, "no magic");
+    }
+
+    #[test]
+    fn the_ring_gives_back_what_was_put_in_at_every_offset() {
+        let (parent, worker) = both_sides();
+        let bytes: Vec<u8> = (0..100).collect();
+        let end_of_ring = OUTBOX_BYTES as u64 * 3;
+        for at in end_of_ring - 110..end_of_ring + 10 {
+            for len in [0, 1, 7, 8, 9, 40, 100] {
+                worker.outbox_write(at - 8, &[0xee; 116]);
+                worker.outbox_write(at, &bytes[..len]);
+                worker.outbox_publish(at + len as u64);
+                let filled = parent.outbox_filled();
+                assert_eq!(parent.outbox_read(at, filled), bytes[..len]);
+                assert_eq!(parent.outbox_read(at - 8, at), [0xee; 8], "nothing before");
+                assert_eq!(parent.outbox_read(filled, filled + 8), [0xee; 8], "nothing after");
+            }
+        }
+    }
+
+    #[test]
+    fn the_ring_is_sent_as_it_is() {
+        let (_parent, worker) = both_sides();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let bytes: Vec<u8> = (0..OUTBOX_BYTES).map(|n| (n % 251) as u8).collect();
+        for at in [0, 5, OUTBOX_BYTES as u64 - 3] {
+            worker.outbox_write(at, &bytes);
+            let end = at + OUTBOX_BYTES as u64;
+            assert_eq!(worker.outbox_send(ours.as_fd(), at, end).unwrap(), OUTBOX_BYTES);
+            let mut got = vec![0; OUTBOX_BYTES];
+            theirs.read_exact(&mut got).unwrap();
+            assert!(got == bytes);
+        }
+        drop(theirs);
+        let error = worker.outbox_send(ours.as_fd(), 0, 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn credit_wakes_a_waiting_stream() {
+        let (parent, worker) = both_sides();
+        parent.enqueue(1, 0);
+        worker.swap(1, Phase::Queued, Phase::Running).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for sent in 0..1000 {
+                    while worker.credit(1) == sent {
+                        worker.await_credit(1, sent);
+                    }
+                }
+            });
+            for _ in 0..1000 {
+                parent.grant(1, 1);
+            }
+        });
+    }
+
+    /// Cancels as soon as the body runs, so that some cancels come between the
+    /// stream's last look and its sleep.
+    #[test]
+    fn a_cancel_wakes_a_stream_that_waits_for_credit() {
+        const TASKS: u64 = 5_000;
+        let (parent, worker) = both_sides();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for seq in 1..TASKS {
+                    while worker.swap(seq, Phase::Queued, Phase::Running).is_err() {
+                        thread::yield_now();
+                    }
+                    while worker.load(seq).phase() == Some(Phase::Running) {
+                        worker.await_credit(seq, 0);
+                    }
+                }
+            });
+            for seq in 1..TASKS {
+                parent.enqueue(seq, 0);
+                while parent.swap(seq, Phase::Running, Phase::CancelReq).is_err() {
+                    thread::yield_now();
+                }
+                // More or less late, to meet every step of the other side.
+                (0..seq % 200).for_each(|_| hint::spin_loop());
+                parent.wake_credit(seq);
+            }
+        });
+    }
+
+    #[test]
+    fn the_bell_wakes() {
+        let (parent, worker) = both_sides();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for seen in 0..1000 {
+                    while worker.bell() == seen {
+                        worker.await_bell(seen);
+                    }
+                }
+            });
+            for _ in 0..1000 {
+                parent.ring_bell();
+            }
+        });
+    }
+}

@@ -1,0 +1,157 @@
+//! Signals: to a worker's group, and a worker's own dispositions. Called by
+//! the warden and by a worker's boot. Installs no handler, ever: handlers
+//! belong to the program we live in.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{mem, process, ptr};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::unistd::getpgrp;
+
+/// `PIDFD_SIGNAL_PROCESS_GROUP` of pidfd_send_signal(2), Linux 6.9.
+const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+
+/// Sends `signal` to every process of the group led by `pid`. A group that
+/// has nobody left is fine.
+///
+/// The leader must not have been reaped by us: kernels before 6.9 only know
+/// groups by number, and until then the number is taken.
+pub(crate) fn kill_group(pidfd: BorrowedFd<'_>, pid: i32, signal: Signal) -> io::Result<()> {
+    match kill_group_by_pidfd(pidfd, signal) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            // SAFETY: takes two integers and touches no memory of ours.
+            gone_is_fine(unsafe { libc::kill(-pid, signal as libc::c_int) }.into())
+        }
+        sent => sent,
+    }
+}
+
+/// As [`kill_group`], and right even if the leader has been reaped: a pidfd
+/// never means another process. Fails with `InvalidInput` before Linux 6.9.
+pub(crate) fn kill_group_by_pidfd(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the null siginfo asks the kernel to
+    // fill in what kill(2) would.
+    gone_is_fine(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal as libc::c_int,
+            ptr::null::<libc::siginfo_t>(),
+            PIDFD_SIGNAL_PROCESS_GROUP,
+        )
+    })
+}
+
+fn gone_is_fine(sent: libc::c_long) -> io::Result<()> {
+    match Errno::result(sent) {
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Gives a worker the signals of a fresh process: nothing blocked, nothing
+/// ignored, SIGTERM deadly.
+///
+/// Exec resets handlers but keeps what was ignored, so a parent started by
+/// nohup, or one that ignores SIGCHLD, would hand that on. A handler that is
+/// there now was installed in this process by something that came before us
+/// (std's report of a stack overflow, a preloaded profiler) and stays, except
+/// on SIGTERM, which is ours. SIGPIPE stays ignored, as std has it.
+pub(crate) fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        if signal == libc::SIGPIPE {
+            continue;
+        }
+        // SAFETY: zeroes are a valid sigaction for the kernel to overwrite.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        // SAFETY: `action` is ours to write. Numbers that may not be asked
+        // about (libc keeps some real-time signals) fail with EINVAL.
+        if unsafe { libc::sigaction(signal, ptr::null(), &mut action) } != 0 {
+            continue;
+        }
+        if action.sa_sigaction == libc::SIG_IGN || signal == libc::SIGTERM {
+            // SAFETY: SIG_DFL runs no code of ours.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+    SigSet::empty().thread_set_mask()?;
+    Ok(())
+}
+
+/// Runs `start` with the signals blocked that the program might handle, so
+/// that a thread begun in it never runs the program's handlers. Those that
+/// report a fault of the thread itself stay open.
+pub(crate) fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> io::Result<T> {
+    let mut blocked = SigSet::all();
+    for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTRAP]
+    {
+        blocked.remove(fault);
+    }
+    let before = blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let started = start();
+    before.thread_set_mask()?;
+    Ok(started)
+}
+
+/// Asks for a SIGCONT when the thread that started this process ends. The
+/// wish is the calling thread's, and ends with it.
+///
+/// A worker notices its parent's death by the hang-up of its socket, and then
+/// kills its own group. One that is stopped notices nothing, and would outlive
+/// the parent until somebody continued it. So let the kernel do that. SIGKILL
+/// here would leave the group behind.
+pub(crate) fn continue_on_parent_death() -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGCONT)?;
+    Ok(())
+}
+
+/// Ends this process and everything it has started, at once.
+pub(crate) fn exit_group_now() -> ! {
+    // In a group that somebody else leads, killing it would be an attack.
+    if getpgrp().as_raw() == process::id() as i32 {
+        // SAFETY: takes two integers and touches no memory of ours.
+        unsafe { libc::kill(0, libc::SIGKILL) };
+    }
+    // SAFETY: runs no exit handlers, which is the point: they may wait for
+    // locks held by threads that are stuck.
+    unsafe { libc::_exit(libc::EXIT_FAILURE) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disposition(signal: libc::c_int) -> libc::sighandler_t {
+        // SAFETY: zeroes are a valid sigaction for the kernel to overwrite.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        // SAFETY: `action` is ours to write.
+        assert_eq!(unsafe { libc::sigaction(signal, ptr::null(), &mut action) }, 0);
+        action.sa_sigaction
+    }
+
+    #[test]
+    fn a_reset_undoes_what_is_inherited_and_nothing_else() {
+        std::thread::spawn(|| {
+            let realtime = libc::SIGRTMIN() + 3;
+            for signal in [libc::SIGUSR2, realtime, libc::SIGTERM] {
+                // SAFETY: SIG_IGN runs no code of ours.
+                unsafe { libc::signal(signal, libc::SIG_IGN) };
+            }
+            let overflow_report = disposition(libc::SIGSEGV);
+            SigSet::all().thread_block().unwrap();
+            reset_signals().unwrap();
+            for signal in [libc::SIGUSR2, realtime, libc::SIGTERM] {
+                assert_eq!(disposition(signal), libc::SIG_DFL);
+            }
+            assert_eq!(disposition(libc::SIGPIPE), libc::SIG_IGN);
+            assert_eq!(disposition(libc::SIGSEGV), overflow_report);
+            assert_eq!(SigSet::thread_get_mask().unwrap(), SigSet::empty());
+        })
+        .join()
+        .unwrap();
+    }
+}

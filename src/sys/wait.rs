@@ -1,0 +1,121 @@
+//! Pidfds, and how a process ended. Called by `start` only: an ending is
+//! collected once, by one owner.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::exit::Exit;
+
+/// A descriptor for a child that has not been reaped yet. Becomes readable
+/// when the child ends.
+pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers and touches no memory of ours.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the kernel made this descriptor just now, close-on-exec, and
+    // nobody else has seen it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// How the child ended, leaving it unreaped: its pid and its group's number
+/// stay taken. `None` while it runs.
+///
+/// # Errors
+///
+/// `ECHILD` if something else in this program has collected it.
+pub(crate) fn peek_exit(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
+    wait(pidfd, libc::WEXITED | libc::WNOWAIT | libc::WNOHANG)
+}
+
+/// Collects the child's ending, waiting for it if need be. Unknown if
+/// something else in this program was faster.
+pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Exit {
+    match wait(pidfd, libc::WEXITED) {
+        Ok(Some(exit)) => exit,
+        Ok(None) | Err(_) => Exit::UNKNOWN,
+    }
+}
+
+// By hand, because nix has no name for real-time signals and fails on them
+// after the kernel has already forgotten the child.
+fn wait(pidfd: BorrowedFd<'_>, options: libc::c_int) -> io::Result<Option<Exit>> {
+    loop {
+        // SAFETY: zeroes are a valid siginfo for the kernel to overwrite, and
+        // its pid tells afterwards whether the kernel did.
+        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+        let id = pidfd.as_raw_fd() as libc::id_t;
+        // SAFETY: `info` is ours to write.
+        let waited = unsafe { libc::waitid(libc::P_PIDFD, id, &mut info, options) };
+        match Errno::result(waited) {
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno.into()),
+            Ok(_) => {}
+        }
+        // SAFETY: waitid fills in the fields of SIGCHLD, or leaves the zeroes.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        return Ok((pid != 0).then(|| decode(info.si_code, status)));
+    }
+}
+
+fn decode(code: libc::c_int, status: libc::c_int) -> Exit {
+    match code {
+        libc::CLD_EXITED => Exit::from_code(status),
+        libc::CLD_KILLED => Exit::from_signal(status),
+        libc::CLD_DUMPED => Exit::from_core_dump(status),
+        _ => Exit::UNKNOWN,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::zombie_processes, reason = "reaped by what is tested here")]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::process::Command;
+
+    use super::*;
+
+    fn ending_of(script: &str) -> Exit {
+        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let pidfd = pidfd_open(child.id() as i32).unwrap();
+        let exit = reap(pidfd.as_fd());
+        assert_eq!(
+            peek_exit(pidfd.as_fd()).unwrap_err().raw_os_error(),
+            Some(libc::ECHILD),
+            "it was reaped"
+        );
+        assert_eq!(reap(pidfd.as_fd()), Exit::UNKNOWN, "an ending is known once");
+        exit
+    }
+
+    #[test]
+    fn codes_and_signals() {
+        assert_eq!(ending_of("exit 0"), Exit::from_code(0));
+        assert_eq!(ending_of("exit 3"), Exit::from_code(3));
+        assert_eq!(ending_of("kill -9 $$"), Exit::from_signal(9));
+        assert_eq!(ending_of("kill -40 $$"), Exit::from_signal(40));
+    }
+
+    #[test]
+    fn every_way_to_end_is_decoded() {
+        assert_eq!(decode(libc::CLD_EXITED, 7), Exit::from_code(7));
+        assert_eq!(decode(libc::CLD_KILLED, 64), Exit::from_signal(64));
+        assert!(decode(libc::CLD_DUMPED, libc::SIGSEGV).core_dumped());
+        assert_eq!(decode(libc::CLD_STOPPED, libc::SIGSTOP), Exit::UNKNOWN);
+    }
+
+    #[test]
+    fn peeking_collects_nothing() {
+        let mut child = Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pidfd = pidfd_open(child.id() as i32).unwrap();
+        assert_eq!(peek_exit(pidfd.as_fd()).unwrap(), None);
+        child.kill().unwrap();
+        // Blocks until the ending is there, and leaves it there.
+        let seen = wait(pidfd.as_fd(), libc::WEXITED | libc::WNOWAIT).unwrap();
+        assert_eq!(seen, Some(Exit::from_signal(9)));
+        assert_eq!(peek_exit(pidfd.as_fd()).unwrap(), Some(Exit::from_signal(9)));
+        assert_eq!(reap(pidfd.as_fd()), Exit::from_signal(9));
+    }
+}

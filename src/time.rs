@@ -1,0 +1,31 @@
+//! A point in time as the pure modules see it: nanoseconds of the machine's
+//! monotonic clock. Read by the shell, passed in as an argument; parent and
+//! worker read the same clock.
+
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) struct Time(pub(crate) u64);
+
+impl Time {
+    /// Further away than any timer.
+    pub(crate) const FAR: Time = Time(u64::MAX);
+}
+
+impl Add<Duration> for Time {
+    type Output = Time;
+
+    fn add(self, duration: Duration) -> Time {
+        Time(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Sub for Time {
+    type Output = Duration;
+
+    /// Zero if `other` is later.
+    fn sub(self, other: Time) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(other.0))
+    }
+}

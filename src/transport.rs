@@ -1,0 +1,259 @@
+//! The protocol over one worker's socket, as the parent holds it: bytes out,
+//! messages in. Used by the supervisor's links. Knows nothing of tasks.
+//!
+//! What a worker has answered can reach the parent in two ways: through the
+//! socket, or, where the worker is busy or dead before it has sent it, through
+//! the ring in its status page. Both are the same stream of bytes; positions
+//! in it say which bytes are news.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::AsyncWrite;
+use tokio::net::UnixStream;
+use tokio_util::io::poll_read_buf;
+
+use crate::proto::frame::FrameReader;
+use crate::proto::message::FromWorker;
+use crate::proto::peer::{ProtocolError, Violation};
+use crate::sys::fd;
+use crate::sys::page::{OUTBOX_BYTES, Page};
+
+/// Payloads of this length and more are sent from where they are; shorter ones
+/// are copied, so that many of them are one write.
+const COPY_BYTES_MAX: usize = 32 << 10;
+
+/// Slices given to one write.
+const SLICES_MAX: usize = 16;
+
+/// Bytes on their way to a worker, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    /// Complete pieces, before `tail`.
+    pieces: VecDeque<Bytes>,
+    tail: Vec<u8>,
+    /// Bytes of the first piece, or of `tail` if there is none, already written.
+    written: usize,
+}
+
+impl Outgoing {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.tail.is_empty()
+    }
+
+    /// Where frame headers and short bodies are appended.
+    pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
+        &mut self.tail
+    }
+
+    pub(crate) fn push_payload(&mut self, payload: &Bytes) {
+        if payload.len() < COPY_BYTES_MAX {
+            self.tail.extend_from_slice(payload);
+        } else {
+            debug_assert!(self.written == 0 || !self.pieces.is_empty());
+            self.pieces.push_back(Bytes::from(std::mem::take(&mut self.tail)));
+            self.pieces.push_back(payload.clone());
+        }
+    }
+
+    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+        let mut count = 0;
+        let mut skip = self.written;
+        for piece in self.pieces.iter().map(|piece| &piece[..]).chain([&self.tail[..]]) {
+            if count == SLICES_MAX {
+                break;
+            }
+            slices[count] = IoSlice::new(&piece[skip..]);
+            skip = 0;
+            count += 1;
+        }
+        count
+    }
+
+    fn advance(&mut self, mut n: usize) {
+        while let Some(first) = self.pieces.front() {
+            let left = first.len() - self.written;
+            if n < left {
+                self.written += n;
+                return;
+            }
+            n -= left;
+            self.written = 0;
+            self.pieces.pop_front();
+        }
+        self.written += n;
+        if self.written == self.tail.len() {
+            self.tail.clear();
+            self.written = 0;
+        }
+    }
+}
+
+/// One worker's socket.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    stream: UnixStream,
+    page: Arc<Page>,
+    reader: FrameReader,
+    /// Being written; what is new gathers elsewhere until this is through.
+    outgoing: Outgoing,
+    /// Position of the next byte that `reader` wants.
+    wanted: u64,
+    /// Position of the next byte from the socket.
+    read: u64,
+}
+
+impl Transport {
+    pub(crate) fn new(
+        stream: std::os::unix::net::UnixStream,
+        page: Arc<Page>,
+        frame_bytes_max: usize,
+    ) -> io::Result<Self> {
+        Ok(Transport {
+            stream: UnixStream::from_std(stream)?,
+            page,
+            reader: FrameReader::new(frame_bytes_max),
+            outgoing: Outgoing::default(),
+            wanted: 0,
+            read: 0,
+        })
+    }
+
+    /// Whether the last bytes given were all written. Then the next ones can
+    /// be swapped in.
+    pub(crate) fn is_written(&self) -> bool {
+        self.outgoing.is_empty()
+    }
+
+    /// Trades what has been written (nothing is left of it but its memory) for
+    /// what has gathered since.
+    pub(crate) fn swap_outgoing(&mut self, gathered: &mut Outgoing) {
+        debug_assert!(self.outgoing.is_empty());
+        std::mem::swap(&mut self.outgoing, gathered);
+    }
+
+    /// Writes as much as the socket takes.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = self.outgoing.slices(&mut slices);
+            let write = Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]);
+            let n = std::task::ready!(write)?;
+            self.outgoing.advance(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once. `Ok(false)` at the end of the stream.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let buffer = self.reader.buffer();
+        let before = buffer.len();
+        let n = std::task::ready!(poll_read_buf(Pin::new(&mut self.stream), cx, buffer))?;
+        self.account(before, n);
+        Poll::Ready(Ok(n > 0))
+    }
+
+    /// Reads once, without waiting for the runtime to say that it can: what a
+    /// dead worker has sent may not have reached the runtime yet.
+    pub(crate) fn read_now(&mut self) -> io::Result<usize> {
+        let buffer = self.reader.buffer();
+        let before = buffer.len();
+        let n = fd::read_into(self.stream.as_fd(), buffer)?;
+        self.account(before, n);
+        Ok(n)
+    }
+
+    /// Takes note of `n` bytes that were read behind the first `before` of the
+    /// buffer.
+    fn account(&mut self, before: usize, n: usize) {
+        let start = self.read;
+        self.read += n as u64;
+        if start < self.wanted {
+            // These came through the ring already.
+            let known = (self.wanted - start).min(n as u64) as usize;
+            let buffer = self.reader.buffer();
+            let mut fresh = buffer.split_off(before);
+            fresh.advance(known);
+            buffer.unsplit(fresh);
+        }
+        self.wanted = self.wanted.max(self.read);
+    }
+
+    /// The next whole message of what has been read.
+    pub(crate) fn next_message(&mut self) -> Result<Option<FromWorker>, ProtocolError> {
+        match self.reader.next_frame()? {
+            Some(frame) => Ok(Some(FromWorker::parse(frame)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Fetches what the worker has put into its outbox and not sent.
+    ///
+    /// A living worker goes on writing there, but never lets more than half of
+    /// the ring be unsent: as long as the end is less than half a ring away
+    /// from what we want, nothing of that is overwritten. Otherwise the socket
+    /// has it, or will. `alive`: look twice for that reason.
+    pub(crate) fn fetch_outbox(&mut self, alive: bool) -> Result<(), ProtocolError> {
+        let half = OUTBOX_BYTES as u64 / 2;
+        let filled = self.page.outbox_filled();
+        if filled <= self.wanted {
+            return Ok(());
+        }
+        if filled - self.wanted > half {
+            // More than is ever unsent: the rest is in the socket, unless the
+            // worker is dead and the socket empty.
+            return if alive { Ok(()) } else { Err(ProtocolError(Violation::Page)) };
+        }
+        let bytes = self.page.outbox_read(self.wanted, filled);
+        if alive && self.page.outbox_filled().wrapping_sub(self.wanted) > half {
+            return Ok(());
+        }
+        self.reader.buffer().extend_from_slice(&bytes);
+        self.wanted = filled;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(outgoing: &mut Outgoing, step: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while !outgoing.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = outgoing.slices(&mut slices);
+            let all: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
+            let n = step.min(all.len());
+            bytes.extend_from_slice(&all[..n]);
+            outgoing.advance(n);
+        }
+        bytes
+    }
+
+    #[test]
+    fn pieces_leave_in_order_however_they_are_cut() {
+        let large = Bytes::from(vec![7; COPY_BYTES_MAX]);
+        for step in [1, 2, 3, 5, COPY_BYTES_MAX - 1, COPY_BYTES_MAX, COPY_BYTES_MAX + 3, 1 << 20] {
+            let mut outgoing = Outgoing::default();
+            let mut expected = Vec::new();
+            for (head, payload) in
+                [(&b"ab"[..], &large), (b"", &Bytes::from_static(b"xyz")), (b"c", &large)]
+            {
+                outgoing.tail().extend_from_slice(head);
+                outgoing.push_payload(payload);
+                expected.extend_from_slice(head);
+                expected.extend_from_slice(payload);
+            }
+            outgoing.tail().extend_from_slice(b"end");
+            expected.extend_from_slice(b"end");
+            assert_eq!(written(&mut outgoing, step), expected, "in steps of {step}");
+            assert!(outgoing.is_empty());
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Inside a worker: what a task can learn about its own cancellation.
+//!
+//! A worker promises its parent that it runs one task at a time in the order
+//! they came, that it asks the status page before each one whether it may, and
+//! that it ends when the parent does. `run` is its loop, `desk` where one call is
+//! worked on, `outbox` what is answered, `guard` catches panics, `lifeline` watches for the parent's end.
+//!
+//! # Ending politely
+//!
+//! By default a cancelled task is stopped by SIGTERM, and SIGKILL after the
+//! pool's [`grace_period`](crate::PoolBuilder::grace_period): its process ends
+//! and another takes its place. A task that would rather clean up calls one of
+//! the functions here. From its first such call on, cancelling it is a request:
+//! no signal is sent, and if the task returns within the grace period its
+//! worker lives on. If it does not, it is killed.
+//!
+//! Outside a worker nothing is ever cancelled: the functions may be called and
+//! have no effect.
+//!
+//! ```
+//! use procession::worker;
+//!
+//! fn count_primes(limit: u64) -> Option<u64> {
+//!     let mut found = 0;
+//!     for n in 2..limit {
+//!         if worker::is_cancelled() {
+//!             return None; // nobody waits for the answer any more
+//!         }
+//!         found += u64::from((2..n).take_while(|d| d * d <= n).all(|d| n % d != 0));
+//!     }
+//!     Some(found)
+//! }
+//! assert_eq!(count_primes(10), Some(4));
+//! ```
+
+mod desk;
+mod guard;
+mod lifeline;
+mod outbox;
+mod run;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+
+use tokio::sync::Notify;
+
+pub(crate) use self::desk::ITEM_OK;
+pub(crate) use self::run::run;
+
+use crate::slot_word::Phase;
+use crate::sys::page::Page;
+
+/// The status page, in a worker.
+static PAGE: OnceLock<Arc<Page>> = OnceLock::new();
+
+/// Number of the task that runs; 0 between tasks.
+static RUNNING: AtomicU64 = AtomicU64::new(0);
+
+type Callback = Box<dyn FnOnce() + Send>;
+
+/// What the running task wants called when it is cancelled.
+static CALLBACKS: Mutex<Vec<Callback>> = Mutex::new(Vec::new());
+
+/// Wakes the futures of [`cancelled`].
+static CANCELLED: Notify = Notify::const_new();
+
+/// Whether somebody wants the running task to end.
+///
+/// Costs two memory accesses; call it in inner loops. The first call makes
+/// cancelling this task polite, see the [module](self).
+pub fn is_cancelled() -> bool {
+    running().is_some_and(|(page, seq)| {
+        page.set_polite(seq);
+        is_asked_to_end(page, seq)
+    })
+}
+
+/// Waits until somebody wants the running task to end; for ever, if nobody
+/// does.
+///
+/// ```
+/// # async fn fetch() -> u32 { 1 }
+/// async fn patient() -> Option<u32> {
+///     tokio::select! {
+///         answer = fetch() => Some(answer),
+///         () = procession::worker::cancelled() => None,
+///     }
+/// }
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap()
+/// #     .block_on(async { assert_eq!(patient().await, Some(1)) });
+/// ```
+///
+/// # Cancel safety
+///
+/// Dropping the future loses nothing. The task stays polite.
+pub async fn cancelled() {
+    let mut notified = std::pin::pin!(CANCELLED.notified());
+    loop {
+        notified.as_mut().enable();
+        if is_cancelled() {
+            return;
+        }
+        watch();
+        // The watcher looks at the page after it has started, so a request
+        // that came before it did is not missed.
+        notified.as_mut().await;
+        notified.set(CANCELLED.notified());
+    }
+}
+
+/// Calls `f` when somebody wants the running task to end, on a thread of its
+/// own, while the task goes on: to make whatever the task waits for come back.
+///
+/// `f` is called at most once, and forgotten when the task returns. If the task
+/// has been cancelled already, `f` is called at once. A panic in it is
+/// reported on stderr and changes nothing.
+pub fn on_terminate(f: impl FnOnce() + Send + 'static) {
+    let Some((page, seq)) = running() else { return };
+    callbacks().push(Box::new(f));
+    page.set_polite(seq);
+    watch();
+}
+
+fn running() -> Option<(&'static Arc<Page>, u64)> {
+    let page = PAGE.get()?;
+    let seq = RUNNING.load(Ordering::Acquire);
+    (seq != 0).then_some((page, seq))
+}
+
+fn is_asked_to_end(page: &Page, seq: u64) -> bool {
+    let word = page.load(seq);
+    word.seq() == seq && matches!(word.phase(), Some(Phase::CancelReq | Phase::Killing))
+}
+
+fn callbacks() -> MutexGuard<'static, Vec<Callback>> {
+    CALLBACKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts the thread that waits for the parent's bell, or makes it look again.
+fn watch() {
+    static START: Once = Once::new();
+    let Some(page) = PAGE.get() else { return };
+    START.call_once(|| {
+        let page = Arc::clone(page);
+        let started =
+            std::thread::Builder::new().name("procession-watch".into()).spawn(move || {
+                loop {
+                    // Read the bell before the words: a request between the
+                    // two makes the wait return at once.
+                    let bell = page.bell();
+                    tell_if_cancelled();
+                    page.await_bell(bell);
+                }
+            });
+        if let Err(error) = started {
+            // The task can still be killed; it will only not hear of it first.
+            eprintln!("procession: cannot watch for cancellation: {error}");
+        }
+    });
+    tell_if_cancelled();
+}
+
+fn tell_if_cancelled() {
+    let Some((page, seq)) = running() else { return };
+    if !is_asked_to_end(page, seq) {
+        return;
+    }
+    let called = std::mem::take(&mut *callbacks());
+    for callback in called {
+        // The hook has reported a panic; the watcher must go on.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback));
+    }
+    CANCELLED.notify_waiters();
+}

@@ -1,0 +1,259 @@
+//! The worker's loop: receive, ask the status page, call, answer. Blocking and
+//! lean: no runtime unless a task is async, no system call for a task that
+//! another one's could carry.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::BytesMut;
+
+use super::desk::{Batch, Desk};
+use super::outbox::Outbox;
+use super::{PAGE, RUNNING, callbacks, guard, lifeline};
+use crate::limits::{FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES};
+use crate::proto::VERSION;
+use crate::proto::frame::FrameReader;
+use crate::proto::message::{
+    Failure, Hello, Setup, Shape, ToWorker, finish_done, put_failed, put_hello, put_init_failed,
+    put_ready, put_skipped,
+};
+use crate::registry::{FnId, Kind, Table};
+use crate::slot_word::Phase;
+use crate::start::boot::Boot;
+use crate::sys::clock::monotonic_nanos;
+use crate::sys::memory::Statm;
+use crate::sys::page::Page;
+use crate::sys::signal::exit_group_now;
+use crate::sys::{fd, limits};
+
+/// Answers wait for company at most this long while there is more to do.
+const FLUSH_NANOS: u64 = 500_000;
+
+/// The answer of a task as long as this goes out at once: a write is small
+/// beside it.
+const LONG_TASK_NANOS: u64 = 100_000;
+
+/// Exit code of a worker whose parent makes no sense.
+const EXIT_PROTOCOL: i32 = 125;
+
+/// Serves the parent until it says goodbye or is gone.
+pub(crate) fn run(boot: Boot) -> ! {
+    let page = Arc::new(boot.page);
+    let _ = PAGE.set(Arc::clone(&page));
+    guard::install_hook();
+    match Worker::new(boot.socket, page).and_then(|mut worker| worker.serve()) {
+        // Runs exit handlers and flushes what tasks have printed.
+        Ok(()) => std::process::exit(0),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            eprintln!("procession: {error}");
+            std::process::exit(EXIT_PROTOCOL)
+        }
+        // The parent is gone: there is nobody to tell.
+        Err(_) => exit_group_now(),
+    }
+}
+
+struct Worker {
+    socket: UnixStream,
+    reader: FrameReader,
+    page: Arc<Page>,
+    desk: Desk,
+    table: &'static Table,
+    /// Resident bytes above which to ask for replacement, and the means to
+    /// tell them.
+    memory: Option<(u64, Statm)>,
+    /// When the oldest unsent answer was given.
+    unsent_since: Option<u64>,
+}
+
+impl Worker {
+    fn new(socket: UnixStream, page: Arc<Page>) -> io::Result<Self> {
+        let outbox = Outbox::new(Arc::clone(&page), socket.try_clone()?);
+        Ok(Worker {
+            reader: FrameReader::new(FRAME_BYTES_MAX_MOST + FRAME_OVERHEAD_BYTES),
+            socket,
+            desk: Desk::new(Arc::clone(&page), outbox),
+            page,
+            table: Table::global(),
+            memory: None,
+            unsent_since: None,
+        })
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        let hello = Hello {
+            version: VERSION,
+            fingerprint: self.table.fingerprint(),
+            pid: nix::unistd::getpid().as_raw(),
+        };
+        put_hello(&mut self.desk.out, &hello);
+        self.send()?;
+        match self.receive()? {
+            ToWorker::Setup(setup) => self.set_up(setup)?,
+            _ => return Err(invalid("the parent's first message is not its settings")),
+        }
+        loop {
+            match self.receive()? {
+                ToWorker::Run { seq, function, shape, args } => {
+                    self.handle_run(seq, FnId(function), shape, &args)?;
+                }
+                ToWorker::Bye => return self.desk.outbox.flush(),
+                ToWorker::Setup(_) => return Err(invalid("the parent sent its settings twice")),
+            }
+        }
+    }
+
+    /// Puts the pool's settings in force, runs its initializer, and says how
+    /// that went.
+    fn set_up(&mut self, setup: Setup) -> io::Result<()> {
+        if setup.version != VERSION || setup.fingerprint != self.table.fingerprint() {
+            return Err(invalid("the parent is another program"));
+        }
+        self.desk.frame_bytes_max = setup.frame_bytes_max;
+        match self.prepare(&setup) {
+            Ok(()) => {
+                let outcome = std::mem::take(&mut self.desk.out);
+                put_ready(&mut self.desk.out, &outcome);
+            }
+            Err(failure) => {
+                self.desk.out.clear();
+                put_init_failed(&mut self.desk.out, &failure);
+            }
+        }
+        self.send()
+    }
+
+    fn prepare(&mut self, setup: &Setup) -> Result<(), Failure> {
+        let setting = |what: &'static str| {
+            move |error: io::Error| Failure::Setting(format!("could not set {what}: {error}"))
+        };
+        // Before there is a second thread: niceness and affinity are each
+        // thread's own, and inherited.
+        if let Some(nice) = setup.nice {
+            limits::set_nice(nice).map_err(setting("nice"))?;
+        }
+        if !setup.cpu_affinity.is_empty() {
+            limits::set_affinity(&setup.cpu_affinity).map_err(setting("cpu_affinity"))?;
+        }
+        lifeline::start(&self.socket).map_err(setting("the watch over the parent"))?;
+        if let Some(most) = setup.memory_bytes_max {
+            let statm = Statm::open().map_err(setting("max_worker_memory"))?;
+            self.memory = Some((most, statm));
+        }
+        for &(resource, value) in &setup.rlimits {
+            limits::set_rlimit(resource, value).map_err(setting("rlimits"))?;
+        }
+        let Some((function, args)) = &setup.initializer else { return Ok(()) };
+        match self.table.lookup(FnId(*function)).map(|task| &task.kind) {
+            Some(Kind::Value(step)) => self.desk.call(*step, args),
+            _ => Err(Failure::UnknownFunction),
+        }
+    }
+
+    /// The next message. Sends what is unsent before it waits for one.
+    fn receive(&mut self) -> io::Result<ToWorker> {
+        loop {
+            match self.reader.next_frame() {
+                Ok(Some(frame)) => {
+                    return ToWorker::parse(frame)
+                        .map_err(|error| invalid(&format!("malformed message: {error:?}")));
+                }
+                Ok(None) => {}
+                Err(error) => return Err(invalid(&error.to_string())),
+            }
+            self.desk.outbox.flush()?;
+            self.unsent_since = None;
+            if fd::read_into(self.socket.as_fd(), self.reader.buffer())? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    fn handle_run(
+        &mut self,
+        seq: u64,
+        function: FnId,
+        shape: Shape,
+        args: &BytesMut,
+    ) -> io::Result<()> {
+        let started = monotonic_nanos();
+        // Before the swap: whoever sees `Running` must see since when.
+        self.page.set_started_at(seq, started);
+        if self.page.swap(seq, Phase::Queued, Phase::Running).is_err() {
+            put_skipped(&mut self.desk.out, seq);
+            return self.answer(started, 0);
+        }
+        RUNNING.store(seq, Ordering::Release);
+        let kind = self.table.lookup(function).map(|task| &task.kind);
+        let result = match (shape, kind) {
+            (Shape::One, Some(Kind::Value(step))) => self.desk.one(*step, args),
+            (Shape::Batch { count, budget_nanos, stop_on_failure }, Some(Kind::Value(step))) => {
+                let until = match budget_nanos {
+                    0 => u64::MAX,
+                    budget => started.saturating_add(budget),
+                };
+                let batch = Batch { seq, count, until, stop_on_failure };
+                Ok(self.desk.batch(*step, args, &batch))
+            }
+            (Shape::Stream, Some(Kind::Stream(step))) => self.desk.stream(*step, args, seq)?,
+            _ => Err(Failure::UnknownFunction),
+        };
+        RUNNING.store(0, Ordering::Release);
+        callbacks().clear();
+        self.claim_done(seq);
+        let run_nanos = monotonic_nanos() - started;
+        let retire = self.is_over_memory();
+        match result {
+            Ok(answered) => finish_done(&mut self.desk.out, 0, seq, run_nanos, answered, retire),
+            Err(failure) => {
+                self.desk.out.clear();
+                put_failed(&mut self.desk.out, seq, run_nanos, retire, &failure);
+            }
+        }
+        self.answer(started + run_nanos, run_nanos)
+    }
+
+    /// Swaps the task's word to `Done`. If the parent was faster, a signal is
+    /// on its way and nothing may happen in this process any more.
+    fn claim_done(&self, seq: u64) {
+        let done = |from| self.page.swap(seq, from, Phase::Done).is_ok();
+        if !done(Phase::Running) && !done(Phase::CancelReq) {
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+
+    /// Gives the frames on the desk to the outbox, and sends them unless there
+    /// is reason to expect more soon. `now` is when the task ended.
+    fn answer(&mut self, now: u64, run_nanos: u64) -> io::Result<()> {
+        self.desk.outbox.push(&self.desk.out)?;
+        self.desk.out.clear();
+        let since = *self.unsent_since.get_or_insert(now);
+        if run_nanos >= LONG_TASK_NANOS || now - since >= FLUSH_NANOS {
+            self.desk.outbox.flush()?;
+            self.unsent_since = None;
+        }
+        Ok(())
+    }
+
+    /// Sends what is on the desk now.
+    fn send(&mut self) -> io::Result<()> {
+        self.desk.outbox.push(&self.desk.out)?;
+        self.desk.out.clear();
+        self.desk.outbox.flush()
+    }
+
+    fn is_over_memory(&self) -> bool {
+        self.memory
+            .as_ref()
+            .is_some_and(|(most, statm)| statm.resident_bytes().is_ok_and(|now| now > *most))
+    }
+}
+
+fn invalid(problem: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem.to_owned())
+}

@@ -12,22 +12,22 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Far beyond anything a test waits for; only a hang takes this long.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs one test on a runtime of its own, alone in this process, and checks
 /// that it leaves nothing: no child, no zombie, no descriptor.
 #[track_caller]
-pub fn checked<F: Future<Output = ()>>(test: F) {
+pub(crate) fn checked<F: Future<Output = ()>>(test: F) {
     checked_on(Flavor::MultiThread, test);
 }
 
 /// The same on a current-thread runtime.
 #[track_caller]
-pub fn checked_current_thread<F: Future<Output = ()>>(test: F) {
+pub(crate) fn checked_current_thread<F: Future<Output = ()>>(test: F) {
     checked_on(Flavor::CurrentThread, test);
 }
 
-pub enum Flavor {
+pub(crate) enum Flavor {
     MultiThread,
     CurrentThread,
 }
@@ -51,7 +51,7 @@ fn checked_on<F: Future<Output = ()>>(flavor: Flavor, test: F) {
 
 /// Runs a test that makes its own runtimes, with the same checks.
 #[track_caller]
-pub fn alone(test: impl FnOnce()) {
+pub(crate) fn alone(test: impl FnOnce()) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     warm_up();
@@ -107,12 +107,12 @@ impl Leftovers {
 }
 
 /// Processes whose parent this process is, zombies included.
-pub fn children() -> BTreeSet<i32> {
+pub(crate) fn children() -> BTreeSet<i32> {
     children_of(std::process::id() as i32)
 }
 
 /// Processes whose parent `pid` is, zombies included.
-pub fn children_of(pid: i32) -> BTreeSet<i32> {
+pub(crate) fn children_of(pid: i32) -> BTreeSet<i32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     tasks
         .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
@@ -123,13 +123,13 @@ pub fn children_of(pid: i32) -> BTreeSet<i32> {
 }
 
 /// Whether there is such a process, not counting zombies.
-pub fn is_alive(pid: i32) -> bool {
+pub(crate) fn is_alive(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']))
 }
 
 /// Awaits `future`, which must not take longer than `limit`.
-pub async fn within<F: Future>(limit: Duration, future: F) -> F::Output {
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> F::Output {
     match tokio::time::timeout(limit, future).await {
         Ok(output) => output,
         Err(_) => {
@@ -141,7 +141,7 @@ pub async fn within<F: Future>(limit: Duration, future: F) -> F::Output {
 
 /// Looks again and again until `condition` holds: for what the kernel does not
 /// announce.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !condition() {
         assert!(Instant::now() < deadline, "never happened: {what}");
@@ -151,10 +151,10 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// A folder of a test's own, gone with it.
 #[derive(Debug)]
-pub struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name =
@@ -165,7 +165,7 @@ impl Scratch {
     }
 
     /// A path in it, as a task's argument.
-    pub fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_owned()
     }
 }
@@ -177,18 +177,18 @@ impl Drop for Scratch {
 }
 
 /// Adds a line to a file, in one write: what several processes add stays whole.
-pub fn note(path: impl AsRef<Path>, line: &str) {
+pub(crate) fn note(path: impl AsRef<Path>, line: &str) {
     let mut file = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 /// The lines that were noted.
-pub fn notes(path: impl AsRef<Path>) -> Vec<String> {
+pub(crate) fn notes(path: impl AsRef<Path>) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }
 
 /// Waits until something was noted.
-pub async fn noted(path: &str) {
+pub(crate) async fn noted(path: &str) {
     until(&format!("a note in {path}"), || !notes(path).is_empty()).await;
 }

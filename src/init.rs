@@ -26,10 +26,8 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 /// # Examples
 ///
 /// ```no_run
-/// fn main() {
-///     procession::init();
-///     // … build a runtime, then a `procession::Pool` …
-/// }
+/// procession::init(); // the first line of `main`
+/// // … build a runtime, then a `procession::Pool` …
 /// ```
 pub fn init() {
     // Before this process may become a worker: tasks can have pools too.

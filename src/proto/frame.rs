@@ -15,7 +15,7 @@ pub(crate) const HEADER_BYTES: usize = 16;
 const READ_BYTES: usize = 64 << 10;
 
 /// Bodies that carry no payload (hellos, reports) are never longer than this.
-const REPORT_BYTES_MAX: usize = 64 << 10;
+pub(crate) const REPORT_BYTES_MAX: usize = 64 << 10;
 
 /// One whole frame.
 #[derive(Debug)]

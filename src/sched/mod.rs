@@ -20,9 +20,6 @@ mod respawn;
 mod slot;
 mod task;
 
-#[cfg(test)]
-mod model;
-
 use std::collections::VecDeque;
 use std::time::Duration;
 

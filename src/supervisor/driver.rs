@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, Sleep};
@@ -18,6 +19,9 @@ use crate::sched::Stage;
 use crate::start::warden::{Event, Stop};
 use crate::sys::clock::monotonic_nanos;
 use crate::time::Time;
+
+/// As far away as timers go; tokio itself takes some thirty years for ever.
+const NEVER: Duration = Duration::from_secs(86400 * 365 * 30);
 
 pub(super) struct Driver {
     supervisor: Arc<Supervisor>,
@@ -82,7 +86,7 @@ impl Driver {
     /// Returns whether to poll again.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(next) = self.supervisor.core().sched.poll_timeout() else {
-            self.armed = Time::FAR;
+            self.rest();
             return false;
         };
         let now = Time(monotonic_nanos());
@@ -107,6 +111,16 @@ impl Driver {
             return true;
         }
         false
+    }
+
+    /// Unsets the timer, so that a pool with nothing to do is never woken.
+    fn rest(&mut self) {
+        if self.armed != Time::FAR {
+            self.armed = Time::FAR;
+            if let Some(sleep) = &mut self.sleep {
+                sleep.as_mut().reset(Instant::now() + NEVER);
+            }
+        }
     }
 
     /// Writes down why workers that are about to be stopped for it did not

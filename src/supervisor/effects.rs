@@ -11,6 +11,7 @@ use crate::id::TaskId;
 use crate::observe;
 use crate::proto::message::{Shape, put_bye, put_run};
 use crate::sched::{Action, Ending, Mode, TaskKey, WorkerKey};
+use crate::start::message::ARG0_MARK;
 use crate::start::warden::{Owner, Stop};
 
 /// To be done without the lock: whatever wakes or drops what is the user's.
@@ -64,12 +65,12 @@ impl Effects {
 impl Supervisor {
     /// How a worker shows in `ps`.
     fn arg0(&self, worker: WorkerKey) -> String {
-        let program = std::env::args_os().next().unwrap_or_default();
-        let program = std::path::Path::new(&program);
-        let program = program.file_name().unwrap_or_default().to_string_lossy();
-        // A worker that starts workers: its own name is long enough.
-        let program = program.split(':').next().unwrap_or_default();
-        format!("{program}: procession worker {}/{}", self.plan.name, worker.seat)
+        let ours = std::env::args_os().next().unwrap_or_default();
+        let ours = ours.to_string_lossy();
+        // In a worker that starts workers, the name of the program comes first.
+        let program = ours.split(ARG0_MARK).next().unwrap_or_default();
+        let program = program.rsplit('/').next().unwrap_or_default();
+        format!("{program}{ARG0_MARK}{}/{}", self.plan.name, worker.seat)
     }
 }
 

@@ -136,8 +136,10 @@ pub(super) struct Link {
     stdout: Option<Output>,
     stderr: Option<Output>,
     span: Span,
-    /// Nothing more is read: the stream has ended, or made no sense.
-    deaf: bool,
+    /// The stream has ended.
+    eof: bool,
+    /// The worker broke the protocol: whatever else it says is not heard.
+    condemned: bool,
     /// Nothing more is written.
     mute: bool,
 }
@@ -181,7 +183,8 @@ impl Link {
             stdout,
             stderr,
             span,
-            deaf: false,
+            eof: false,
+            condemned: false,
             mute: false,
         })
     }
@@ -212,7 +215,7 @@ impl Link {
 
     /// Reads once, and takes in the messages. Returns whether there was any.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.deaf {
+        if self.eof || self.condemned {
             return false;
         }
         match self.transport.poll_read(cx) {
@@ -222,7 +225,7 @@ impl Link {
                 true
             }
             Poll::Ready(Ok(false) | Err(_)) => {
-                self.deaf = true;
+                self.eof = true;
                 self.note_eof();
                 true
             }
@@ -237,7 +240,7 @@ impl Link {
 
     /// Fetches answers that the worker has not sent.
     fn fetch(&mut self, alive: bool) {
-        if self.deaf && alive {
+        if self.condemned {
             return;
         }
         match self.transport.fetch_outbox(alive) {
@@ -254,7 +257,7 @@ impl Link {
     }
 
     fn condemn(&mut self, error: ProtocolError) {
-        self.deaf = true;
+        self.condemned = true;
         observe::worker_misbehaved(&self.span, &error);
         let mut core = self.supervisor.core();
         if core.sched.stage(self.worker) == Some(Stage::Starting) {
@@ -272,7 +275,7 @@ impl Link {
         // have kept the other end and go on writing for ever.
         let most = self.supervisor.plan.frame_bytes_max + 2 * FRAME_OVERHEAD_BYTES;
         let mut read = 0;
-        while !self.deaf && read <= most {
+        while !self.condemned && read <= most {
             match self.transport.read_now() {
                 Ok(0) => break,
                 Ok(n) => read += n,
@@ -281,9 +284,7 @@ impl Link {
             }
             self.take_messages();
         }
-        if !self.deaf {
-            self.fetch(false);
-        }
+        self.fetch(false);
         for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
             output.drain_now(&self.span);
         }

@@ -15,7 +15,7 @@ use super::outbox::Outbox;
 use super::{PAGE, RUNNING, callbacks, guard, lifeline};
 use crate::limits::{FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES};
 use crate::proto::VERSION;
-use crate::proto::frame::FrameReader;
+use crate::proto::frame::{FrameReader, REPORT_BYTES_MAX};
 use crate::proto::message::{
     Failure, Hello, Setup, Shape, ToWorker, finish_done, put_failed, put_hello, put_init_failed,
     put_ready, put_skipped,
@@ -114,6 +114,11 @@ impl Worker {
         }
         self.desk.frame_bytes_max = setup.frame_bytes_max;
         match self.prepare(&setup) {
+            Ok(()) if self.desk.out.len() > REPORT_BYTES_MAX => {
+                self.desk.out.clear();
+                let reason = "the initializer's result is too long".to_owned();
+                put_init_failed(&mut self.desk.out, &Failure::Setting(reason));
+            }
             Ok(()) => {
                 let outcome = std::mem::take(&mut self.desk.out);
                 put_ready(&mut self.desk.out, &outcome);

@@ -105,7 +105,11 @@ fn become_worker(boot: Boot) -> ! {
         worker::run(boot)
     }
     // Inside a runtime no other can be entered; async tasks need one.
-    let thread = std::thread::Builder::new().name("procession-worker".into());
+    let thread = std::thread::Builder::new()
+        .name("procession-worker".into())
+        // As much as the main thread has: tasks should not depend on how `main`
+        // is written.
+        .stack_size(8 << 20);
     let joined = thread.spawn(move || -> () { worker::run(boot) }).map(|thread| thread.join());
     eprintln!("procession: this worker has no thread to run on: {joined:?}");
     std::process::exit(1)

@@ -154,6 +154,8 @@ impl<T> Scheduler<T> {
         }
         self.assign(now, None, words);
         self.fill_seats(now);
+        // What an idle worker was kept for may have ended with this one.
+        self.dismiss_idle(now);
     }
 
     /// Looks at what is due on one worker.

@@ -16,7 +16,7 @@ use tracing::Span;
 use super::call::{Answer, Ended, Sink, failure_error};
 use super::effects::Effects;
 use super::output::Output;
-use super::{Alarm, Core, Supervisor};
+use super::{Alarm, Core, InitCheck, Supervisor};
 use crate::error::{Cause, RemotePanic, SpawnError, TaskError};
 use crate::exit::Exit;
 use crate::limits::FRAME_OVERHEAD_BYTES;
@@ -136,6 +136,8 @@ pub(super) struct Link {
     stdout: Option<Output>,
     stderr: Option<Output>,
     span: Span,
+    /// Messages between parsing and handling; kept for its memory.
+    messages: Vec<FromWorker>,
     /// The stream has ended.
     eof: bool,
     /// The worker broke the protocol: whatever else it says is not heard.
@@ -183,6 +185,7 @@ impl Link {
             stdout,
             stderr,
             span,
+            messages: Vec::new(),
             eof: false,
             condemned: false,
             mute: false,
@@ -254,6 +257,28 @@ impl Link {
         if let Err(error) = self.supervisor.clone().take_messages(self) {
             self.condemn(error);
         }
+    }
+
+    /// Parses what has arrived, up to the first thing that makes no sense. Runs
+    /// the check of what the initializer returned here, without the pool's
+    /// lock: it is the user's code.
+    fn gather(
+        &mut self,
+        messages: &mut Vec<FromWorker>,
+        check: Option<&InitCheck>,
+    ) -> Result<(), ProtocolError> {
+        while let Some(message) = self.transport.next_message()? {
+            self.peer.accept(&message)?;
+            let problem = match (&message, check) {
+                (FromWorker::Ready(outcome), Some(check)) => check(outcome).err(),
+                _ => None,
+            };
+            messages.push(match problem {
+                Some(problem) => FromWorker::InitFailed(Failure::Setting(problem)),
+                None => message,
+            });
+        }
+        Ok(())
     }
 
     fn condemn(&mut self, error: ProtocolError) {
@@ -345,26 +370,20 @@ impl Future for Link {
 impl Supervisor {
     /// Takes in all whole messages that a worker's transport holds.
     fn take_messages(self: &Arc<Self>, link: &mut Link) -> Result<(), ProtocolError> {
+        let mut messages = std::mem::take(&mut link.messages);
+        let mut result = link.gather(&mut messages, self.plan.init_check.as_ref());
         let mut effects = Effects::default();
         let mut core = self.core();
-        let result = loop {
-            match link.transport.next_message() {
-                Ok(Some(message)) => {
-                    let taken = link
-                        .peer
-                        .accept(&message)
-                        .and_then(|()| core.take_message(self, link, message, &mut effects));
-                    if let Err(error) = taken {
-                        break Err(error);
-                    }
-                }
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+        for message in messages.drain(..) {
+            if let Err(error) = core.take_message(link, message, &mut effects) {
+                result = Err(error);
+                break;
             }
-        };
+        }
         core.perform(self, &mut effects);
         drop(core);
         effects.run(self);
+        link.messages = messages;
         result
     }
 }
@@ -372,7 +391,6 @@ impl Supervisor {
 impl Core {
     fn take_message(
         &mut self,
-        supervisor: &Supervisor,
         link: &Link,
         message: FromWorker,
         effects: &mut Effects,
@@ -385,18 +403,9 @@ impl Core {
                     link.greeted = true;
                 }
             }
-            FromWorker::Ready(outcome) => {
-                let check = supervisor.plan.init_check.as_ref();
-                match check.map_or(Ok(()), |check| check(&outcome)) {
-                    Ok(()) => {
-                        observe::worker_ready(&link.span);
-                        self.sched.handle_ready(now, worker, &self.links);
-                    }
-                    Err(reason) => {
-                        self.last_failure = Some(SpawnError::new(Cause::InitRefused(reason)));
-                        self.sched.handle_init_failed(now, worker, &self.links);
-                    }
-                }
+            FromWorker::Ready(_) => {
+                observe::worker_ready(&link.span);
+                self.sched.handle_ready(now, worker, &self.links);
             }
             FromWorker::InitFailed(failure) => {
                 let cause = match failure {

@@ -64,10 +64,7 @@ impl<R> Apply<R> {
     pub fn start(mut self) -> TaskHandle<R> {
         match self.handle.take() {
             Some(handle) => handle,
-            None => {
-                let permit = self.launch.supervisor.try_admit();
-                TaskHandle::new(self.launch.submit(None, permit))
-            }
+            None => TaskHandle::new(self.launch.submit(None, false)),
         }
     }
 }
@@ -146,13 +143,13 @@ impl Launch {
         Poll::Ready(self.submit(items, encoded))
     }
 
-    /// Queues the call now. `permit`: a place was taken for it.
-    pub(super) fn submit(&mut self, items: Option<Arc<Items>>, permit: bool) -> RawHandle {
+    /// Queues the call now. `admitted`: a place was taken for it.
+    pub(super) fn submit(&mut self, items: Option<Arc<Items>>, admitted: bool) -> RawHandle {
         let request = self.request.take().expect("submitted once");
         let submitted = match request {
-            Ok(request) => self.supervisor.submit(request, self.terms, items, permit, false),
+            Ok(request) => self.supervisor.submit(request, self.terms, items, admitted, false),
             Err(error) => {
-                if permit {
+                if admitted {
                     self.supervisor.give_back_place();
                 }
                 self.supervisor.refuse(error)

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -260,12 +261,15 @@ impl PoolBuilder {
             args: result
                 .map(|()| encoded)
                 .map_err(|failure| TaskError::from_encode(failure, Side::Arguments)),
-            check: Box::new(|outcome| match codec::decode::<F::Output>(outcome) {
-                Ok(outcome) => match outcome.into_problem() {
-                    None => Ok(()),
-                    Some(problem) => Err(format!("the initializer failed: {problem}")),
-                },
-                Err(failure) => Err(format!("the initializer's result: {failure}")),
+            check: Box::new(|outcome| {
+                let check = || match codec::decode::<F::Output>(outcome) {
+                    Ok(outcome) => outcome.into_problem(),
+                    Err(failure) => Some(failure.to_string()),
+                };
+                // Decoding and printing are the user's code, and the driver's
+                // task is not theirs to end.
+                let problem = catch_unwind(check).unwrap_or(Some("its error panicked".into()));
+                problem.map_or(Ok(()), |problem| Err(format!("the initializer failed: {problem}")))
             }),
         });
         self

@@ -29,8 +29,6 @@ pub(crate) struct Request {
 pub(crate) struct Call {
     pub(crate) request: Request,
     pub(crate) sink: Sink,
-    /// Holds one of the queue's places.
-    pub(crate) permit: bool,
     pub(crate) span: Span,
 }
 

@@ -32,8 +32,12 @@ pub(super) struct Effects {
 impl Effects {
     /// Tells a caller, later.
     pub(super) fn resolve(&mut self, call: Call, ended: Ended) {
-        self.permits += usize::from(call.permit);
         self.resolved.push((call, ended));
+    }
+
+    /// Gives places in the queue back, later.
+    pub(super) fn free_places(&mut self, places: usize) {
+        self.permits += places;
     }
 
     pub(super) fn wake(&mut self, waker: Option<Waker>) {
@@ -165,6 +169,13 @@ impl Core {
         ended: Ended,
         effects: &mut Effects,
     ) {
+        // Its place in the queue goes to a call that was taken without one, if
+        // there is any.
+        if self.overdraft > 0 {
+            self.overdraft -= 1;
+        } else {
+            effects.free_places(1);
+        }
         let outcome = self.counts.count(&ended.outcome);
         observe::task_ended(&call.span, id, outcome);
         effects.resolve(call, ended);

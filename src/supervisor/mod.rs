@@ -114,6 +114,8 @@ struct Core {
     counts: Counts,
     /// Why the last worker that did not start did not.
     last_failure: Option<SpawnError>,
+    /// Calls that were taken when the queue had no place for them.
+    overdraft: usize,
     /// There is no driver any more.
     abandoned: bool,
     /// Calls that feed themselves (`map_async`): `join` waits for them.
@@ -174,6 +176,7 @@ impl Supervisor {
                 links: Links::default(),
                 counts: Counts::default(),
                 last_failure: None,
+                overdraft: 0,
                 abandoned: false,
                 feeding: 0,
                 begun: 0,
@@ -206,7 +209,7 @@ impl Supervisor {
     }
 
     /// Waits for a place in the queue, which the next [`submit`](Self::submit)
-    /// with `permit` takes.
+    /// that says so takes.
     pub(crate) async fn admit(&self) {
         // Closed with the pool; then `submit` says why.
         if let Ok(permit) = self.admission.acquire().await {
@@ -224,14 +227,15 @@ impl Supervisor {
         self.admission.add_permits(1);
     }
 
-    /// Queues a call. `permit`: it holds a place in the queue. `begun`: it is
-    /// part of a call that was taken before, so a closed pool takes it too.
+    /// Queues a call. `admitted`: a place in the queue was taken for it; if not,
+    /// it is queued all the same, and later calls wait the longer. `begun`: it
+    /// is part of a call that was taken before, so a closed pool takes it too.
     pub(crate) fn submit(
         self: &Arc<Self>,
         request: Request,
         mut terms: Terms,
         items: Option<Arc<Items>>,
-        permit: bool,
+        admitted: bool,
         begun: bool,
     ) -> Submitted {
         let (sender, receiver) = oneshot::channel();
@@ -241,18 +245,20 @@ impl Supervisor {
             None => Sink::One(sender),
         };
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
-        let call = Call { request, sink, permit, span };
+        let call = Call { request, sink, span };
         let mut effects = Effects::default();
         let mut core = self.core();
         let refusal = core.refusal().filter(|why| !(begun && matches!(why, TaskError::Closed)));
         let (id, task) = match refusal {
             Some(why) => {
+                effects.free_places(usize::from(admitted));
                 let id = core.sched.refuse();
                 effects.resolve(call, Ended { outcome: Err(why), started: false });
                 (id, None)
             }
             None => {
                 core.counts.submitted += 1;
+                core.overdraft += usize::from(!admitted && !self.try_admit());
                 let now = Time(monotonic_nanos());
                 let core = &mut *core;
                 let key = core.sched.handle_submit(now, call, terms, &core.links);

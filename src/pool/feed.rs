@@ -244,6 +244,24 @@ impl Feed {
         }
     }
 
+    /// Pulls no further input, and cancels what lies behind the item `index`.
+    pub(super) fn stop_behind(&mut self, index: usize) {
+        self.source = None;
+        self.panic = None;
+        self.unfinished.retain(|chunk| chunk.first < index);
+        for flight in self.flights.iter() {
+            if flight.first() > index {
+                flight.raw.cancel();
+            }
+        }
+    }
+
+    /// Whether an item before `index` has not come back.
+    pub(super) fn awaits_before(&self, index: usize) -> bool {
+        self.unfinished.iter().any(|chunk| chunk.first < index)
+            || self.flights.iter().any(|flight| flight.first() < index)
+    }
+
     /// Forgets what has not been sent, and cancels what has.
     pub(super) fn abort(&mut self) {
         self.source = None;
@@ -422,6 +440,12 @@ struct Flight {
     raw: RawHandle,
     chunk: Option<Chunk>,
     single: bool,
+}
+
+impl Flight {
+    fn first(&self) -> usize {
+        self.chunk.as_ref().map_or(usize::MAX, |chunk| chunk.first)
+    }
 }
 
 /// A chunk that has come back.

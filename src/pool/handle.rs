@@ -200,7 +200,7 @@ impl RawHandle {
         Poll::Ready(ended.unwrap_or(Ended { outcome: Err(TaskError::Terminated), started: true }))
     }
 
-    fn cancel(&self) {
+    pub(super) fn cancel(&self) {
         if let Some(task) = self.task {
             self.supervisor.cancel(task);
         }

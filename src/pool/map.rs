@@ -18,10 +18,11 @@ use crate::error::TaskError;
 ///
 /// Lazy: nothing is pulled from the input before it is first polled, and then
 /// only as much as keeps the workers busy. The answers come in the order of the
-/// input. The first failure ends the map: no further input is pulled, what is
-/// under way is cancelled, and [`TaskError::index`] says which item it was. If
-/// the input iterator itself panics, the items before that still run, and the
-/// panic continues here.
+/// input. A failure ends the map: no further input is pulled and the items behind
+/// it are cancelled; those before it, which are under way, are waited for, so that
+/// the error is that of the first failing item, as a loop would have met it.
+/// [`TaskError::index`] says which one it was. If the input iterator itself
+/// panics, the items before that still run, and the panic continues here.
 ///
 /// # Cancel safety
 ///
@@ -31,6 +32,8 @@ use crate::error::TaskError;
 pub struct Map<R> {
     feed: Feed,
     answers: Vec<Option<R>>,
+    /// The first item known to have failed.
+    failed: Option<(usize, TaskError)>,
     timeout: Option<Duration>,
     sleep: Option<Pin<Box<Sleep>>>,
     feeding: bool,
@@ -42,7 +45,7 @@ impl<R> Unpin for Map<R> {}
 impl<R> Map<R> {
     pub(super) fn new(mut feed: Feed) -> Self {
         feed.stop_on_failure = true;
-        Map { feed, answers: Vec::new(), timeout: None, sleep: None, feeding: false }
+        Map { feed, answers: Vec::new(), failed: None, timeout: None, sleep: None, feeding: false }
     }
 
     /// Sends this many items to a worker at a time. Default: as many as take
@@ -99,21 +102,31 @@ impl<R: DeserializeOwned> Map<R> {
         Poll::Ready(after)
     }
 
-    /// Puts answers into their places. The first failure ends it.
-    fn take(&mut self, fed: Fed) -> Result<(), TaskError> {
+    /// Puts answers into their places, up to the first failure.
+    fn take(&mut self, fed: Fed) {
         if let Fed::Lost { first, error, .. } = fed {
             // The one that ran when the worker was lost, if it is known.
             let index = first + error.index().unwrap_or(0);
-            return Err(error.at_index(index));
+            return self.fail(index, error.at_index(index));
         }
         for (index, answer) in Answers::new(fed) {
-            let answer = answer?;
-            if index >= self.answers.len() {
-                self.answers.resize_with(index + 1, || None);
+            match answer {
+                Ok(answer) => {
+                    if index >= self.answers.len() {
+                        self.answers.resize_with(index + 1, || None);
+                    }
+                    self.answers[index] = Some(answer);
+                }
+                Err(error) => return self.fail(index, error),
             }
-            self.answers[index] = Some(answer);
         }
-        Ok(())
+    }
+
+    fn fail(&mut self, index: usize, error: TaskError) {
+        if self.failed.as_ref().is_none_or(|(first, _)| index < *first) {
+            self.feed.stop_behind(index);
+            self.failed = Some((index, error));
+        }
     }
 }
 
@@ -128,13 +141,15 @@ impl<R: DeserializeOwned> Future for Map<R> {
             return Poll::Ready(Err(TaskError::TimedOut { after, exit: None }));
         }
         loop {
-            match ready!(this.feed.poll_fed(cx, usize::MAX)) {
-                Some(fed) => {
-                    if let Err(error) = this.take(fed) {
-                        this.feed.abort();
-                        return Poll::Ready(Err(error));
-                    }
+            if let Some((index, _)) = this.failed {
+                if !this.feed.awaits_before(index) {
+                    this.feed.abort();
+                    let error = this.failed.take().map(|(_, error)| error);
+                    return Poll::Ready(Err(error.expect("found just above")));
                 }
+            }
+            match ready!(this.feed.poll_fed(cx, usize::MAX)) {
+                Some(fed) => this.take(fed),
                 None => {
                     let answers = std::mem::take(&mut this.answers).into_iter();
                     // Every item was answered, or there was an error.

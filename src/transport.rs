@@ -209,6 +209,11 @@ impl Transport {
             // worker is dead and the socket empty.
             return if alive { Ok(()) } else { Err(ProtocolError(Violation::Page)) };
         }
+        // Looked at after `filled`, so it covers all of that.
+        if self.wanted < self.page.outbox_held_from() {
+            // A long frame that never was in the ring, of which we have a part.
+            return if alive { Ok(()) } else { Err(ProtocolError(Violation::Page)) };
+        }
         let bytes = self.page.outbox_read(self.wanted, filled);
         if alive && self.page.outbox_filled().wrapping_sub(self.wanted) > half {
             return Ok(());
@@ -234,6 +239,41 @@ mod tests {
             outgoing.advance(n);
         }
         bytes
+    }
+
+    /// A frame that is longer than half of the ring goes past it. Its last part
+    /// was once taken from there all the same.
+    #[tokio::test]
+    async fn a_long_frame_is_not_looked_for_in_the_outbox() {
+        use std::io::Write;
+
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (page, _fd) = Page::create().unwrap();
+        let page = Arc::new(page);
+        let mut transport = Transport::new(ours, Arc::clone(&page), 1 << 20).unwrap();
+
+        let long = vec![7; OUTBOX_BYTES];
+        let (first, last) = long.split_at(long.len() - 100);
+        theirs.write_all(first).unwrap();
+        while transport.wanted < first.len() as u64 {
+            transport.read_now().unwrap();
+        }
+        // The rest is in the socket, and the worker says so.
+        theirs.write_all(last).unwrap();
+        page.outbox_skip(long.len() as u64);
+        page.outbox_publish(long.len() as u64);
+        transport.fetch_outbox(true).unwrap();
+        assert_eq!(transport.wanted, first.len() as u64);
+        while transport.wanted < long.len() as u64 {
+            transport.read_now().unwrap();
+        }
+
+        // What follows is in the ring again.
+        page.outbox_write(long.len() as u64, b"next");
+        page.outbox_publish(long.len() as u64 + 4);
+        transport.fetch_outbox(true).unwrap();
+        assert_eq!(transport.reader.buffer()[..], [&long[..], b"next"].concat());
     }
 
     #[test]

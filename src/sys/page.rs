@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!      0  magic │ layout version │ cancel bell
-//!     64  outbox filled
+//!     64  outbox filled │ held from
 //!   4096  64 slots of 64 bytes: word, started at, item, credit, polite, nudge
 //!   8192  outbox: a ring of 64 KiB
 //! ```
@@ -21,7 +21,7 @@ use std::mem::{self, offset_of};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -39,7 +39,7 @@ const WORD_BYTES: usize = mem::size_of::<u64>();
 const OUTBOX_WORDS: usize = OUTBOX_BYTES / WORD_BYTES;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
-const LAYOUT_VERSION: u32 = 1;
+const LAYOUT_VERSION: u32 = 2;
 
 #[repr(C)]
 struct Layout {
@@ -54,12 +54,16 @@ struct Header {
     magic: AtomicU64,
     layout_version: AtomicU32,
     cancel_bell: AtomicU32,
-    filled: Filled,
+    outbox: OutboxState,
 }
 
-/// On a cache line of its own: the worker stores it with every answer.
+/// On a cache line of its own: the worker stores to it with every answer.
 #[repr(C, align(64))]
-struct Filled(AtomicU64);
+struct OutboxState {
+    filled: AtomicU64,
+    /// Stream position from which on everything has gone through the ring.
+    held_from: AtomicU64,
+}
 
 #[repr(C, align(64))]
 struct Slot {
@@ -75,7 +79,7 @@ struct Slot {
 }
 
 const _: () = {
-    assert!(offset_of!(Header, filled) == 64);
+    assert!(offset_of!(Header, outbox) == 64);
     assert!(mem::size_of::<Slot>() == 64);
     assert!(offset_of!(Layout, slots) == 4096);
     assert!(offset_of!(Layout, outbox) == 8192);
@@ -261,19 +265,34 @@ impl Page {
     /// Up to where the outbox is complete, as a position in the stream of all
     /// bytes that this worker has answered.
     pub(crate) fn outbox_filled(&self) -> u64 {
-        self.layout().header.filled.0.load(Ordering::Acquire)
+        self.layout().header.outbox.filled.load(Ordering::Acquire)
     }
 
     /// Worker: everything before `filled` is in the ring, so that the parent
     /// can have it even if we die before sending it.
     pub(crate) fn outbox_publish(&self, filled: u64) {
-        self.layout().header.filled.0.store(filled, Ordering::Release);
+        self.layout().header.outbox.filled.store(filled, Ordering::Release);
+    }
+
+    /// Worker: all before `position` is in the socket, and some of it was
+    /// never in the ring. Before the publishing of what comes after.
+    pub(crate) fn outbox_skip(&self, position: u64) {
+        self.layout().header.outbox.held_from.store(position, Ordering::Release);
+    }
+
+    /// From where on the ring has held what was published: what is before that
+    /// may be there or not, but is in the socket.
+    pub(crate) fn outbox_held_from(&self) -> u64 {
+        self.layout().header.outbox.held_from.load(Ordering::Acquire)
     }
 
     /// Worker: copies bytes into the ring at stream position `at`. One thread
     /// at a time; others would leave mixed bytes, nothing worse.
     pub(crate) fn outbox_write(&self, at: u64, bytes: &[u8]) {
         debug_assert!(bytes.len() <= OUTBOX_BYTES);
+        // Who sees these bytes must see what was published before them: by that
+        // a reader knows that what it has read was not overwritten meanwhile.
+        fence(Ordering::Release);
         let ring = &self.layout().outbox;
         let (mut word, skip) = ring_position(at);
         let mut rest = bytes;
@@ -307,6 +326,9 @@ impl Page {
             bytes.extend(self.layout().outbox[word].load(Ordering::Relaxed).to_ne_bytes());
             word = (word + 1) % OUTBOX_WORDS;
         }
+        // With the fence in `outbox_write`: what is loaded after this is as
+        // new as the bytes at least.
+        fence(Ordering::Acquire);
         bytes.truncate(skip + len);
         bytes.drain(..skip);
         bytes

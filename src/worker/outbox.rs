@@ -5,7 +5,8 @@
 //!
 //! Positions count bytes since the worker started. The ring holds
 //! `sent..filled`; the parent knows how much it has received, and so which
-//! part of the ring is news.
+//! part of the ring is news. What is too long for the ring goes into the socket
+//! at once, and the page says from where on the ring can be believed.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -41,6 +42,7 @@ impl Outbox {
             self.socket.write_all(frames)?;
             self.sent += len;
             self.filled += len;
+            self.page.outbox_skip(self.filled);
         } else {
             self.page.outbox_write(self.filled, frames);
             self.filled += len;

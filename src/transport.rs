@@ -233,10 +233,9 @@ mod tests {
         while !outgoing.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = outgoing.slices(&mut slices);
-            let all: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
-            let n = step.min(all.len());
-            bytes.extend_from_slice(&all[..n]);
-            outgoing.advance(n);
+            let before = bytes.len();
+            bytes.extend(slices[..count].iter().flat_map(|slice| slice.iter()).take(step));
+            outgoing.advance(bytes.len() - before);
         }
         bytes
     }

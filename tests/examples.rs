@@ -182,7 +182,7 @@ async fn sha256sum_goes_on_past_what_it_cannot_read() {
     fs::create_dir(folder.join("closed")).unwrap();
     fs::write(folder.join("closed/inside"), "never seen").unwrap();
     for name in ["locked", "closed"] {
-        fs::set_permissions(folder.join(name), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(folder.join(name), Permissions::from_mode(0o000)).unwrap();
     }
 
     let mut command = sha256sum(&folder);

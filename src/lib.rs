@@ -1,4 +1,52 @@
-//! An async pool of worker processes for tokio.
+#![doc = include_str!("../README.md")]
+//!
+//! # Tour
+//!
+//! - [`init`] and [`test_worker!`] make a program able to start workers.
+//! - [`Pool`] has the workers and takes the calls; [`PoolBuilder`] has every
+//!   option, with its default, unit and reason.
+//! - One call is an [`Apply`], and once it is queued a [`TaskHandle`]. Many are
+//!   a [`Map`], a [`MapHandle`] or a stream, [`Imap`]; many answers of one call
+//!   are a [`TaskStream`].
+//! - [`TaskError`] says what became of a call without an answer, [`Exit`] how
+//!   its worker ended, [`SpawnError`] why there is no worker.
+//! - [`worker`] is for the inside of tasks: hearing of one's own cancellation.
+//! - [`Status`], [`Stats`] and [`WorkerInfo`] say what a pool is doing. Every
+//!   call is a `tracing` span, target `procession::task`, within its caller's;
+//!   workers and what they print are at `procession::worker` and
+//!   `procession::output`.
+//! - [`TaskFn`] and [`StreamFn`] are the functions that can be tasks. Both are
+//!   implemented for all of them and for nothing else.
+//!
+//! # Dropping
+//!
+//! One rule: **what you drop is cancelled, in the other process too.** All
+//! futures and streams here are [`Send`].
+//!
+//! | Dropped | What happens |
+//! |---|---|
+//! | [`Apply`], [`Map`], [`Imap`], [`TaskStream`] before the first poll | nothing: no call was made |
+//! | [`Apply`], [`TaskHandle`] | the call is cancelled: removed from the queue, or skipped by its worker, or stopped by SIGTERM and, after the [`grace_period`](PoolBuilder::grace_period), SIGKILL |
+//! | [`Map`], [`MapHandle`] | no more input is pulled; what is under way is cancelled |
+//! | [`Imap`], [`Indexed`], [`TaskStream`] | the same; the future of `next` can be dropped freely, no item is lost |
+//! | [`Cancelling`], [`CancelHandle`] | nothing: what was cancelled stays so |
+//! | the futures of [`Pool::ready`] and [`Pool::join`] | nothing |
+//! | the future of [`Pool::terminate`], after its first poll | the pool ends all the same |
+//! | the future of [`Pool::shutdown`], after its first poll | the pool stays closed, and nothing is stopped by force |
+//! | the last clone of a [`Pool`], or its runtime | workers are killed, calls end with [`TaskError::Terminated`] |
+//!
+//! An answer that was on its way to a dropped handle is thrown away. To stop
+//! waiting without cancelling, [`detach`](TaskHandle::detach).
+//!
+//! # Panics
+//!
+//! A panic of a task is its caller's [`TaskError::Panicked`]; its worker lives
+//! on, unless the program is built with `panic = "abort"`, where it is a
+//! [`TaskError::WorkerLost`]. A panic of an input iterator continues where the
+//! results are awaited. Nothing that a worker does makes the parent panic.
+//! Functions that panic on wrong arguments, such as a chunk size of 0, say so;
+//! wrong options are errors of [`build`](PoolBuilder::build).
+
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]

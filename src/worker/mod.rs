@@ -1,9 +1,7 @@
 //! Inside a worker: what a task can learn about its own cancellation.
 //!
-//! A worker promises its parent that it runs one task at a time in the order
-//! they came, that it asks the status page before each one whether it may, and
-//! that it ends when the parent does. `run` is its loop, `desk` where one call is
-//! worked on, `outbox` what is answered, `guard` catches panics, `lifeline` watches for the parent's end.
+//! A worker runs one task at a time, in the order they came, and ends when its
+//! parent does, whatever it is doing.
 //!
 //! # Ending politely
 //!
@@ -33,6 +31,9 @@
 //! assert_eq!(count_primes(10), Some(4));
 //! ```
 
+// `run` is the worker's loop, `desk` where one call is worked on, `outbox` what
+// is answered and not yet sent; `guard` catches panics, `lifeline` watches for
+// the parent's end. Before each task, `run` asks the status page whether it may.
 mod desk;
 mod guard;
 mod lifeline;

@@ -382,7 +382,7 @@ impl Feed {
         // The pool's timeout is for one item.
         let timeout = self.supervisor.plan().task_timeout.map(|each| match self.chunk_size {
             Some(_) => each.saturating_mul(count as u32),
-            None => each + Duration::from_nanos(CHUNK_BUDGET_NANOS),
+            None => each.saturating_add(Duration::from_nanos(CHUNK_BUDGET_NANOS)),
         });
         let terms = Terms { timeout, retries: 0 };
         let submitted = self.supervisor.submit(request, terms, None, false, true);
@@ -414,9 +414,21 @@ impl Feed {
                     task: TaskInfo { id, name: self.name, label: self.label.clone(), index: None },
                 }
             }
-            Err(error) => Fed::Lost { first, count, error },
+            Err(error) => {
+                if ends_everything(&error) {
+                    // No item can be answered any more, and there may be no
+                    // end of them.
+                    self.source = None;
+                }
+                Fed::Lost { first, count, error }
+            }
         }
     }
+}
+
+/// Whether the pool has ended, and not just one call.
+fn ends_everything(error: &TaskError) -> bool {
+    matches!(error, TaskError::Closed | TaskError::Terminated | TaskError::Broken(_))
 }
 
 impl fmt::Debug for Feed {

@@ -1,6 +1,22 @@
 //! The pool as its users see it.
 
 mod calling;
+mod calling_from_several_runtimes;
+mod calls_as_handles;
+mod crashes;
+mod imap_keeps_order;
+mod imap_pulls_as_it_is_read;
+mod initializer;
+mod map_fails_on_the_first_failure;
+mod map_returns_all_in_order;
+mod nested_pools;
+mod nonsense_settings;
+mod panics;
+mod queue_limit;
+mod retry;
+mod streams;
+mod tasks;
+mod values_that_cannot_travel;
 
 #[path = "../support/mod.rs"]
 mod support;

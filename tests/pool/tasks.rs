@@ -1,0 +1,55 @@
+//! Tasks and pools that several tests need.
+
+use std::path::Path;
+use std::time::Duration;
+
+use procession::Pool;
+
+use crate::support::note;
+
+pub(crate) fn pool_of(workers: usize) -> Pool {
+    Pool::builder().workers(workers).build().unwrap()
+}
+
+pub(crate) fn square(n: u64) -> u64 {
+    n * n
+}
+
+pub(crate) fn pid() -> u32 {
+    std::process::id()
+}
+
+/// Notes its process in `journal`, then runs until there is a file `gate`.
+pub(crate) fn hold(journal: String, gate: String) -> u32 {
+    note(journal, &pid().to_string());
+    await_file(&gate);
+    pid()
+}
+
+pub(crate) fn open(gate: &str) {
+    std::fs::write(gate, "").unwrap();
+}
+
+pub(crate) fn await_file(path: impl AsRef<Path>) {
+    while !path.as_ref().exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Notes `line`.
+pub(crate) fn noting(journal: String, line: String) {
+    note(journal, &line);
+}
+
+/// Notes its process, then never returns.
+pub(crate) fn never(journal: String) {
+    note(journal, &pid().to_string());
+    loop {
+        std::thread::park();
+    }
+}
+
+pub(crate) fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(pid as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}

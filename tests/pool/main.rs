@@ -4,19 +4,24 @@ mod calling;
 mod calling_from_several_runtimes;
 mod calls_as_handles;
 mod crashes;
+mod environment_of_workers;
 mod imap_keeps_order;
 mod imap_pulls_as_it_is_read;
 mod initializer;
+mod life_of_workers;
 mod map_fails_on_the_first_failure;
 mod map_returns_all_in_order;
 mod nested_pools;
 mod nonsense_settings;
+mod output_of_workers;
 mod panics;
 mod queue_limit;
+mod records;
 mod retry;
 mod streams;
 mod tasks;
 mod values_that_cannot_travel;
+mod what_a_pool_says;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -50,12 +50,14 @@ fn a_failure_stops_the_rest() {
             let error = pool.map(fails_for_13, inputs).chunk_size(size).await.unwrap_err();
             assert_eq!(error.index(), Some(13));
             until("nothing is left", || pool.status().running + pool.status().queued == 0).await;
-            let ran: Vec<u64> = notes(&journal).iter().map(|n| n.parse().unwrap()).collect();
-            let behind: Vec<_> = ran.iter().filter(|n| (14..100_000).contains(*n)).collect();
-            // One on the other worker, and one that came to this behind the
-            // failure; what replaces them begins nothing.
-            assert!(behind.len() <= 2, "{behind:?} were begun");
+            let ran = notes(&journal);
+            let behind = |n: &&String| n.parse::<u64>().unwrap() > 13;
+            // Each worker has one at the failure, and may get to another before
+            // it is told; some hundred were under way.
+            let behind: Vec<_> = ran.iter().filter(behind).collect();
+            assert!(behind.len() <= 4, "{behind:?} were begun");
             assert_eq!(pool.map(square, 0..2).chunk_size(1).await.unwrap(), [0, 1]);
+            assert_eq!(notes(&journal), ran, "and nothing came after that");
         }
     });
 }

@@ -166,8 +166,10 @@ fn dropping_one_that_is_busy_stops_its_task() {
     fn stuck(journal: String) -> impl Iterator<Item = u64> {
         note(&journal, &pid().to_string());
         (0..).inspect(|n| {
-            while *n == 3 {
-                std::hint::spin_loop();
+            if *n == 3 {
+                loop {
+                    std::hint::spin_loop();
+                }
             }
         })
     }

@@ -1,0 +1,71 @@
+//! Which public types are `Send`, `Sync` and `Unpin`: a change is a breaking
+//! one.
+
+use std::error::Error;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::Stream;
+use futures::stream::{self, FusedStream};
+use procession::*;
+
+fn send<T: Send>() {}
+fn sync<T: Sync>() {}
+fn unpin<T: Unpin>() {}
+fn send_sync<T: Send + Sync + 'static>() {}
+fn send_value<T: Send>(_: T) {}
+
+macro_rules! pinned {
+    ($($traits:ident: $($type:ty),* $(,)?;)*) => {
+        $($(let _: fn() = $traits::<$type>;)*)*
+    };
+}
+
+#[test]
+fn values_and_errors() {
+    pinned! {
+        send_sync: Pool, PoolBuilder, Status, Stats, WorkerInfo, WorkerState, RunningTask,
+            PoolState, TaskStatus, Shutdown, Cancelled, Stdio, StartMethod, Resource, Exit,
+            TaskId, WorkerId, TaskInfo, TaskError, SpawnError, RemotePanic, EncodeError,
+            DecodeError, ProtocolError, TryApplyError<String>;
+        unpin: Pool, PoolBuilder, TaskError, SpawnError;
+    }
+    fn error<T: Error + Send + Sync + Clone + 'static>() {}
+    pinned! {
+        error: TaskError, SpawnError, RemotePanic, EncodeError, DecodeError, ProtocolError,
+            TryApplyError<u8>;
+    }
+}
+
+/// Whatever the task returns: what they hold is bytes.
+#[test]
+fn futures_and_handles_of_one_call() {
+    pinned! {
+        send: Apply<Rc<u8>>, TaskHandle<Rc<u8>>, TaskStream<Rc<u8>>;
+        unpin: Apply<u8>, TaskHandle<u8>, TaskStream<u8>, Cancelling, CancelHandle;
+        send_sync: TaskHandle<Rc<u8>>, CancelHandle, Cancelling;
+        sync: TaskHandle<u8>;
+    }
+}
+
+/// These hold results, and are what the results are.
+#[test]
+fn futures_and_streams_of_many_calls() {
+    pinned! {
+        send: Map<u8>, MapHandle<u8>, Imap<u8>, Indexed<u8>;
+        unpin: Map<u8>, MapHandle<u8>, Imap<u8>, Indexed<u8>;
+    }
+    fn fused<T: FusedStream + Stream + Send + Unpin>() {}
+    pinned! { fused: Imap<u8>, TaskStream<u8>; }
+}
+
+/// Only compiled: futures whose type has no name.
+#[expect(dead_code, reason = "it is enough that it compiles")]
+fn futures_of_a_pool(pool: &Pool) {
+    send_value(pool.ready());
+    send_value(pool.join());
+    send_value(pool.terminate());
+    send_value(pool.shutdown(Duration::ZERO));
+    send_value(pool.imap_stream(|n: u8| n, stream::iter([1])));
+    send_value(worker::cancelled());
+}

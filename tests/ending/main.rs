@@ -1,0 +1,13 @@
+//! How tasks, workers and pools end: on purpose, by accident, and with their
+//! parent. Whatever ends, nobody else is harmed, nothing runs twice, every
+//! handle resolves and no process stays.
+
+mod cancel;
+mod cancel_storm;
+mod polite;
+mod tasks;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+procession::test_worker!();

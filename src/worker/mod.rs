@@ -162,11 +162,15 @@ fn watch() {
 }
 
 fn tell_if_cancelled() {
+    // The lock keeps the task from ending meanwhile: what is taken is its own,
+    // and not the next one's, which nobody wants to end.
+    let mut callbacks = callbacks();
     let Some((page, seq)) = running() else { return };
     if !is_asked_to_end(page, seq) {
         return;
     }
-    let called = std::mem::take(&mut *callbacks());
+    let called = std::mem::take(&mut *callbacks);
+    drop(callbacks);
     for callback in called {
         // The hook has reported a panic; the watcher must go on.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback));

@@ -2,9 +2,11 @@
 //! parent. Whatever ends, nobody else is harmed, nothing runs twice, every
 //! handle resolves and no process stays.
 
+mod bystanders;
 mod cancel;
 mod cancel_storm;
 mod polite;
+mod stuck;
 mod tasks;
 
 #[path = "../support/mod.rs"]

@@ -234,16 +234,22 @@ impl<T> Scheduler<T> {
         if slot.timers.probe_at > now {
             return;
         }
-        let Some(front) = slot.flights.front() else { return };
-        let running_long = match words.load(key, front.seq).phase() {
-            Some(Phase::Done) => {
-                self.actions.push_back(Action::Probe(key));
-                false
-            }
-            // Its own end will be long after its start, and a worker sends the
-            // answer of a long task at once.
-            Some(Phase::Running) => {
-                now - words.started_at(key, front.seq) >= super::slot::PROBE_FIRST
+        // A skipped task's word stays `Revoked`, so it does not tell whether the
+        // worker has come past it: the first other one does.
+        let mut phases = slot.flights.iter().enumerate().map(|(index, flight)| {
+            (index, flight.seq, words.load(key, flight.seq).phase())
+        });
+        let first = phases.find(|&(.., phase)| phase != Some(Phase::Revoked));
+        let running_long = match first {
+            Some((index, seq, phase @ (Some(Phase::Running | Phase::Done)))) => {
+                // Its own end will be long after its start, and a worker sends
+                // the answer of a long task at once.
+                let running_long = phase == Some(Phase::Running)
+                    && now - words.started_at(key, seq) >= super::slot::PROBE_FIRST;
+                if phase == Some(Phase::Done) || (running_long && index > 0) {
+                    self.actions.push_back(Action::Probe(key));
+                }
+                running_long
             }
             _ => false,
         };

@@ -372,6 +372,7 @@ pub struct SpawnError(Arc<Cause>);
 pub(crate) enum Cause {
     NotInitialised,
     NoRuntime,
+    NoDrivers,
     Setting { option: &'static str, problem: String },
     Os { what: &'static str, error: io::Error },
     Died { exit: Exit, greeted: bool, output: String },
@@ -431,6 +432,9 @@ impl fmt::Display for SpawnError {
             Cause::NoRuntime => f.write_str(
                 "there is no tokio runtime here: build the pool inside one, \
                  for example in an async fn or after `Runtime::enter`",
+            ),
+            Cause::NoDrivers => f.write_str(
+                "the tokio runtime here has no I/O or no timers: build it with `enable_all`",
             ),
             Cause::Setting { option, problem } => write!(f, "{option}: {problem}"),
             Cause::Os { what, .. } => write!(f, "could not {what}"),

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::handle::{RawHandle, TaskHandle};
 use crate::error::TaskError;
 use crate::sched::Terms;
-use crate::supervisor::{Items, Request, Supervisor};
+use crate::supervisor::{Items, QueuePlace, Request, Supervisor};
 
 /// The future of one call, made by [`Pool::apply`](crate::Pool::apply).
 ///
@@ -64,7 +64,7 @@ impl<R> Apply<R> {
     pub fn start(mut self) -> TaskHandle<R> {
         match self.handle.take() {
             Some(handle) => handle,
-            None => TaskHandle::new(self.launch.submit(None, false)),
+            None => TaskHandle::new(self.launch.submit(None, QueuePlace::Any)),
         }
     }
 }
@@ -130,8 +130,15 @@ impl Launch {
         cx: &mut Context<'_>,
         items: Option<Arc<Items>>,
     ) -> Poll<RawHandle> {
-        let encoded = matches!(self.request, Some(Ok(_)));
-        if encoded && (self.admission.is_some() || !self.supervisor.try_admit()) {
+        // A call that could not be encoded needs no place.
+        let place = if matches!(self.request, Some(Ok(_))) {
+            QueuePlace::Admitted
+        } else {
+            QueuePlace::Any
+        };
+        if place == QueuePlace::Admitted
+            && (self.admission.is_some() || !self.supervisor.try_admit())
+        {
             let supervisor = &self.supervisor;
             let admission = self.admission.get_or_insert_with(|| {
                 let supervisor = Arc::clone(supervisor);
@@ -140,16 +147,16 @@ impl Launch {
             ready!(admission.as_mut().poll(cx));
             self.admission = None;
         }
-        Poll::Ready(self.submit(items, encoded))
+        Poll::Ready(self.submit(items, place))
     }
 
-    /// Queues the call now. `admitted`: a place was taken for it.
-    pub(super) fn submit(&mut self, items: Option<Arc<Items>>, admitted: bool) -> RawHandle {
+    /// Queues the call now.
+    pub(super) fn submit(&mut self, items: Option<Arc<Items>>, place: QueuePlace) -> RawHandle {
         let request = self.request.take().expect("submitted once");
         let submitted = match request {
-            Ok(request) => self.supervisor.submit(request, self.terms, items, admitted, false),
+            Ok(request) => self.supervisor.submit(request, self.terms, items, place),
             Err(error) => {
-                if admitted {
+                if place == QueuePlace::Admitted {
                     self.supervisor.give_back_place();
                 }
                 self.supervisor.refuse(error)

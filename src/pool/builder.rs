@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
 use super::Pool;
 use crate::error::{Cause, Side, SpawnError, TaskError};
@@ -382,6 +383,13 @@ impl PoolBuilder {
         };
         let runtime =
             tokio::runtime::Handle::try_current().map_err(|_| SpawnError::new(Cause::NoRuntime))?;
+        let drivers = catch_unwind(|| {
+            drop(tokio::time::sleep(Duration::ZERO));
+            tokio::net::UnixStream::pair().map(drop)
+        });
+        if drivers.is_err() {
+            return Err(SpawnError::new(Cause::NoDrivers));
+        }
         let workers = self.check()?;
         let StartMethod::Spawn = self.start_method;
 
@@ -432,7 +440,7 @@ impl PoolBuilder {
                 tasks_per_worker_max: self.max_tasks_per_worker,
                 idle_timeout: self.idle_timeout,
             },
-            queue_limit: self.queue_limit,
+            queue_limit: self.queue_limit.min(QUEUE_LIMIT_MAX),
             task_timeout: self.task_timeout,
             frame_bytes_max: self.frame_limit,
             fingerprint,
@@ -493,7 +501,11 @@ impl PoolBuilder {
 
 /// More workers than any machine has use for; mostly a guard against units
 /// mistaken for counts.
-const WORKERS_MAX: usize = 1 << 16;
+pub(super) const WORKERS_MAX: usize = 1 << 16;
+
+/// As many places as can be counted, with room for those that come with more
+/// workers: no limit at all.
+const QUEUE_LIMIT_MAX: usize = Semaphore::MAX_PERMITS / 2;
 
 pub(super) fn setting(option: &'static str, problem: impl fmt::Display) -> SpawnError {
     SpawnError::new(Cause::Setting { option, problem: problem.to_string() })

@@ -22,7 +22,7 @@ use crate::id::TaskId;
 use crate::proto::codec;
 use crate::proto::message::Shape;
 use crate::sched::Terms;
-use crate::supervisor::{Begun, Ended, Request, Supervisor};
+use crate::supervisor::{Begun, Ended, QueuePlace, Request, Supervisor};
 
 /// A chunk should take about this long: some forty times its fixed cost of
 /// 50 µs or less, and short enough to spread the last ones evenly.
@@ -271,7 +271,7 @@ impl Feed {
     }
 
     fn workers(&self) -> usize {
-        self.supervisor.plan().settings.workers
+        self.supervisor.workers_wanted()
     }
 
     fn window(&self) -> usize {
@@ -385,7 +385,7 @@ impl Feed {
             None => each.saturating_add(Duration::from_nanos(CHUNK_BUDGET_NANOS)),
         });
         let terms = Terms { timeout, retries: 0 };
-        let submitted = self.supervisor.submit(request, terms, None, false, true);
+        let submitted = self.supervisor.submit(request, terms, None, QueuePlace::Begun);
         let raw = RawHandle::new(&self.supervisor, submitted);
         self.flights.push(Flight { raw, chunk: Some(chunk), single });
     }
@@ -419,6 +419,7 @@ impl Feed {
                     // No item can be answered any more, and there may be no
                     // end of them.
                     self.source = None;
+                    self.unfinished.clear();
                 }
                 Fed::Lost { first, count, error }
             }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
-use tokio::time::Sleep;
 
 use super::feed::{Fed, Feed};
 use super::imap::Answers;
 use crate::error::TaskError;
+use crate::supervisor::Sleep;
 
 /// The future of many calls, made by [`Pool::map`](crate::Pool::map).
 ///
@@ -35,7 +35,7 @@ pub struct Map<R> {
     /// The first item known to have failed.
     failed: Option<(usize, TaskError)>,
     timeout: Option<Duration>,
-    sleep: Option<Pin<Box<Sleep>>>,
+    sleep: Option<Sleep>,
     feeding: bool,
 }
 
@@ -93,12 +93,8 @@ impl<R: DeserializeOwned + Send + 'static> Map<R> {
 impl<R: DeserializeOwned> Map<R> {
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let Some(after) = self.timeout else { return Poll::Pending };
-        let sleep = self.sleep.get_or_insert_with(|| {
-            // Whatever polls this need not be the pool's runtime.
-            let _inside = self.feed.supervisor().runtime.enter();
-            Box::pin(tokio::time::sleep(after))
-        });
-        ready!(sleep.as_mut().poll(cx));
+        let sleep = self.sleep.get_or_insert_with(|| self.feed.supervisor().sleep(after));
+        ready!(Pin::new(sleep).poll(cx));
         Poll::Ready(after)
     }
 

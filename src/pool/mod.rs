@@ -20,6 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use futures_util::stream::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,12 +34,13 @@ pub use self::status::{PoolState, RunningTask, Stats, Status, WorkerInfo, Worker
 pub use self::stream::TaskStream;
 
 use self::apply::Launch;
+use self::builder::WORKERS_MAX;
 use self::feed::{Encoded, Feed};
 use crate::error::{Side, SpawnError, TaskError};
 use crate::proto::codec;
 use crate::proto::message::Shape;
 use crate::registry::{self, StreamFn, TaskFn, stream_id, value_id};
-use crate::supervisor::{Request, Supervisor};
+use crate::supervisor::{QueuePlace, Request, Supervisor};
 
 /// A pool of worker processes.
 ///
@@ -158,11 +160,13 @@ impl Pool {
         if self.supervisor.refusal().is_some() {
             return Err(TryApplyError::Closed(args));
         }
+        // Encoded first: that is the caller's code, and may panic.
+        let request = self.request(f, &args);
         if !self.supervisor.try_admit() {
             return Err(TryApplyError::Full(args));
         }
-        let mut launch = Launch::new(&self.supervisor, self.request(f, &args));
-        Ok(TaskHandle::new(launch.submit(None, true)))
+        let mut launch = Launch::new(&self.supervisor, request);
+        Ok(TaskHandle::new(launch.submit(None, QueuePlace::Admitted)))
     }
 
     /// Calls `f` once for each input: a future of all results, in order.
@@ -305,15 +309,8 @@ impl Pool {
     /// Once polled, the pool is closed; dropping the future leaves it at that.
     pub async fn shutdown(&self, limit: Duration) -> Shutdown {
         self.close();
-        let joined = {
-            // Whatever polls this need not be the pool's runtime.
-            let timeout = {
-                let _inside = self.supervisor.runtime.enter();
-                tokio::time::timeout(limit, self.join())
-            };
-            timeout.await
-        };
-        if joined.is_ok() {
+        let join = std::pin::pin!(self.join());
+        if let Either::Left(_) = select(join, self.supervisor.sleep(limit)).await {
             return Shutdown { queued: 0, running: 0 };
         }
         let left = self.status();
@@ -326,9 +323,10 @@ impl Pool {
     ///
     /// # Panics
     ///
-    /// If `workers` is 0.
+    /// If `workers` is 0 or more than 65536.
     pub fn resize(&self, workers: usize) {
         assert!(workers > 0, "a pool needs at least one worker");
+        assert!(workers <= WORKERS_MAX, "a pool has at most {WORKERS_MAX} workers");
         self.supervisor.resize(workers);
     }
 

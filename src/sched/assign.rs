@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::slot::{Holds, Stage};
+use super::slot::{Holds, Stage, Worker};
 use super::task::Place;
 use super::{Action, Scheduler, Words};
 use crate::slot_word::{Phase, SLOTS};
@@ -108,36 +108,60 @@ impl<T> Scheduler<T> {
         }
     }
 
-    /// Takes unstarted tasks back from a worker that is stuck in a long one, if
-    /// another has nothing to do.
+    /// Takes unstarted tasks back from workers that are stuck in long ones, for
+    /// those that have nothing to do.
     pub(super) fn steal(&mut self, now: Time, words: &impl Words) {
-        if self.tasks.queued() > 0 || !self.settings.trusted {
+        if !self.settings.trusted {
             return;
         }
-        let mut any_idle = false;
+        while self.tasks.queued() == 0 && self.has_idle() {
+            let (victim, more_later) = self.victim(now);
+            let taken = victim.is_some_and(|seat| self.take_from(seat, words));
+            if !taken {
+                if victim.is_some() || more_later {
+                    self.steal_at = self.steal_at.min(now + 2 * SILENT);
+                }
+                return;
+            }
+            self.assign(now, None, words);
+        }
+    }
+
+    fn has_idle(&self) -> bool {
+        self.seats.iter().filter_map(|seat| seat.worker.as_ref()).any(Worker::is_idle)
+    }
+
+    /// The worker behind whose task most others wait, if it is a long one; and
+    /// whether tasks wait behind others that may be.
+    fn victim(&self, now: Time) -> (Option<u32>, bool) {
+        let tasks_are_long = u128::from(self.run_nanos) >= LONG_TASK.as_nanos();
         let mut victim: Option<(usize, u32)> = None;
+        let mut more_later = false;
         for (index, seat) in self.seats.iter().enumerate() {
             let Some(slot) = &seat.worker else { continue };
-            any_idle |= slot.is_idle();
             let waiting = slot.held().saturating_sub(1);
-            if slot.stage == Stage::Ready && waiting > 0 && victim.is_none_or(|(w, _)| waiting > w)
-            {
+            if slot.stage != Stage::Ready || waiting == 0 {
+                continue;
+            }
+            if !tasks_are_long && now - slot.heard < SILENT {
+                // It will probably be done before anything could be moved.
+                more_later = true;
+            } else if victim.is_none_or(|(most, _)| waiting > most) {
                 victim = Some((waiting, index as u32));
             }
         }
-        let (true, Some((waiting, seat))) = (any_idle, victim) else { return };
+        (victim.map(|(_, seat)| seat), more_later)
+    }
+
+    /// Takes back half of what waits at a worker, newest first. Returns whether
+    /// there was anything that it had not started meanwhile.
+    fn take_from(&mut self, seat: u32, words: &impl Words) -> bool {
         let key = self.key(seat).expect("a victim is a worker");
-        let tasks_are_long = u128::from(self.run_nanos) >= LONG_TASK.as_nanos();
         let slot = self.worker_mut(key).expect("a victim is a worker");
-        let silent = now - slot.heard >= SILENT;
-        if !silent && !tasks_are_long {
-            // It will probably be done before anything could be moved.
-            self.steal_at = self.steal_at.min(now + 2 * SILENT);
-            return;
-        }
+        let wanted = slot.held().saturating_sub(1).div_ceil(2);
         let mut taken = Vec::new();
         for index in (1..slot.flights.len()).rev() {
-            if taken.len() == waiting.div_ceil(2) {
+            if taken.len() == wanted {
                 break;
             }
             let flight = slot.flights[index];
@@ -148,13 +172,11 @@ impl<T> Scheduler<T> {
             slot.revoke(flight.seq);
             taken.push(task);
         }
-        if taken.is_empty() {
-            return;
-        }
+        let any = !taken.is_empty();
         for task in taken {
             self.tasks.requeue(task);
         }
-        self.assign(now, None, words);
+        any
     }
 
     /// Learns from a task that took this long.

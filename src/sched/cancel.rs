@@ -6,7 +6,7 @@ use super::slot::{Holds, Stage};
 use super::task::{Ending, Intent, Place, TaskKey};
 use super::{Action, Mode, PROOF_OF_LIFE, Scheduler, Words, WorkerKey};
 use crate::exit::Exit;
-use crate::limits::{EOF_TO_DEATH_WAIT, REPLY_WAIT};
+use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::slot_word::Phase;
 use crate::time::Time;
@@ -14,6 +14,10 @@ use crate::time::Time;
 /// A word moves forward only, so a few looks always settle where it is. A
 /// worker that moves it back is hostile.
 const LOOKS: usize = 4;
+
+/// A task with which this many workers in a row have died before they started
+/// it is not given to another.
+const FATAL_DELIVERIES_MAX: u8 = 3;
 
 impl<T> Scheduler<T> {
     /// Somebody wants the task to end.
@@ -31,14 +35,14 @@ impl<T> Scheduler<T> {
         match entry.place {
             Place::Queued => {
                 self.finish(task, intent.ending(false, None));
-                // A pool that is closed may just have lost its last reason to be.
-                self.dismiss_idle(now);
             }
             Place::Sent { worker, seq } => {
                 entry.intent = Some(intent);
                 self.end_sent(now, task, worker, seq, words);
             }
         }
+        // A pool that is closed may just have lost its last reason to be.
+        self.dismiss_idle(now);
     }
 
     /// Ends everything: what waits now, what runs like a cancelled task.
@@ -47,6 +51,7 @@ impl<T> Scheduler<T> {
             self.mode = Mode::Terminated;
         }
         self.finish_queued(Ending::Terminated { started: false });
+        let grace = self.settings.grace_period;
         for seat in 0..self.seats.len() as u32 {
             let Some(key) = self.key(seat) else { continue };
             let Some(slot) = self.worker_mut(key) else { continue };
@@ -63,17 +68,26 @@ impl<T> Scheduler<T> {
                             self.handle_cancel(now, task, Intent::Terminate, words);
                         }
                     }
-                    self.settle(now, seat, words);
+                    let Some(slot) = self.worker_mut(key) else { continue };
+                    if slot.stage == Stage::Ready && slot.held() == 0 {
+                        // It may be stopped, and then does not even skip what
+                        // was taken back.
+                        self.dismiss(now, seat);
+                        let slot = self.worker_mut(key).expect("found just above");
+                        slot.timers.stage_until = now + grace.min(LEAVE_WAIT);
+                    }
                 }
                 Stage::Leaving | Stage::Doomed => {}
             }
         }
+        self.dismiss_idle(now);
     }
 
     /// Ends everything now, without waiting for the workers, which the caller
     /// kills: nobody will call again.
     pub(crate) fn handle_abandon(&mut self, words: &impl Words) {
-        if self.mode != Mode::Broken {
+        let in_order = self.mode == Mode::Closed && self.is_drained();
+        if self.mode != Mode::Broken && !in_order {
             self.mode = Mode::Terminated;
         }
         for task in self.tasks.keys() {
@@ -129,20 +143,44 @@ impl<T> Scheduler<T> {
         let seat = &mut self.seats[worker.seat as usize];
         let dead = seat.worker.take().expect("found just above");
         seat.restarts += 1;
+        let waited = |seq| {
+            let word = words.load(worker, seq);
+            let waits = matches!(word.phase(), Some(Phase::Queued | Phase::Revoked));
+            self.settings.trusted && word.seq() == seq && waits
+        };
         let mut had_work = false;
+        let mut back = Vec::new();
+        let mut lost = Vec::new();
+        for flight in &dead.flights {
+            let Holds::Task(task) = flight.holds else { continue };
+            if waited(flight.seq) {
+                back.push(task);
+            } else {
+                had_work = true;
+                lost.push((task, Ending::Lost { worker, seq: flight.seq, exit }));
+            }
+        }
+        // Nothing had started: receiving the first of them may be what killed
+        // the worker, and would kill the next one.
+        if let (false, Some(&first)) = (had_work, back.first()) {
+            let entry = self.tasks.get_mut(first).expect("in flight");
+            entry.fatal_deliveries += 1;
+            if entry.fatal_deliveries >= FATAL_DELIVERIES_MAX {
+                let seq = dead.flights.front().map_or(0, |flight| flight.seq);
+                lost.push((first, Ending::Lost { worker, seq, exit }));
+                back.remove(0);
+            }
+        }
         // Newest first, so that what goes back to the front of the queue ends
         // up there in its old order.
-        for flight in dead.flights.iter().rev() {
-            let Holds::Task(task) = flight.holds else { continue };
-            had_work = true;
-            let word = words.load(worker, flight.seq);
-            let waited = matches!(word.phase(), Some(Phase::Queued | Phase::Revoked));
-            if self.settings.trusted && word.seq() == flight.seq && waited {
-                self.take_back(task);
-            } else {
-                let lost = Ending::Lost { worker, seq: flight.seq, exit };
-                self.lose(task, exit, lost, dead.verdict);
-            }
+        for task in back.into_iter().rev() {
+            self.take_back(task);
+        }
+        for (task, ending) in lost.into_iter().rev() {
+            self.lose(task, exit, ending, dead.verdict);
+        }
+        if dead.listed {
+            self.idle.retain(|&seat| seat != worker.seat);
         }
         let proved = dead
             .ready_at
@@ -153,8 +191,7 @@ impl<T> Scheduler<T> {
             self.handle_failed_start(now, &dead);
         }
         self.assign(now, None, words);
-        self.fill_seats(now);
-        // What an idle worker was kept for may have ended with this one.
+        self.fill_seats(now); // It may have had the last tasks of a closed pool.
         self.dismiss_idle(now);
     }
 
@@ -236,12 +273,14 @@ impl<T> Scheduler<T> {
         }
         // A skipped task's word stays `Revoked`, so it does not tell whether the
         // worker has come past it: the first other one does.
-        let mut phases = slot.flights.iter().enumerate().map(|(index, flight)| {
-            (index, flight.seq, words.load(key, flight.seq).phase())
-        });
+        let mut phases = slot
+            .flights
+            .iter()
+            .enumerate()
+            .map(|(index, flight)| (index, flight.seq, words.load(key, flight.seq).phase()));
         let first = phases.find(|&(.., phase)| phase != Some(Phase::Revoked));
         let running_long = match first {
-            Some((index, seq, phase @ (Some(Phase::Running | Phase::Done)))) => {
+            Some((index, seq, phase @ Some(Phase::Running | Phase::Done))) => {
                 // Its own end will be long after its start, and a worker sends
                 // the answer of a long task at once.
                 let running_long = phase == Some(Phase::Running)
@@ -366,6 +405,7 @@ impl<T> Scheduler<T> {
             self.take_back(task);
         }
         self.assign(now, None, words);
+        self.dismiss_idle(now);
     }
 
     /// A task that is known not to have started: back to the front of the

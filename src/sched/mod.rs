@@ -196,8 +196,12 @@ impl<T> Scheduler<T> {
         let seat = &mut self.seats[worker.seat as usize];
         let failed = seat.worker.take().expect("found just above");
         seat.restarts += 1;
-        self.handle_failed_start(now, &failed);
+        // One that was taken back has not failed.
+        if !failed.unwanted {
+            self.handle_failed_start(now, &failed);
+        }
         self.fill_seats(now);
+        self.dismiss_idle(now);
     }
 
     /// A worker answered for the task with number `seq`. Returns the task's
@@ -332,6 +336,18 @@ impl<T> Scheduler<T> {
             next = next.min(self.respawn.not_before());
         }
         (next != Time::FAR).then_some(next)
+    }
+
+    /// Workers of which [`handle_timeout`](Self::handle_timeout) would now say
+    /// that they have not said something in time. They may have: read what they
+    /// sent first, for as long as the driver was kept from it.
+    pub(crate) fn verdicts_due(&self, now: Time) -> Vec<WorkerKey> {
+        let seats = self.seats.iter().enumerate();
+        let key = |(index, seat): (usize, &Seat)| {
+            let slot = seat.worker.as_ref().filter(|slot| slot.timers.next_verdict() <= now)?;
+            Some(WorkerKey { seat: index as u32, id: slot.id })
+        };
+        seats.filter_map(key).collect()
     }
 
     // What is ---------------------------------------------------------------
@@ -474,7 +490,7 @@ impl<T> Scheduler<T> {
     fn dismiss(&mut self, now: Time, seat: u32) {
         let Some(key) = self.key(seat) else { return };
         let Some(slot) = self.worker_mut(key) else { return };
-        debug_assert!(slot.flights.is_empty());
+        debug_assert_eq!(slot.held(), 0);
         slot.stage = Stage::Leaving;
         slot.unwanted = true;
         slot.timers = slot::Timers { stage_until: now + LEAVE_WAIT, ..Default::default() };

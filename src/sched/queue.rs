@@ -59,7 +59,8 @@ impl<T> Tasks<T> {
     /// Adds a task at the end of the queue.
     pub(super) fn submit(&mut self, data: T, terms: Terms) -> TaskKey {
         let id = self.skip_id();
-        let task = Task { id, data, terms, place: Place::Queued, intent: None };
+        let task =
+            Task { id, data, terms, place: Place::Queued, intent: None, fatal_deliveries: 0 };
         let index = if self.free == NONE {
             let index = u32::try_from(self.entries.len()).expect("fewer than 2^32 tasks at once");
             assert!(index != NONE, "fewer than 2^32 - 1 tasks at once");

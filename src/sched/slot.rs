@@ -186,13 +186,16 @@ impl Default for Timers {
 
 impl Timers {
     pub(super) fn next(&self) -> Time {
-        self.stage_until
-            .min(self.death_until)
+        self.next_verdict()
             .min(self.timeout_at)
             .min(self.polite_until.1)
-            .min(self.answer_until.1)
             .min(self.probe_at)
             .min(self.idle_until)
+    }
+
+    /// When a worker will have kept silent for too long.
+    pub(super) fn next_verdict(&self) -> Time {
+        self.stage_until.min(self.death_until).min(self.answer_until.1)
     }
 
     /// The task with number `seq` has landed.

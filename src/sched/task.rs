@@ -46,6 +46,8 @@ pub(crate) struct Task<T> {
     pub(crate) place: Place,
     /// Why it is being ended, once it is. The first reason stays.
     pub(crate) intent: Option<Intent>,
+    /// Workers that died when they had been given it and had not started it.
+    pub(crate) fatal_deliveries: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

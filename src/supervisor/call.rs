@@ -30,6 +30,8 @@ pub(crate) struct Call {
     pub(crate) request: Request,
     pub(crate) sink: Sink,
     pub(crate) span: Span,
+    /// Uses up a place in the queue.
+    pub(crate) has_place: bool,
 }
 
 /// Where the answer goes.

@@ -91,6 +91,11 @@ impl Driver {
         };
         let now = Time(monotonic_nanos());
         if next <= now {
+            let verdicts = self.supervisor.core().sched.verdicts_due(now);
+            for link in self.links.iter_mut().filter(|link| verdicts.contains(&link.worker())) {
+                // The runtime may have been kept from telling us for long.
+                link.catch_up();
+            }
             self.note_start_timeouts(now);
             self.supervisor.act(|sched, now, links| sched.handle_timeout(now, links));
             return true;

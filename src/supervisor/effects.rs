@@ -169,12 +169,8 @@ impl Core {
         ended: Ended,
         effects: &mut Effects,
     ) {
-        // Its place in the queue goes to a call that was taken without one, if
-        // there is any.
-        if self.overdraft > 0 {
-            self.overdraft -= 1;
-        } else {
-            effects.free_places(1);
+        if call.has_place {
+            effects.free_places(self.freed(1));
         }
         let outcome = self.counts.count(&ended.outcome);
         observe::task_ended(&call.span, id, outcome);

@@ -293,22 +293,30 @@ impl Link {
         self.supervisor.act(|sched, now, links| sched.handle_violation(now, worker, error, links));
     }
 
-    /// The process is dead: takes in what it has left, and closes the book.
-    fn bury(&mut self, exit: Exit) {
+    pub(super) fn worker(&self) -> WorkerKey {
+        self.worker
+    }
+
+    /// Takes in all that the worker has sent so far, whether the runtime has
+    /// noticed yet or not.
+    pub(super) fn catch_up(&mut self) {
         // At most one frame can be under way, and what the ring and the
-        // socket's own buffer hold beside it. A process outside the group could
-        // have kept the other end and go on writing for ever.
+        // socket's own buffer hold beside it. Somebody outside the worker's
+        // group could have kept the other end and go on writing for ever.
         let most = self.supervisor.plan.frame_bytes_max + 2 * FRAME_OVERHEAD_BYTES;
         let mut read = 0;
         while !self.condemned && read <= most {
             match self.transport.read_now() {
-                Ok(0) => break,
+                Ok(0) | Err(_) => break,
                 Ok(n) => read += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => break,
             }
             self.take_messages();
         }
+    }
+
+    /// The process is dead: takes in what it has left, and closes the book.
+    fn bury(&mut self, exit: Exit) {
+        self.catch_up();
         self.fetch(false);
         for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
             output.drain_now(&self.span);

@@ -32,13 +32,15 @@ mod report;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::task::JoinHandle;
 
 pub(crate) use self::call::{Answer, Call, Ended, Items, Request, Sink, failure_error};
 pub(crate) use self::report::{Counts, PoolView, RunningView, TaskView, WorkerReport};
@@ -76,6 +78,18 @@ impl fmt::Debug for Plan {
     }
 }
 
+/// What a call needs of the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum QueuePlace {
+    /// A place was taken for it.
+    Admitted,
+    /// It is queued even if there is no place; later calls wait the longer.
+    Any,
+    /// None: it is part of a call that has begun and bounds its own parts. A
+    /// closed pool takes it too.
+    Begun,
+}
+
 /// A call that has been handed over.
 #[derive(Debug)]
 pub(crate) struct Submitted {
@@ -102,6 +116,8 @@ pub(crate) struct Supervisor {
     inbox: Mutex<VecDeque<Event>>,
     /// Workers that were asked for and of which a process may exist.
     processes: AtomicUsize,
+    /// Copy of the scheduler's, for those who only plan by it.
+    workers_wanted: AtomicUsize,
     warden: &'static Warden,
     pub(crate) runtime: tokio::runtime::Handle,
 }
@@ -114,7 +130,8 @@ struct Core {
     counts: Counts,
     /// Why the last worker that did not start did not.
     last_failure: Option<SpawnError>,
-    /// Calls that were taken when the queue had no place for them.
+    /// Places that are in use beyond what there should be: of calls that were
+    /// taken all the same, and of workers that are no more.
     overdraft: usize,
     /// There is no driver any more.
     abandoned: bool,
@@ -168,7 +185,7 @@ impl Supervisor {
         let warden = Warden::global()
             .map_err(|error| os_error("start the thread that watches over workers", error))?;
         let now = Time(monotonic_nanos());
-        let room = plan.queue_limit.saturating_add(plan.settings.workers);
+        let room = plan.queue_limit + plan.settings.workers;
         let supervisor = Arc::new(Supervisor {
             id: POOLS.fetch_add(1, Ordering::Relaxed),
             core: Mutex::new(Core {
@@ -182,11 +199,12 @@ impl Supervisor {
                 begun: 0,
                 waiting: 0,
             }),
-            admission: Semaphore::new(room.min(Semaphore::MAX_PERMITS)),
+            admission: Semaphore::new(room),
             changed: Notify::new(),
             alarm: Alarm::default(),
             inbox: Mutex::default(),
             processes: AtomicUsize::new(0),
+            workers_wanted: AtomicUsize::new(plan.settings.workers),
             warden,
             runtime: runtime.clone(),
             spec: Arc::new(spec),
@@ -224,19 +242,17 @@ impl Supervisor {
 
     /// Gives a place back that was not used.
     pub(crate) fn give_back_place(&self) {
-        self.admission.add_permits(1);
+        let places = self.core().freed(1);
+        self.admission.add_permits(places);
     }
 
-    /// Queues a call. `admitted`: a place in the queue was taken for it; if not,
-    /// it is queued all the same, and later calls wait the longer. `begun`: it
-    /// is part of a call that was taken before, so a closed pool takes it too.
+    /// Queues a call, in the place that was taken for it, if it needs one.
     pub(crate) fn submit(
         self: &Arc<Self>,
         request: Request,
         mut terms: Terms,
         items: Option<Arc<Items>>,
-        admitted: bool,
-        begun: bool,
+        place: QueuePlace,
     ) -> Submitted {
         let (sender, receiver) = oneshot::channel();
         let span = observe::task_span(&self.plan.name, request.name, request.label.as_deref());
@@ -245,20 +261,25 @@ impl Supervisor {
             None => Sink::One(sender),
         };
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
-        let call = Call { request, sink, span };
+        let begun = place == QueuePlace::Begun;
+        let call = Call { request, sink, span, has_place: !begun };
         let mut effects = Effects::default();
         let mut core = self.core();
         let refusal = core.refusal().filter(|why| !(begun && matches!(why, TaskError::Closed)));
         let (id, task) = match refusal {
             Some(why) => {
-                effects.free_places(usize::from(admitted));
+                if place == QueuePlace::Admitted {
+                    effects.free_places(core.freed(1));
+                }
                 let id = core.sched.refuse();
                 effects.resolve(call, Ended { outcome: Err(why), started: false });
                 (id, None)
             }
             None => {
                 core.counts.submitted += 1;
-                core.overdraft += usize::from(!admitted && !self.try_admit());
+                if place == QueuePlace::Any && !self.try_admit() {
+                    core.overdraft += 1;
+                }
                 let now = Time(monotonic_nanos());
                 let core = &mut *core;
                 let key = core.sched.handle_submit(now, call, terms, &core.links);
@@ -316,17 +337,21 @@ impl Supervisor {
     }
 
     pub(crate) fn resize(self: &Arc<Self>, workers: usize) {
-        let mut before = 0;
-        self.act(|sched, now, links| {
-            before = sched.settings().workers;
-            sched.handle_resize(now, workers, links);
-        });
+        let mut effects = Effects::default();
+        let mut core = self.core();
+        let before = core.sched.settings().workers;
+        // With each worker goes a place in the queue.
         if workers > before {
-            self.admission.add_permits(workers - before);
+            let places = core.freed(workers - before);
+            effects.free_places(places);
         } else {
-            // Places that are taken are given up as they come free.
-            self.admission.forget_permits(before - workers);
+            let given_up = self.admission.forget_permits(before - workers);
+            core.overdraft += before - workers - given_up;
         }
+        self.workers_wanted.store(workers, Ordering::Relaxed);
+        core.act(self, &mut effects, |sched, now, links| sched.handle_resize(now, workers, links));
+        drop(core);
+        effects.run(self);
         self.alarm.ring();
     }
 
@@ -369,6 +394,12 @@ impl Supervisor {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Ends after this long.
+    pub(crate) fn sleep(&self, duration: Duration) -> Sleep {
+        // Made inside, where the clock is.
+        Sleep(Some(self.runtime.spawn(async move { tokio::time::sleep(duration).await })))
     }
 
     async fn wait_for(&self, done: impl Fn(&Core) -> bool) {
@@ -418,6 +449,14 @@ impl Core {
         result
     }
 
+    /// Settles what is overdrawn with places that come free; returns how many
+    /// are left for others.
+    fn freed(&mut self, places: usize) -> usize {
+        let settled = places.min(self.overdraft);
+        self.overdraft -= settled;
+        places - settled
+    }
+
     fn refusal(&self) -> Option<TaskError> {
         match self.sched.mode() {
             Mode::Open => None,
@@ -451,6 +490,31 @@ impl Owner for Supervisor {
         }
         self.alarm.ring();
         self.changed.notify_waiters();
+    }
+}
+
+/// Ends after a while, by the clock of the pool's runtime: it can be awaited
+/// in any other, even in one without a clock. Once the pool's runtime is gone
+/// it never ends, but then the pool has.
+#[derive(Debug)]
+pub(crate) struct Sleep(Option<JoinHandle<()>>);
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(sleep) = &mut self.0 else { return Poll::Pending };
+        let over = ready!(Pin::new(sleep).poll(cx)).is_ok();
+        self.0 = None;
+        if over { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(sleep) = &self.0 {
+            sleep.abort();
+        }
     }
 }
 

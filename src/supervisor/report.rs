@@ -1,5 +1,6 @@
 //! What can be asked about a pool: what runs now, and what has been counted.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Supervisor;
@@ -93,6 +94,11 @@ impl Supervisor {
                 None => TaskView::Queued,
             },
         }
+    }
+
+    /// How many workers there should be now.
+    pub(crate) fn workers_wanted(&self) -> usize {
+        self.workers_wanted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn view(&self) -> PoolView {

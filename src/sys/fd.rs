@@ -143,8 +143,14 @@ pub(crate) fn replace_stdout(fd: OwnedFd) -> io::Result<()> {
 pub(crate) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<usize> {
     let room = buffer.spare_capacity_mut();
     // SAFETY: the kernel writes at most `room.len()` bytes there.
-    let read = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
-    let n = Errno::result(read)? as usize;
+    let mut read = || unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
+    let n = loop {
+        match Errno::result(read()) {
+            // A signal handler of the task's ran.
+            Err(Errno::EINTR) => {}
+            result => break result? as usize,
+        }
+    };
     // SAFETY: the kernel has initialised the first `n` bytes of the room.
     unsafe { buffer.set_len(buffer.len() + n) };
     Ok(n)

@@ -15,12 +15,18 @@ use nix::unistd::getpgrp;
 /// `PIDFD_SIGNAL_PROCESS_GROUP` of pidfd_send_signal(2), Linux 6.9.
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 
-/// Sends `signal` to every process of the group led by `pid`. A group that
-/// has nobody left is fine.
+/// Sends `signal` to the process `pid` and to every process of the group that
+/// it was started to lead. A group that has nobody left is fine.
+///
+/// The process itself is named beside its group: it may have left that.
 ///
 /// The leader must not have been reaped by us: kernels before 6.9 only know
 /// groups by number, and until then the number is taken.
 pub(crate) fn kill_group(pidfd: BorrowedFd<'_>, pid: i32, signal: Signal) -> io::Result<()> {
+    // SAFETY: takes an integer and touches no memory of ours.
+    if unsafe { libc::getpgid(pid) } != pid || signal == Signal::SIGKILL {
+        send_by_pidfd(pidfd, signal, 0)?;
+    }
     match kill_group_by_pidfd(pidfd, signal) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             // SAFETY: takes two integers and touches no memory of ours.
@@ -33,6 +39,10 @@ pub(crate) fn kill_group(pidfd: BorrowedFd<'_>, pid: i32, signal: Signal) -> io:
 /// As [`kill_group`], and right even if the leader has been reaped: a pidfd
 /// never means another process. Fails with `InvalidInput` before Linux 6.9.
 pub(crate) fn kill_group_by_pidfd(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    send_by_pidfd(pidfd, signal, PIDFD_SIGNAL_PROCESS_GROUP)
+}
+
+fn send_by_pidfd(pidfd: BorrowedFd<'_>, signal: Signal, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the null siginfo asks the kernel to
     // fill in what kill(2) would.
     gone_is_fine(unsafe {
@@ -41,7 +51,7 @@ pub(crate) fn kill_group_by_pidfd(pidfd: BorrowedFd<'_>, signal: Signal) -> io::
             pidfd.as_raw_fd(),
             signal as libc::c_int,
             ptr::null::<libc::siginfo_t>(),
-            PIDFD_SIGNAL_PROCESS_GROUP,
+            flags,
         )
     })
 }

@@ -51,8 +51,7 @@ fn a_sent_task_that_has_not_started_is_skipped() {
         let pool = pool(1);
         make_hasty(&pool).await;
         let running = pool.apply_async(held, (started.clone(), gate.clone()));
-        let sent: Vec<_> =
-            (0..16).map(|n| pool.apply_async(quick, (journal.clone(), n))).collect();
+        let sent: Vec<_> = (0..16).map(|n| pool.apply_async(quick, (journal.clone(), n))).collect();
         noted(&started).await;
         let mut kept = Vec::new();
         for (number, handle) in sent.into_iter().enumerate() {
@@ -84,7 +83,9 @@ fn a_running_task_is_stopped_by_sigterm_and_its_worker_replaced() {
         noted(&other).await;
         let running = pool.apply_async(forever, started.clone());
         let victim = pids(&started, 1).await[0];
-        assert!(matches!(running.status(), TaskStatus::Running { pid, .. } if pid == victim as u32));
+        assert!(
+            matches!(running.status(), TaskStatus::Running { pid, .. } if pid == victim as u32)
+        );
         let cancelled = running.cancel().await;
         assert_eq!(cancelled, TERMINATED);
         assert_eq!(cancelled.exit.unwrap().to_string(), "killed by signal 15 (SIGTERM)");

@@ -5,7 +5,13 @@
 mod bystanders;
 mod cancel;
 mod cancel_storm;
+mod fuzz;
+mod life;
+mod parents;
 mod polite;
+mod resize;
+mod runtimes;
+mod starting;
 mod stuck;
 mod tasks;
 

@@ -48,8 +48,10 @@ fn a_task_that_ends_when_asked_keeps_its_worker() {
         let scratch = Scratch::new();
         let pool = Pool::builder().workers(1).build().unwrap();
         for (round, task) in [0, 1, 2, 0, 1, 2].into_iter().enumerate() {
-            let (started, ended) =
-                (scratch.path(&format!("started-{round}")), scratch.path(&format!("ended-{round}")));
+            let (started, ended) = (
+                scratch.path(&format!("started-{round}")),
+                scratch.path(&format!("ended-{round}")),
+            );
             let args = (started.clone(), ended.clone());
             let handle = match task {
                 0 => pool.apply_async(attentive, args),

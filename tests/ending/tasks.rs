@@ -77,11 +77,12 @@ pub(crate) fn parent_of_sleep(started: String) {
     child.wait().unwrap();
 }
 
-/// Notes its pid, and stops until somebody continues it; then does it again.
+/// Notes its pid, and stops; should somebody continue it, it sleeps for ever.
 pub(crate) fn stopped(started: String) {
     note(started, &id().to_string());
+    raise(Signal::SIGSTOP).unwrap();
     loop {
-        raise(Signal::SIGSTOP).unwrap();
+        std::thread::sleep(Duration::from_secs(1000));
     }
 }
 

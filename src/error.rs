@@ -365,7 +365,7 @@ impl TaskError {
 /// Why no worker started, or the pool was not built.
 ///
 /// Cheap to clone: every call that was waiting gets the same one.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SpawnError(Arc<Cause>);
 
 #[derive(Debug)]
@@ -416,6 +416,14 @@ impl SpawnError {
             Cause::Died { exit, .. } => Some(*exit),
             _ => None,
         }
+    }
+}
+
+/// With the sentence: `unwrap`, and a `main` that returns the error, print this,
+/// and the sentence says what to do.
+impl fmt::Debug for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SpawnError").field(&self.0).field(&self.to_string()).finish()
     }
 }
 
@@ -472,5 +480,17 @@ impl std::error::Error for SpawnError {
             Cause::Os { error, .. } => Some(error),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_unwrap_prints_says_what_to_do() {
+        let error = SpawnError::new(Cause::NotInitialised);
+        let printed = format!("{:?}", TaskError::Broken(error));
+        assert!(printed.contains("make it the first line of main"), "{printed}");
     }
 }

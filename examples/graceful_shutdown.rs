@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let short = pool.apply_async(square, 5);
-    let left = pool.shutdown(Duration::from_millis(500)).await;
+    let left = pool.shutdown(Duration::from_secs(1)).await;
     println!("short: {:?}", short.await);
     println!("late: {:?}", pool.apply(square, 6).await);
     println!("ended by force: {} running, {} queued", left.running, left.queued);

@@ -3,18 +3,23 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::unistd::{getpid, gettid};
+
 use crate::registry::{Table, TestMain, test_main};
-use crate::start::boot::{Boot, boot};
+use crate::start::boot::{Boot, boot, is_marked};
 use crate::worker;
 
 static INITIALISED: AtomicBool = AtomicBool::new(false);
+
+/// This process has become a worker.
+static IS_WORKER: AtomicBool = AtomicBool::new(false);
 
 /// Makes this program able to start workers. Must be the first line of `main`.
 ///
 /// A worker is this program, started again. There, `init` runs the tasks it is
 /// given and **never returns**; everything before it in `main` runs in every
 /// worker too. In a process that is not a worker it returns at once; calling it
-/// again has no effect.
+/// again has no effect. On any thread but the main one it does not count.
 ///
 /// It may also be the first line of a `main` that is wrapped in
 /// `#[tokio::main]`: the runtime that the attribute has built then lies idle in
@@ -30,8 +35,12 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 /// // … build a runtime, then a `procession::Pool` …
 /// ```
 pub fn init() {
-    // Before this process may become a worker: tasks can have pools too.
-    INITIALISED.store(true, Ordering::Release);
+    // On another thread it is not the first line of `main`: a worker would run
+    // the program's own work before it came here, or beside it.
+    if gettid() == getpid() {
+        // Before this process may become a worker: tasks can have pools too.
+        INITIALISED.store(true, Ordering::Release);
+    }
     enter(boot());
 }
 
@@ -80,13 +89,18 @@ pub(crate) enum Entry {
 
 /// How this process starts workers; `None` if it never said that it can.
 pub(crate) fn entry() -> Option<Entry> {
-    if INITIALISED.load(Ordering::Acquire) {
-        return Some(Entry::Main);
+    if is_marked() && !IS_WORKER.load(Ordering::Acquire) {
+        // A worker that does not come to `init` runs the program's own work
+        // instead; that must not start workers in its turn.
+        return None;
     }
     // The path as the compiler has it starts with the crate's name, the path
     // as libtest has it does not.
-    let path = Table::global().test_main()?;
-    Some(Entry::Test(path.split_once("::").map_or(path, |(_, within)| within)))
+    if let Some(path) = Table::global().test_main() {
+        // Also where a test calls `init`: a test binary has no `main` of its own.
+        return Some(Entry::Test(path.split_once("::").map_or(path, |(_, within)| within)));
+    }
+    INITIALISED.load(Ordering::Acquire).then_some(Entry::Main)
 }
 
 fn enter(boot: std::io::Result<Option<Boot>>) {
@@ -101,6 +115,7 @@ fn enter(boot: std::io::Result<Option<Boot>>) {
 }
 
 fn become_worker(boot: Boot) -> ! {
+    IS_WORKER.store(true, Ordering::Release);
     if tokio::runtime::Handle::try_current().is_err() {
         worker::run(boot)
     }

@@ -21,6 +21,13 @@ pub(crate) const FRAME_OVERHEAD_BYTES: usize = BATCH_REPLY_BYTES + (4 << 10);
 /// A chunk's answers are sent early once they are this long.
 pub(crate) const BATCH_REPLY_BYTES: usize = 1 << 20;
 
+/// What a socket's own buffers may hold, generously: administrators raise the
+/// default of 208 KiB.
+pub(crate) const SOCKET_BYTES_MAX: usize = 64 << 20;
+
+/// Buffers that have grown beyond this are given back when they are empty.
+pub(crate) const SPARE_BYTES_MAX: usize = 4 << 20;
+
 /// How deep decoded values may nest. serde_json stops at the same depth; a
 /// frame of the decoder costs well under 2 KiB, so that a 2 MiB stack holds.
 pub(crate) const DECODE_DEPTH_MAX: u32 = 128;
@@ -49,6 +56,10 @@ pub(crate) const OUTPUT_LINE_BYTES_MAX: usize = 8 << 10;
 /// How long an answer may stay away after its task's word said `Done` and
 /// somebody asked for the task's end.
 pub(crate) const REPLY_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a worker that has nothing else to do may take to skip a task that
+/// was taken back. It does so at once, unless it is kept from running.
+pub(crate) const SKIP_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a worker whose socket has closed may take to die before it is
 /// killed for it.

@@ -76,9 +76,10 @@ impl<R> TaskHandle<R> {
         self.raw.id
     }
 
-    /// Whether the call has ended. Python's `AsyncResult.ready`.
+    /// Whether the answer, or the reason why there is none, is there: awaiting
+    /// the handle then does not wait. Python's `AsyncResult.ready`.
     pub fn is_finished(&self) -> bool {
-        self.status() == TaskStatus::Finished
+        self.raw.over || !self.raw.receiver.is_empty()
     }
 
     /// Where the call is now. It may be elsewhere by the time one looks.

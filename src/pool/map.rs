@@ -14,15 +14,19 @@ use super::imap::Answers;
 use crate::error::TaskError;
 use crate::supervisor::Sleep;
 
+/// How long a failure waits for one of an item before it: long enough that the
+/// order in which answers of quick items come in does not matter.
+const LINGER: Duration = Duration::from_millis(10);
+
 /// The future of many calls, made by [`Pool::map`](crate::Pool::map).
 ///
 /// Lazy: nothing is pulled from the input before it is first polled, and then
 /// only as much as keeps the workers busy. The answers come in the order of the
-/// input. A failure ends the map: no further input is pulled and the items behind
-/// it are cancelled; those before it, which are under way, are waited for, so that
-/// the error is that of the first failing item, as a loop would have met it.
-/// [`TaskError::index`] says which one it was. If the input iterator itself
-/// panics, the items before that still run, and the panic continues here.
+/// input. A failing item ends the map: no further input is pulled, what is under
+/// way is cancelled, and [`TaskError::index`] says which item it was. Of items that
+/// fail within 10 ms of each other it is the first in the input; a failure does not
+/// wait longer for items before it. If the input iterator itself panics, the items
+/// before that still run, and the panic continues here.
 ///
 /// # Cancel safety
 ///
@@ -36,6 +40,10 @@ pub struct Map<R> {
     failed: Option<(usize, TaskError)>,
     timeout: Option<Duration>,
     sleep: Option<Sleep>,
+    /// Runs out when items before the failed one have had their chance.
+    linger: Option<Sleep>,
+    /// The result has been given.
+    over: bool,
     feeding: bool,
 }
 
@@ -45,7 +53,16 @@ impl<R> Unpin for Map<R> {}
 impl<R> Map<R> {
     pub(super) fn new(mut feed: Feed) -> Self {
         feed.stop_on_failure = true;
-        Map { feed, answers: Vec::new(), failed: None, timeout: None, sleep: None, feeding: false }
+        Map {
+            feed,
+            answers: Vec::new(),
+            failed: None,
+            timeout: None,
+            sleep: None,
+            linger: None,
+            over: false,
+            feeding: false,
+        }
     }
 
     /// Sends this many items to a worker at a time. Default: as many as take
@@ -118,6 +135,31 @@ impl<R: DeserializeOwned> Map<R> {
         }
     }
 
+    fn poll_result(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<R>, TaskError>> {
+        self.feed.begin(self.feeding)?;
+        if let Poll::Ready(after) = self.poll_timeout(cx) {
+            return Poll::Ready(Err(TaskError::TimedOut { after, exit: None }));
+        }
+        loop {
+            if let Some((index, error)) = &self.failed {
+                let supervisor = self.feed.supervisor();
+                let linger = self.linger.get_or_insert_with(|| supervisor.sleep(LINGER));
+                let waited = Pin::new(linger).poll(cx).is_ready();
+                if waited || !self.feed.awaits_before(*index) {
+                    return Poll::Ready(Err(error.clone()));
+                }
+            }
+            match ready!(self.feed.poll_fed(cx, usize::MAX)) {
+                Some(fed) => self.take(fed),
+                None => {
+                    let answers = std::mem::take(&mut self.answers).into_iter();
+                    // Every item was answered, or there was an error.
+                    return Poll::Ready(Ok(answers.flatten().collect()));
+                }
+            }
+        }
+    }
+
     fn fail(&mut self, index: usize, error: TaskError) {
         if self.failed.as_ref().is_none_or(|(first, _)| index < *first) {
             self.feed.stop_behind(index);
@@ -130,29 +172,11 @@ impl<R: DeserializeOwned> Future for Map<R> {
     type Output = Result<Vec<R>, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        this.feed.begin(this.feeding)?;
-        if let Poll::Ready(after) = this.poll_timeout(cx) {
-            this.feed.abort();
-            return Poll::Ready(Err(TaskError::TimedOut { after, exit: None }));
-        }
-        loop {
-            if let Some((index, _)) = this.failed {
-                if !this.feed.awaits_before(index) {
-                    this.feed.abort();
-                    let error = this.failed.take().map(|(_, error)| error);
-                    return Poll::Ready(Err(error.expect("found just above")));
-                }
-            }
-            match ready!(this.feed.poll_fed(cx, usize::MAX)) {
-                Some(fed) => this.take(fed),
-                None => {
-                    let answers = std::mem::take(&mut this.answers).into_iter();
-                    // Every item was answered, or there was an error.
-                    return Poll::Ready(Ok(answers.flatten().collect()));
-                }
-            }
-        }
+        assert!(!self.over, "polled after the map has given its result");
+        let result = ready!(self.poll_result(cx));
+        self.over = true;
+        self.feed.abort();
+        Poll::Ready(result)
     }
 }
 

@@ -177,8 +177,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// The first item that fails, in the order of the input, fails the map and
-    /// stops the rest.
+    /// The first item that fails fails the map and stops the rest.
     ///
     /// # Panics
     ///

@@ -8,6 +8,7 @@ use std::fmt;
 use bytes::{Buf, BytesMut};
 
 use super::message::Kind;
+use crate::limits::SPARE_BYTES_MAX;
 
 pub(crate) const HEADER_BYTES: usize = 16;
 
@@ -52,6 +53,9 @@ impl FrameReader {
 
     /// The buffer, with room for the next read. Append to it only.
     pub(crate) fn buffer(&mut self) -> &mut BytesMut {
+        if self.buf.is_empty() && self.buf.capacity() > SPARE_BYTES_MAX {
+            self.buf = BytesMut::new();
+        }
         let have = self.buf.len();
         let wanted = match self.announced() {
             // Doubling, up to the end of the frame: what is allocated stays

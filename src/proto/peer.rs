@@ -136,6 +136,8 @@ pub(crate) enum Violation {
     ClosedButAlive,
     /// An answer that was announced in the status page never came.
     AnswerMissing,
+    /// A task that was taken back was not skipped.
+    NotSkipped,
 }
 
 impl fmt::Display for ProtocolError {
@@ -179,6 +181,9 @@ impl fmt::Display for ProtocolError {
             Violation::Page => f.write_str("the worker's status page is damaged"),
             Violation::ClosedButAlive => {
                 f.write_str("the worker closed its socket and did not end")
+            }
+            Violation::NotSkipped => {
+                f.write_str("the worker does not go on after a task that was taken back")
             }
             Violation::AnswerMissing => {
                 f.write_str("the worker finished the task and did not send its answer")

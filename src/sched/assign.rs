@@ -36,7 +36,7 @@ impl<T> Scheduler<T> {
                 slot.heard = now;
                 slot.timers.idle_until = Time::FAR;
             }
-            let seq = slot.launch(task);
+            let seq = slot.launch(now, task);
             if slot.flights.len() > 1 {
                 slot.timers.probe_soon(now, true);
             }
@@ -116,7 +116,7 @@ impl<T> Scheduler<T> {
         }
         while self.tasks.queued() == 0 && self.has_idle() {
             let (victim, more_later) = self.victim(now);
-            let taken = victim.is_some_and(|seat| self.take_from(seat, words));
+            let taken = victim.is_some_and(|seat| self.take_from(now, seat, words));
             if !taken {
                 if victim.is_some() || more_later {
                     self.steal_at = self.steal_at.min(now + 2 * SILENT);
@@ -155,7 +155,7 @@ impl<T> Scheduler<T> {
 
     /// Takes back half of what waits at a worker, newest first. Returns whether
     /// there was anything that it had not started meanwhile.
-    fn take_from(&mut self, seat: u32, words: &impl Words) -> bool {
+    fn take_from(&mut self, now: Time, seat: u32, words: &impl Words) -> bool {
         let key = self.key(seat).expect("a victim is a worker");
         let slot = self.worker_mut(key).expect("a victim is a worker");
         let wanted = slot.held().saturating_sub(1).div_ceil(2);
@@ -172,6 +172,7 @@ impl<T> Scheduler<T> {
             slot.revoke(flight.seq);
             taken.push(task);
         }
+        slot.watch_skip(now);
         let any = !taken.is_empty();
         for task in taken {
             self.tasks.requeue(task);

@@ -209,9 +209,13 @@ impl<T> Scheduler<T> {
             let error = ProtocolError(Violation::ClosedButAlive);
             return self.handle_violation(now, key, error, words);
         }
-        if timers.answer_until.1 <= now {
-            let error = ProtocolError(Violation::AnswerMissing);
+        if timers.skip_until <= now {
+            timers.skip_until = Time::FAR;
+            let error = ProtocolError(Violation::NotSkipped);
             return self.handle_violation(now, key, error, words);
+        }
+        if timers.answer_until.1 <= now {
+            return self.check_answer(now, key, words);
         }
         if timers.polite_until.1 <= now {
             let seq = timers.polite_until.0;
@@ -233,6 +237,28 @@ impl<T> Scheduler<T> {
         self.check_probe(now, key, words);
     }
 
+    /// An answer that somebody waits for has not come.
+    fn check_answer(&mut self, now: Time, key: WorkerKey, words: &impl Words) {
+        let trusted = self.settings.trusted;
+        let Some(slot) = self.worker_mut(key) else { return };
+        let due = slot.timers.answer_until.0;
+        // A worker that has gone on to another task has answered; the bytes are
+        // in its outbox, or in the socket. Nobody is stopped for their being slow.
+        let went_on = slot.flights.iter().filter(|flight| flight.seq > due).any(|flight| {
+            matches!(
+                words.load(key, flight.seq).phase(),
+                Some(Phase::Running | Phase::CancelReq | Phase::Done)
+            )
+        });
+        if went_on && trusted {
+            slot.timers.expect_answer(due, now + REPLY_WAIT);
+            self.actions.push_back(Action::Probe(key));
+        } else {
+            let error = ProtocolError(Violation::AnswerMissing);
+            self.handle_violation(now, key, error, words);
+        }
+    }
+
     /// Ends the running task if it is over its time, else looks again later.
     ///
     /// The timer is armed when a task is sent, and is not put off when an
@@ -247,6 +273,8 @@ impl<T> Scheduler<T> {
             let Holds::Task(task) = flight.holds else { continue };
             let Some(after) = timeout(task) else { continue };
             let until = match words.load(key, flight.seq).phase() {
+                // One task at a time, so it could start when it was sent.
+                _ if !self.settings.trusted => flight.sent + after,
                 Some(Phase::Running) => words.started_at(key, flight.seq).min(now) + after,
                 // Not started: it cannot be over before this.
                 Some(Phase::Queued) => now + after,
@@ -320,6 +348,7 @@ impl<T> Scheduler<T> {
                 Some(Phase::Queued) => {
                     if words.swap(worker, seq, Phase::Queued, Phase::Revoked) {
                         slot.revoke(seq);
+                        slot.watch_skip(now);
                         self.take_back(task);
                         return;
                     }
@@ -376,6 +405,7 @@ impl<T> Scheduler<T> {
         grace: Option<std::time::Duration>,
         words: &impl Words,
     ) {
+        let trusted = self.settings.trusted;
         let Some(slot) = self.worker_mut(worker) else { return };
         slot.stage = Stage::Doomed;
         slot.timers = Default::default();
@@ -386,7 +416,8 @@ impl<T> Scheduler<T> {
                 continue;
             }
             for _ in 0..LOOKS {
-                if words.swap(worker, flight.seq, Phase::Queued, Phase::Revoked) {
+                // What an untrusted worker says it has not started, it may have.
+                if trusted && words.swap(worker, flight.seq, Phase::Queued, Phase::Revoked) {
                     flight.holds = Holds::Nothing;
                     back.push(task);
                     break;

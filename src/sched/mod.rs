@@ -444,6 +444,7 @@ impl<T> Scheduler<T> {
         if spent {
             slot.retiring = true;
         }
+        slot.watch_skip(now);
         let probe = slot.flights.len() > 1;
         slot.timers.probe_soon(now, probe);
         if slot.flights.is_empty() {

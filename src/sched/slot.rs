@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::task::TaskKey;
 use crate::id::WorkerId;
+use crate::limits::SKIP_WAIT;
 use crate::proto::peer::ProtocolError;
 use crate::time::Time;
 
@@ -73,6 +74,7 @@ pub(super) struct Worker {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Flight {
     pub(super) seq: u64,
+    pub(super) sent: Time,
     pub(super) holds: Holds,
 }
 
@@ -121,11 +123,11 @@ impl Worker {
     }
 
     /// Notes that `task` goes out now, and under which sequence number.
-    pub(super) fn launch(&mut self, task: TaskKey) -> u64 {
+    pub(super) fn launch(&mut self, now: Time, task: TaskKey) -> u64 {
         let seq = self.next_seq;
         self.next_seq += 1;
         self.given += 1;
-        self.flights.push_back(Flight { seq, holds: Holds::Task(task) });
+        self.flights.push_back(Flight { seq, sent: now, holds: Holds::Task(task) });
         seq
     }
 
@@ -137,9 +139,20 @@ impl Worker {
         }
     }
 
+    /// Sets the time for skipping, if that is what comes next: a worker that is
+    /// given time to run at all does it at once.
+    pub(super) fn watch_skip(&mut self, now: Time) {
+        let next = self.flights.front().map(|flight| flight.holds);
+        self.timers.skip_until = match next {
+            Some(Holds::Nothing) => self.timers.skip_until.min(now + SKIP_WAIT),
+            _ => Time::FAR,
+        };
+    }
+
     /// Drops the oldest flight, and the timers that waited for it.
     pub(super) fn land(&mut self) {
         let Some(flight) = self.flights.pop_front() else { return };
+        self.timers.skip_until = Time::FAR;
         self.timers.settle(flight.seq);
     }
 }
@@ -157,6 +170,8 @@ pub(super) struct Timers {
     pub(super) polite_until: (u64, Time),
     /// Up to this number all tasks whose end is asked for must have answered.
     pub(super) answer_until: (u64, Time),
+    /// Nothing is before a task that was taken back: skipped by then.
+    pub(super) skip_until: Time,
     /// An answer may wait in the worker's outbox behind a long task.
     pub(super) probe_at: Time,
     pub(super) probe_wait: Duration,
@@ -177,6 +192,7 @@ impl Default for Timers {
             timeout_at: Time::FAR,
             polite_until: (0, Time::FAR),
             answer_until: (0, Time::FAR),
+            skip_until: Time::FAR,
             probe_at: Time::FAR,
             probe_wait: PROBE_FIRST,
             idle_until: Time::FAR,
@@ -195,7 +211,7 @@ impl Timers {
 
     /// When a worker will have kept silent for too long.
     pub(super) fn next_verdict(&self) -> Time {
-        self.stage_until.min(self.death_until).min(self.answer_until.1)
+        self.stage_until.min(self.death_until).min(self.answer_until.1).min(self.skip_until)
     }
 
     /// The task with number `seq` has landed.

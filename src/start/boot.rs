@@ -50,7 +50,8 @@ pub(crate) fn boot() -> io::Result<Option<Boot>> {
     Ok(Some(Boot { socket: UnixStream::from(socket), page: Page::open(page)? }))
 }
 
-fn is_marked() -> bool {
+/// Whether this process was started to be a worker, whatever became of that.
+pub(crate) fn is_marked() -> bool {
     let mark = message::ARG0_MARK.as_bytes();
     env::args_os()
         .next()

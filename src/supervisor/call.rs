@@ -126,11 +126,13 @@ impl Items {
 
     /// The next item; without one, `waker` is woken when there is.
     pub(crate) fn pop_or_wait(&self, waker: &Waker) -> Option<Bytes> {
+        // Cloned before and dropped after: wakers are the user's.
+        let waker = waker.clone();
         let mut state = self.state();
         let item = state.waiting.pop_front();
-        if item.is_none() && !state.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
-            state.waker = Some(waker.clone());
-        }
+        let old = if item.is_none() { state.waker.replace(waker) } else { None };
+        drop(state);
+        drop(old);
         item
     }
 

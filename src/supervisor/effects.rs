@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
+use tracing::Span;
+
 use super::call::{Call, Ended, Sink, ending_error, ending_started};
 use super::{Core, Supervisor};
-use crate::id::TaskId;
+use crate::id::{TaskId, WorkerId};
 use crate::observe;
 use crate::proto::message::{Shape, put_bye, put_run};
 use crate::sched::{Action, Ending, Mode, TaskKey, WorkerKey};
@@ -17,7 +19,9 @@ use crate::start::warden::{Owner, Stop};
 /// To be done without the lock: whatever wakes or drops what is the user's.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
-    resolved: Vec<(Call, Ended)>,
+    resolved: Vec<(TaskId, Call, Ended, &'static str)>,
+    /// Tasks that went to a worker, where somebody listens.
+    sent: Vec<(Span, TaskId, WorkerId)>,
     wakers: Vec<Waker>,
     /// Places in the queue that came free.
     permits: usize,
@@ -30,9 +34,9 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    /// Tells a caller, later.
-    pub(super) fn resolve(&mut self, call: Call, ended: Ended) {
-        self.resolved.push((call, ended));
+    /// Tells a caller, later, and reports it as `outcome`.
+    pub(super) fn resolve(&mut self, id: TaskId, call: Call, ended: Ended, outcome: &'static str) {
+        self.resolved.push((id, call, ended, outcome));
     }
 
     /// Gives places in the queue back, later.
@@ -51,8 +55,13 @@ impl Effects {
         if self.refuse {
             supervisor.admission.close();
         }
-        for (call, ended) in self.resolved {
+        for (id, call, ended, outcome) in self.resolved {
+            observe::task_ended(&call.span, id, outcome);
             call.resolve(ended);
+        }
+        // After the endings that made room for them.
+        for (span, task, worker) in self.sent {
+            observe::task_sent(&span, task, worker);
         }
         for waker in self.wakers {
             waker.wake();
@@ -95,7 +104,7 @@ impl Core {
                     let arg0 = supervisor.arg0(worker);
                     supervisor.warden.start(worker.id, owner, spec, arg0);
                 }
-                Action::Run { worker, seq, task } => self.send(worker, seq, task),
+                Action::Run { worker, seq, task } => self.send(worker, seq, task, effects),
                 Action::Dismiss(worker) => {
                     if let Some(link) = self.links.get_mut(worker) {
                         put_bye(link.outgoing.tail());
@@ -126,14 +135,16 @@ impl Core {
     }
 
     /// Puts a task's frame on its way.
-    fn send(&mut self, worker: WorkerKey, seq: u64, task: TaskKey) {
+    fn send(&mut self, worker: WorkerKey, seq: u64, task: TaskKey, effects: &mut Effects) {
         let Some(link) = self.links.get_mut(worker) else { return };
         match self.sched.data(task) {
             Some(call) => {
                 if let Sink::Stream(items, _) = &call.sink {
                     link.page.grant(seq, items.granted());
                 }
-                observe::task_sent(&call.span, task.id, worker.id);
+                if !call.span.is_disabled() {
+                    effects.sent.push((call.span.clone(), task.id, worker.id));
+                }
                 let request = &call.request;
                 let tail = link.outgoing.tail();
                 put_run(tail, seq, request.function, request.shape, request.args.len());
@@ -161,7 +172,7 @@ impl Core {
         self.close_call(id, call, Ended { outcome: Err(error), started }, effects);
     }
 
-    /// Counts, reports and resolves a call that has ended.
+    /// Counts a call that has ended, and has it resolved.
     pub(super) fn close_call(
         &mut self,
         id: TaskId,
@@ -173,7 +184,6 @@ impl Core {
             effects.free_places(self.freed(1));
         }
         let outcome = self.counts.count(&ended.outcome);
-        observe::task_ended(&call.span, id, outcome);
-        effects.resolve(call, ended);
+        effects.resolve(id, call, ended, outcome);
     }
 }

@@ -19,7 +19,7 @@ use super::output::Output;
 use super::{Alarm, Core, InitCheck, Supervisor};
 use crate::error::{Cause, RemotePanic, SpawnError, TaskError};
 use crate::exit::Exit;
-use crate::limits::FRAME_OVERHEAD_BYTES;
+use crate::limits::{FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX};
 use crate::observe;
 use crate::proto::message::{Failure, FromWorker, Shape};
 use crate::proto::peer::{Peer, ProtocolError, Violation};
@@ -273,6 +273,9 @@ impl Link {
                 (FromWorker::Ready(outcome), Some(check)) => check(outcome).err(),
                 _ => None,
             };
+            if problem.is_none() && matches!(message, FromWorker::Ready(_)) {
+                observe::worker_ready(&self.span);
+            }
             messages.push(match problem {
                 Some(problem) => FromWorker::InitFailed(Failure::Setting(problem)),
                 None => message,
@@ -285,9 +288,8 @@ impl Link {
         self.condemned = true;
         observe::worker_misbehaved(&self.span, &error);
         let mut core = self.supervisor.core();
-        if core.sched.stage(self.worker) == Some(Stage::Starting) {
-            core.last_failure = Some(SpawnError::new(Cause::Protocol(error)));
-        }
+        // Why there are no workers any more, if it comes to that.
+        core.last_failure = Some(SpawnError::new(Cause::Protocol(error)));
         drop(core);
         let worker = self.worker;
         self.supervisor.act(|sched, now, links| sched.handle_violation(now, worker, error, links));
@@ -303,7 +305,7 @@ impl Link {
         // At most one frame can be under way, and what the ring and the
         // socket's own buffer hold beside it. Somebody outside the worker's
         // group could have kept the other end and go on writing for ever.
-        let most = self.supervisor.plan.frame_bytes_max + 2 * FRAME_OVERHEAD_BYTES;
+        let most = self.supervisor.plan.frame_bytes_max + SOCKET_BYTES_MAX;
         let mut read = 0;
         while !self.condemned && read <= most {
             match self.transport.read_now() {
@@ -324,10 +326,12 @@ impl Link {
         let tail = self.stderr.as_ref().map(Output::tail).unwrap_or_default();
         let supervisor = &self.supervisor;
         let mut effects = Effects::default();
-        let mut core = supervisor.core();
-        let expected = core.note_death(self.worker, exit, tail, self.peer.is_greeted());
+        let expected =
+            supervisor.core().note_death(self.worker, exit, tail, self.peer.is_greeted());
+        // Told before anybody can see that it is gone.
         observe::worker_ended(&self.span, exit, expected);
         let worker = self.worker;
+        let mut core = supervisor.core();
         core.act(supervisor, &mut effects, |sched, now, links| {
             sched.handle_death(now, worker, exit, links);
         });
@@ -412,7 +416,6 @@ impl Core {
                 }
             }
             FromWorker::Ready(_) => {
-                observe::worker_ready(&link.span);
                 self.sched.handle_ready(now, worker, &self.links);
             }
             FromWorker::InitFailed(failure) => {

@@ -261,6 +261,7 @@ impl Supervisor {
             None => Sink::One(sender),
         };
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
+        let heard = (!span.is_disabled()).then(|| span.clone());
         let begun = place == QueuePlace::Begun;
         let call = Call { request, sink, span, has_place: !begun };
         let mut effects = Effects::default();
@@ -272,7 +273,7 @@ impl Supervisor {
                     effects.free_places(core.freed(1));
                 }
                 let id = core.sched.refuse();
-                effects.resolve(call, Ended { outcome: Err(why), started: false });
+                effects.resolve(id, call, Ended { outcome: Err(why), started: false }, "refused");
                 (id, None)
             }
             None => {
@@ -283,14 +284,14 @@ impl Supervisor {
                 let now = Time(monotonic_nanos());
                 let core = &mut *core;
                 let key = core.sched.handle_submit(now, call, terms, &core.links);
-                if let Some(call) = core.sched.data(key) {
-                    observe::task_queued(&call.span, key.id);
-                }
                 core.perform(self, &mut effects);
                 (key.id, Some(key))
             }
         };
         drop(core);
+        if let Some(span) = heard.filter(|_| task.is_some()) {
+            observe::task_queued(&span, id);
+        }
         effects.run(self);
         Submitted { id, task, receiver }
     }

@@ -200,8 +200,8 @@ impl Page {
     }
 
     /// Worker: the task has asked to hear of a cancel.
-    pub(crate) fn set_polite(&self, seq: u64) {
-        self.slot(seq).polite.store(1, Ordering::Relaxed);
+    pub(crate) fn set_polite(&self, seq: u64, polite: bool) {
+        self.slot(seq).polite.store(polite.into(), Ordering::Relaxed);
     }
 
     /// Which item of a chunk is being run.
@@ -460,7 +460,7 @@ mod tests {
         parent.enqueue(3, 7);
         worker.set_started_at(3, 99);
         worker.set_item(3, 8);
-        worker.set_polite(3);
+        worker.set_polite(3, true);
         parent.grant(3, 5);
         assert_eq!((parent.started_at(3), parent.item(3), parent.polite(3)), (99, 8, true));
         assert_eq!(worker.credit(3), 12);

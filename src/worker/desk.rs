@@ -180,6 +180,10 @@ impl Host for Desk {
 
     fn item(&mut self) -> bool {
         let Stream { seq, sent, .. } = self.stream;
+        // While it waits here no code of the user's runs: it can be asked to end
+        // and need not be killed.
+        let was_polite = self.page.polite(seq);
+        self.page.set_polite(seq, true);
         loop {
             let credit = self.page.credit(seq);
             if is_asked_to_end(&self.page, seq) {
@@ -190,6 +194,7 @@ impl Host for Desk {
             }
             self.page.await_credit(seq, credit);
         }
+        self.page.set_polite(seq, was_polite);
         self.stream.sent = sent.wrapping_add(1);
         finish_item(&mut self.out, 0, seq);
         let pushed = self.outbox.push(&self.out).and_then(|()| self.outbox.flush());

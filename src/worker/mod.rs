@@ -71,7 +71,7 @@ static CANCELLED: Notify = Notify::const_new();
 /// cancelling this task polite, see the [module](self).
 pub fn is_cancelled() -> bool {
     running().is_some_and(|(page, seq)| {
-        page.set_polite(seq);
+        page.set_polite(seq, true);
         is_asked_to_end(page, seq)
     })
 }
@@ -118,7 +118,7 @@ pub async fn cancelled() {
 pub fn on_terminate(f: impl FnOnce() + Send + 'static) {
     let Some((page, seq)) = running() else { return };
     callbacks().push(Box::new(f));
-    page.set_polite(seq);
+    page.set_polite(seq, true);
     watch();
 }
 
@@ -135,6 +135,15 @@ fn is_asked_to_end(page: &Page, seq: u64) -> bool {
 
 fn callbacks() -> MutexGuard<'static, Vec<Callback>> {
     CALLBACKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The task has ended: what it wanted called is dropped. That is the user's
+/// code too: not under the lock, and its panic ends nothing.
+fn forget_callbacks() {
+    let forgotten = std::mem::take(&mut *callbacks());
+    if !forgotten.is_empty() {
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(forgotten)));
+    }
 }
 
 /// Starts the thread that waits for the parent's bell, or makes it look again.

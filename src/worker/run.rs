@@ -12,8 +12,8 @@ use bytes::BytesMut;
 
 use super::desk::{Batch, Desk};
 use super::outbox::Outbox;
-use super::{PAGE, RUNNING, callbacks, guard, lifeline};
-use crate::limits::{FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES};
+use super::{PAGE, RUNNING, forget_callbacks, guard, lifeline};
+use crate::limits::{FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, SPARE_BYTES_MAX};
 use crate::proto::VERSION;
 use crate::proto::frame::{FrameReader, REPORT_BYTES_MAX};
 use crate::proto::message::{
@@ -207,7 +207,7 @@ impl Worker {
             _ => Err(Failure::UnknownFunction),
         };
         RUNNING.store(0, Ordering::Release);
-        callbacks().clear();
+        forget_callbacks();
         self.claim_done(seq);
         let run_nanos = monotonic_nanos() - started;
         let retire = self.is_over_memory();
@@ -236,6 +236,9 @@ impl Worker {
     /// is reason to expect more soon. `now` is when the task ended.
     fn answer(&mut self, now: u64, run_nanos: u64) -> io::Result<()> {
         self.desk.outbox.push(&self.desk.out)?;
+        if self.desk.out.capacity() > SPARE_BYTES_MAX {
+            self.desk.out = Vec::new();
+        }
         self.desk.out.clear();
         let since = *self.unsent_since.get_or_insert(now);
         if run_nanos >= LONG_TASK_NANOS || now - since >= FLUSH_NANOS {

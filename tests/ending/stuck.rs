@@ -46,7 +46,7 @@ fn an_answer_does_not_wait_behind_a_skipped_and_a_long_task() {
     checked(async {
         let scratch = Scratch::new();
         let pool = Pool::builder().workers(1).build().unwrap();
-        for round in 0..8 {
+        for round in 0..16 {
             make_hasty(&pool).await;
             let path = |name: &str| scratch.path(&format!("{name}-{round}"));
             let (first_started, first_gate) = (path("first"), path("first-gate"));
@@ -56,9 +56,9 @@ fn an_answer_does_not_wait_behind_a_skipped_and_a_long_task() {
                 (0..4).map(|n| Some(pool.apply_async(quick, (journal.clone(), n)))).collect();
             let long = pool.apply_async(held, (started.clone(), gate.clone()));
             noted(&first_started).await;
-            for n in 0..4 {
+            for (n, handle) in quick.iter_mut().enumerate() {
                 if round & (1 << n) != 0 {
-                    let cancelled = quick[n].take().unwrap().cancel().await;
+                    let cancelled = handle.take().unwrap().cancel().await;
                     assert!(!cancelled.started);
                 }
             }
@@ -147,5 +147,25 @@ fn what_waits_behind_a_long_task_moves_to_a_new_worker() {
         ledger.check();
         open(&gate);
         long.await.unwrap();
+    });
+}
+
+/// Several workers get idle at once, and several have something to give: each
+/// finds its victim.
+#[test]
+fn no_task_waits_while_a_worker_is_idle() {
+    checked(async {
+        let scratch = Scratch::new();
+        for round in 0..40 {
+            let path = |name: &str| scratch.path(&format!("{name}-{round}"));
+            let (started, gate) = (path("started"), path("gate"));
+            // The first that are ready get more than one.
+            let pool = Pool::builder().workers(5).build().unwrap();
+            let all: Vec<_> =
+                (0..5).map(|_| pool.apply_async(held, (started.clone(), gate.clone()))).collect();
+            within(SOON, pids(&started, 5)).await;
+            open(&gate);
+            join_all(all).await;
+        }
     });
 }

@@ -314,7 +314,9 @@ impl fmt::Display for Side {
     }
 }
 
-/// A value that its own `Serialize` refused to write.
+/// A value that its own `Serialize` refused to write, or that nests deeper than
+/// 128 levels: structs, enums, `Option`s, sequences and maps inside each other.
+/// Texts of a type's own errors are cut at 16 KiB.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EncodeError {
     pub(crate) side: Side,
@@ -351,8 +353,8 @@ impl TaskError {
     pub(crate) fn from_encode(failure: EncodeFailure, side: Side) -> Self {
         match failure {
             EncodeFailure::TooLarge { size, limit } => TaskError::TooLarge { size, limit },
-            EncodeFailure::Refused(reason) => {
-                TaskError::Encode(EncodeError { side, reason, index: None })
+            EncodeFailure::TooDeep { .. } | EncodeFailure::Refused(_) => {
+                TaskError::Encode(EncodeError { side, reason: failure.to_string(), index: None })
             }
         }
     }

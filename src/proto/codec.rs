@@ -1,37 +1,19 @@
 //! Payloads: values to postcard bytes and back. Called by the pool for
 //! arguments, by the worker for results, and by each for what the other sent.
 //!
-//! Encoding stops storing at a limit. Decoding goes through [`guard`], because
-//! the parent must survive whatever a worker sends. Neither ever panics on its
-//! input nor knows what a payload is for.
+//! Encoding is [`encode`]'s. Decoding goes through [`guard`], because the parent
+//! must survive whatever a worker sends. Neither ever panics on its input nor
+//! knows what a payload is for.
 //!
+//! [`encode`]: super::encode
 //! [`guard`]: super::guard
 
-use std::fmt;
-
-use postcard::ser_flavors::Flavor;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::guard::{self, Guard};
+use super::guard::Guard;
 
+pub(crate) use super::encode::{EncodeFailure, encode_into};
 pub(crate) use super::guard::{Budget, DecodeFailure};
-
-/// Appends `value` in postcard form to `out`, at most `limit` bytes of it.
-///
-/// On failure, a panic in `value`'s own serde code included, `out` is as it
-/// was.
-pub(crate) fn encode_into<T: Serialize + ?Sized>(
-    value: &T,
-    out: &mut Vec<u8>,
-    limit: usize,
-) -> Result<(), EncodeFailure> {
-    match postcard::serialize_with_flavor(value, Appending::to(out, limit)) {
-        Ok(size) if size <= limit => Ok(()),
-        Ok(size) => Err(EncodeFailure::TooLarge { size, limit }),
-        Err(error) => Err(EncodeFailure::Refused(refusal(error))),
-    }
-}
 
 /// Decodes one value that must use every byte.
 pub(crate) fn decode<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<T, DecodeFailure> {
@@ -54,110 +36,16 @@ pub(crate) fn decode_front<T: DeserializeOwned>(
     Ok(value)
 }
 
-/// Why a value could not be encoded.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum EncodeFailure {
-    /// It takes `size` bytes, which is more than `limit`.
-    TooLarge { size: usize, limit: usize },
-    /// Its serde code said no, or asked for what postcard cannot express.
-    Refused(String),
-}
-
-impl fmt::Display for EncodeFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EncodeFailure::TooLarge { size, limit } => {
-                write!(f, "takes {size} bytes when encoded, over the limit of {limit}")
-            }
-            EncodeFailure::Refused(text) => write!(f, "cannot be encoded: {text}"),
-        }
-    }
-}
-
-impl std::error::Error for EncodeFailure {}
-
-/// Writes behind what `out` already holds. Past the limit it only counts, so
-/// that the error can tell the whole size without the memory for it.
-struct Appending<'a> {
-    out: &'a mut Vec<u8>,
-    /// Length of `out` before the first byte.
-    start: usize,
-    /// Bytes of the value so far, stored or not.
-    size: usize,
-    limit: usize,
-    /// Set at the end of a value that fits. Until then, dropping takes back
-    /// what was written.
-    is_complete: bool,
-}
-
-impl<'a> Appending<'a> {
-    fn to(out: &'a mut Vec<u8>, limit: usize) -> Self {
-        let start = out.len();
-        Appending { out, start, size: 0, limit, is_complete: false }
-    }
-}
-
-impl Flavor for Appending<'_> {
-    type Output = usize;
-
-    #[inline]
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.size = self.size.saturating_add(1);
-        if self.size <= self.limit {
-            self.out.push(byte);
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.size = self.size.saturating_add(bytes.len());
-        if self.size <= self.limit {
-            self.out.extend_from_slice(bytes);
-        }
-        Ok(())
-    }
-
-    fn finalize(mut self) -> postcard::Result<usize> {
-        self.is_complete = self.size <= self.limit;
-        Ok(self.size)
-    }
-}
-
-impl Drop for Appending<'_> {
-    fn drop(&mut self) {
-        if !self.is_complete {
-            self.out.truncate(self.start);
-        }
-    }
-}
-
-/// postcard keeps no text of errors raised by a type's own serde code.
-fn refusal(error: postcard::Error) -> String {
-    match error {
-        postcard::Error::SerdeSerCustom => {
-            "its Serialize implementation returned an error".to_owned()
-        }
-        postcard::Error::CollectStrError => {
-            "its Display implementation returned an error".to_owned()
-        }
-        postcard::Error::SerializeSeqLengthUnknown => {
-            "it holds a sequence or map whose length is not known beforehand".to_owned()
-        }
-        other => guard::bounded_text(other),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet, HashMap};
-    use std::fmt::Debug;
+    use std::fmt::{self, Debug};
     use std::time::Duration;
 
     use bytes::Bytes;
     use proptest::prelude::*;
-    use serde::Deserialize;
     use serde::de::IgnoredAny;
+    use serde::{Deserialize, Serialize};
 
     use super::*;
     use crate::limits;
@@ -520,37 +408,5 @@ mod tests {
             panic!("it liked that");
         };
         assert_eq!(text.len(), limits::REPORT_TEXT_BYTES_MAX);
-    }
-
-    #[test]
-    fn refusals_and_panics_leave_nothing_behind() {
-        struct Refuses;
-
-        impl Serialize for Refuses {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let _ = serializer;
-                Err(serde::ser::Error::custom("no"))
-            }
-        }
-
-        struct Panics;
-
-        impl Serialize for Panics {
-            fn serialize<S: serde::Serializer>(&self, _serializer: S) -> Result<S::Ok, S::Error> {
-                panic!("no")
-            }
-        }
-
-        let mut out = vec![9];
-        assert!(matches!(
-            encode_into(&(1_u8, Refuses), &mut out, 100),
-            Err(EncodeFailure::Refused(_))
-        ));
-        assert_eq!(out, [9]);
-        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            encode_into(&(1_u8, Panics), &mut out, 100)
-        }));
-        assert!(panic.is_err());
-        assert_eq!(out, [9]);
     }
 }

@@ -10,7 +10,7 @@ use super::outbox::Outbox;
 use super::{guard, is_asked_to_end};
 use crate::limits::BATCH_REPLY_BYTES;
 use crate::proto::codec::{self, Budget, EncodeFailure};
-use crate::proto::message::{Failure, begin_done, begin_item, clip, finish_item};
+use crate::proto::message::{Failure, begin_done, begin_item, finish_item};
 use crate::registry::{CallFailure, Host, Step};
 use crate::sys::clock::monotonic_nanos;
 use crate::sys::page::Page;
@@ -154,10 +154,9 @@ impl Desk {
             Ok(Err(CallFailure::Result(EncodeFailure::TooLarge { size, limit }))) => {
                 Err(Failure::ResultTooLarge { size, limit })
             }
-            Ok(Err(CallFailure::Result(EncodeFailure::Refused(mut reason)))) => {
-                clip(&mut reason);
-                Err(Failure::Result(reason))
-            }
+            Ok(Err(CallFailure::Result(
+                failure @ (EncodeFailure::TooDeep { .. } | EncodeFailure::Refused(_)),
+            ))) => Err(Failure::Result(failure.to_string())),
             Err(panic) => Err(Failure::Panicked(panic)),
         }
     }

@@ -4,6 +4,7 @@ mod calling;
 mod calling_from_several_runtimes;
 mod calls_as_handles;
 mod crashes;
+mod deep_values;
 mod environment_of_workers;
 mod imap_keeps_order;
 mod imap_pulls_as_it_is_read;

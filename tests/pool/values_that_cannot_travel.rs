@@ -89,6 +89,7 @@ fn a_result_that_cannot_be_encoded() {
                 reason.to_string().starts_with("the result could not be encoded: "),
                 "{reason}"
             );
+            assert!(reason.to_string().ends_with("encoded: I will not"), "{reason}");
             assert_eq!(error.to_string(), reason.to_string());
             assert_eq!(error.started(), Some(true));
             let error =
@@ -243,13 +244,13 @@ fn a_value_that_is_too_deep() {
             assert!(pool.apply(nest, 20).await.unwrap().0.is_some());
             for depth in [1000, 5000] {
                 let error = pool.apply(nest, depth).await.unwrap_err();
-                assert!(matches!(error, TaskError::Decode(_)), "{error:?}");
+                assert!(matches!(error, TaskError::Encode(_)), "{error:?}");
                 assert!(
                     error.to_string().contains("nests deeper than the limit of 128"),
                     "{error}"
                 );
                 let error = pool.apply(|nest: Nest| drop(nest), nest(depth)).await.unwrap_err();
-                assert!(matches!(error, TaskError::Decode(_)), "{error:?}");
+                assert!(matches!(error, TaskError::Encode(_)), "{error:?}");
                 assert_eq!(error.started(), Some(false));
             }
         })

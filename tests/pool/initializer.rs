@@ -162,11 +162,11 @@ fn its_last_words_are_in_the_cause() {
 fn a_worker_that_is_not_ready_in_time_is_killed() {
     checked(async {
         let pool = Pool::builder()
-            .start_timeout(Duration::from_millis(200))
+            .start_timeout(Duration::from_millis(300))
             .initializer(|| std::thread::sleep(Duration::from_secs(3600)), ());
         let cause = broken_by(pool).await;
         assert!(cause.is_timeout(), "{cause:?}");
-        assert_eq!(cause.to_string(), "a worker was not ready after 200ms");
+        assert_eq!(cause.to_string(), "a worker was not ready after 300ms");
     });
 }
 

@@ -44,7 +44,11 @@ pub(crate) fn run(boot: Boot) -> ! {
     let page = Arc::new(boot.page);
     let _ = PAGE.set(Arc::clone(&page));
     guard::install_hook();
-    match Worker::new(boot.socket, page).and_then(|mut worker| worker.serve()) {
+    // Never dropped: its runtime would wait for blocking work that async tasks
+    // have left behind.
+    let served = Worker::new(boot.socket, page)
+        .and_then(|worker| std::mem::ManuallyDrop::new(worker).serve());
+    match served {
         // Runs exit handlers and flushes what tasks have printed.
         Ok(()) => std::process::exit(0),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {

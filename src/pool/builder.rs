@@ -495,6 +495,15 @@ impl PoolBuilder {
         if self.name.as_ref().is_some_and(|name| name.contains('\0')) {
             return Err(setting("name", "contains a NUL"));
         }
+        for (key, value) in &self.env {
+            let key = key.as_encoded_bytes();
+            if key.is_empty() || key.contains(&b'=') || key.contains(&0) {
+                return Err(setting("env", "a name is empty, or contains a NUL or a `=`"));
+            }
+            if value.as_ref().is_some_and(|value| value.as_encoded_bytes().contains(&0)) {
+                return Err(setting("env", "a value contains a NUL"));
+            }
+        }
         Ok(workers)
     }
 }

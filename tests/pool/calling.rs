@@ -236,6 +236,21 @@ fn large_bytes_travel_both_ways() {
     });
 }
 
+/// Neither side may wait for the other to read.
+#[test]
+fn many_large_values_travel_both_ways_at_once() {
+    checked(async {
+        let pool = pool_of(1);
+        let calls = (0..20).map(|n| {
+            let bytes = Bytes::from(vec![n; 1 << 20]);
+            pool.apply(|bytes: Bytes| bytes, bytes)
+        });
+        for (n, back) in futures::future::join_all(calls).await.into_iter().enumerate() {
+            assert!(back.unwrap() == vec![n as u8; 1 << 20]);
+        }
+    });
+}
+
 #[test]
 fn what_a_call_waits_for_does_not_stop_others() {
     checked(async {

@@ -1,7 +1,7 @@
 //! A pool belongs to the runtime that it was made in, and works from anywhere.
 
 use futures::StreamExt;
-use procession::Pool;
+use procession::{Pool, TaskError};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{alone, checked, checked_current_thread};
@@ -110,6 +110,51 @@ fn a_current_thread_runtime_catches_up_when_it_runs() {
         let handle = pool.apply_async(square, 3);
         assert!(!handle.is_finished());
         assert_eq!(home.block_on(handle).unwrap(), 9);
+    });
+}
+
+/// Workers take real time, whatever a test makes of its clock.
+#[test]
+fn a_paused_clock_stops_nothing() {
+    alone(|| {
+        let home = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        home.block_on(async {
+            let pool = pool_of(1);
+            let long = std::time::Duration::from_secs(3600);
+            assert_eq!(pool.apply(square, 3).timeout(long).await.unwrap(), 9);
+            let items: Vec<_> = pool.imap(square, 0..10).collect().await;
+            assert_eq!(items.len(), 10);
+            pool.close();
+            pool.join().await;
+        });
+    });
+}
+
+#[test]
+fn what_is_left_of_a_pool_without_its_runtime_says_so() {
+    alone(|| {
+        let home = runtime();
+        let pool = home.block_on(async { pool_of(1) });
+        let call =
+            pool.apply_async(|| std::thread::sleep(std::time::Duration::from_secs(3600)), ());
+        let map = pool.map_async(square, 0..3);
+        drop(home);
+        futures::executor::block_on(async {
+            assert!(matches!(call.await, Err(TaskError::Terminated)));
+            // It may have been fast.
+            assert!(matches!(map.await, Ok(_) | Err(TaskError::Terminated)));
+            assert!(matches!(pool.apply(square, 3).await, Err(TaskError::Terminated)));
+            assert!(matches!(pool.map(square, 0..3).await, Err(TaskError::Terminated)));
+            assert!(matches!(pool.map_async(square, 0..3).await, Err(TaskError::Terminated)));
+            assert!(matches!(
+                pool.imap(square, 0..3).next().await,
+                Some(Err(TaskError::Terminated))
+            ));
+            assert!(pool.ready().await.is_err());
+            pool.join().await;
+            pool.terminate().await;
+        });
+        assert!(pool.workers().is_empty());
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procession::{Pool, WorkerState};
 
@@ -138,6 +138,26 @@ fn no_workers_at_all_panics() {
     checked(async { pool_of(1).resize(0) });
 }
 
+/// As its runtime would wait for it, if it were given the chance.
+#[test]
+fn work_that_an_async_task_left_behind_keeps_no_worker() {
+    async fn leaves() -> u32 {
+        tokio::spawn(std::future::pending::<()>());
+        tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(3600)));
+        pid()
+    }
+    checked(async {
+        let pool = pool_of(1);
+        let worker = pool.apply(leaves, ()).await.unwrap();
+        assert_eq!(pool.apply(leaves, ()).await.unwrap(), worker);
+        let before = Instant::now();
+        pool.close();
+        pool.join().await;
+        // A worker that does not leave is killed after five seconds.
+        assert!(before.elapsed() < Duration::from_secs(4), "{:?}", before.elapsed());
+    });
+}
+
 /// Ignores SIGTERM.
 fn stubborn(journal: String) {
     use nix::sys::signal::{SigHandler, Signal, signal};
@@ -160,7 +180,7 @@ fn the_grace_period_is_between_term_and_kill() {
         let it = pool(grace);
         let handle = it.apply_async(stubborn, journal.clone());
         noted(&journal).await;
-        let before = std::time::Instant::now();
+        let before = Instant::now();
         assert_eq!(signal(handle.cancel().await), Some(9));
         assert!(before.elapsed() >= grace);
 

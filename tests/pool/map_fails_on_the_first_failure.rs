@@ -169,6 +169,7 @@ fn a_panic_of_the_input_reaches_the_caller_after_the_items_before() {
             }
             let panic = AssertUnwindSafe(imap.next()).catch_unwind().await.unwrap_err();
             assert_eq!(message(panic), "the input broke");
+            assert!(imap.next().await.is_none());
         }
         assert_eq!(pool.map(square, 0..4).await.unwrap().len(), 4);
     });

@@ -34,6 +34,10 @@ fn build_says_which_setting_makes_no_sense() {
         refused(builder().nice(20), "nice");
         refused(builder().cpu_affinity([]), "cpu_affinity");
         refused(builder().name("a\0b"), "name");
+        refused(builder().env("", "x"), "env");
+        refused(builder().env("A=B", "x"), "env");
+        refused(builder().env("A\0", "x"), "env");
+        refused(builder().env("A", "x\0"), "env");
         let unwilling = |_: Result<(), Unwilling>| ();
         refused(builder().initializer(unwilling, Err(Unwilling)), "initializer");
     });

@@ -128,3 +128,18 @@ fn panics_in_a_row_do_not_wear_a_pool_out() {
         assert_eq!(pool.stats().workers_started, 2);
     });
 }
+
+#[test]
+fn a_task_that_replaced_the_panic_hook_gets_the_message_only() {
+    checked(async {
+        let pool = pool_of(1);
+        pool.apply(|| std::panic::set_hook(Box::new(|_| {})), ()).await.unwrap();
+        let error = pool.apply(|| -> () { panic!("in silence") }, ()).await.unwrap_err();
+        let TaskError::Panicked(panic) = &error else { panic!("{error:?}") };
+        assert_eq!(
+            (panic.message(), panic.location(), panic.backtrace()),
+            ("in silence", None, "")
+        );
+        assert!(error.to_string().ends_with(" panicked: in silence"), "{error}");
+    });
+}

@@ -102,3 +102,13 @@ fn who_waits_for_a_place_is_told_when_the_pool_closes() {
         held.await.unwrap();
     });
 }
+
+#[test]
+fn no_limit_at_all_is_a_limit() {
+    checked(async {
+        let pool = Pool::builder().workers(1).queue_limit(usize::MAX).build().unwrap();
+        assert_eq!(pool.apply(square, 3).await.unwrap(), 9);
+        pool.resize(3);
+        assert_eq!(pool.apply(square, 4).await.unwrap(), 16);
+    });
+}

@@ -375,13 +375,29 @@ pub(crate) enum Cause {
     NotInitialised,
     NoRuntime,
     NoDrivers,
-    Setting { option: &'static str, problem: String },
-    Os { what: &'static str, error: io::Error },
-    Died { exit: Exit, greeted: bool, output: String },
+    Setting {
+        option: &'static str,
+        problem: String,
+    },
+    Os {
+        what: &'static str,
+        error: io::Error,
+    },
+    Died {
+        exit: Exit,
+        greeted: bool,
+        output: String,
+    },
     InitPanicked(RemotePanic),
     InitRefused(String),
-    TimedOut { after: Duration, greeted: bool, output: String },
+    TimedOut {
+        after: Duration,
+        greeted: bool,
+        output: String,
+    },
     Protocol(ProtocolError),
+    /// The pool was closed before its workers were ready.
+    Closed,
 }
 
 impl SpawnError {
@@ -465,6 +481,7 @@ impl fmt::Display for SpawnError {
                 tail(f, output)
             }
             Cause::Protocol(error) => error.fmt(f),
+            Cause::Closed => f.write_str("the pool was closed before its workers were ready"),
         }
     }
 }

@@ -249,11 +249,9 @@ impl Feed {
         self.source = None;
         self.panic = None;
         self.unfinished.retain(|chunk| chunk.first < index);
-        for flight in self.flights.iter() {
-            if flight.first() > index {
-                flight.raw.cancel();
-            }
-        }
+        let behind = self.flights.iter().filter(|flight| flight.first() > index);
+        let tasks = behind.filter_map(|flight| flight.raw.task()).collect();
+        self.supervisor.cancel_all(tasks);
     }
 
     /// Whether an item before `index` has not come back.
@@ -266,7 +264,11 @@ impl Feed {
     pub(super) fn abort(&mut self) {
         self.source = None;
         self.unfinished.clear();
-        self.flights.clear();
+        if !self.flights.is_empty() {
+            let tasks = self.flights.iter().filter_map(|flight| flight.raw.task()).collect();
+            self.supervisor.cancel_all(tasks);
+            self.flights.clear();
+        }
         self.begun = None;
     }
 
@@ -430,6 +432,12 @@ impl Feed {
 /// Whether the pool has ended, and not just one call.
 fn ends_everything(error: &TaskError) -> bool {
     matches!(error, TaskError::Closed | TaskError::Terminated | TaskError::Broken(_))
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.abort();
+    }
 }
 
 impl fmt::Debug for Feed {

@@ -201,7 +201,7 @@ impl RawHandle {
         Poll::Ready(ended.unwrap_or(Ended { outcome: Err(TaskError::Terminated), started: true }))
     }
 
-    pub(super) fn cancel(&self) {
+    fn cancel(&self) {
         if let Some(task) = self.task {
             self.supervisor.cancel(task);
         }

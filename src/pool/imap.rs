@@ -57,6 +57,9 @@ const BUFFER_PER_WORKER: usize = 64;
 impl<R> Imap<R> {
     pub(super) fn new(mut feed: Feed, ordered: bool) -> Self {
         feed.set_chunk_size(1);
+        // Made before the pool was closed, it may be read after that. If the pool
+        // is closed already, the first poll says so.
+        let _ = feed.begin(false);
         let workers = feed.supervisor().plan().settings.workers;
         Imap {
             feed,

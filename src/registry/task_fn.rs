@@ -25,7 +25,8 @@ use crate::proto::codec::Budget;
     label = "not a task for these arguments",
     note = "a task is a plain `fn`, an `async fn`, or a closure that captures nothing and names its argument types",
     note = "its arguments and its result must be `Serialize + DeserializeOwned`: owned values, no references",
-    note = "a task takes up to 8 arguments; pass one as it is, several as a tuple: `pool.apply(add, (1, 2))`"
+    note = "a task takes up to 8 arguments; pass one as it is, several as a tuple: `pool.apply(add, (1, 2))`",
+    note = "a closure that never returns must name a result type all the same, as in `|| -> u32`"
 )]
 pub trait TaskFn<Args, Marker>: Copy + Send + Sync + 'static {
     /// What the function returns, or the `async fn` resolves to.

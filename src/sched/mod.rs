@@ -120,6 +120,8 @@ pub(crate) struct Scheduler<T> {
     /// Moving average of the time tasks take, in nanoseconds. 0: unknown.
     run_nanos: u64,
     respawn: Respawn,
+    /// Idle workers stay even when the pool is closed: more is to come.
+    linger: bool,
     next_worker: u64,
     actions: VecDeque<Action<T>>,
 }
@@ -135,6 +137,7 @@ impl<T> Scheduler<T> {
             steal_at: Time::FAR,
             run_nanos: 0,
             respawn: Respawn::new(settings.restart_limit),
+            linger: false,
             next_worker: 1,
             actions: VecDeque::new(),
             settings,
@@ -290,6 +293,12 @@ impl<T> Scheduler<T> {
                 self.settle(now, seat, words);
             }
         }
+    }
+
+    /// Calls that have begun will submit more, or will not.
+    pub(crate) fn handle_linger(&mut self, now: Time, linger: bool) {
+        self.linger = linger;
+        self.dismiss_idle(now);
     }
 
     /// The pool should have another number of workers.
@@ -473,7 +482,7 @@ impl<T> Scheduler<T> {
     /// Once the pool is closed, lets workers leave for which there is nothing
     /// left: no task waits, neither in the queue nor behind another.
     fn dismiss_idle(&mut self, now: Time) {
-        if self.mode == Mode::Open {
+        if self.mode == Mode::Open || (self.mode == Mode::Closed && self.linger) {
             return;
         }
         let busy = |seat: &&Seat| seat.worker.as_ref().is_some_and(|slot| slot.held() > 0);

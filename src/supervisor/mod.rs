@@ -139,6 +139,8 @@ struct Core {
     feeding: usize,
     /// Calls that have begun and may submit more: the driver stays for them.
     begun: usize,
+    /// Callers that wait for the pool's end.
+    joining: usize,
     /// Callers that wait for `changed`.
     waiting: usize,
 }
@@ -197,6 +199,7 @@ impl Supervisor {
                 abandoned: false,
                 feeding: 0,
                 begun: 0,
+                joining: 0,
                 waiting: 0,
             }),
             admission: Semaphore::new(room),
@@ -308,6 +311,17 @@ impl Supervisor {
         self.act(|sched, now, links| sched.handle_cancel(now, task, Intent::Cancel, links));
     }
 
+    /// Cancels calls that belong together: newest first and in one go, so that
+    /// none takes the place of another that was stopped before it.
+    pub(crate) fn cancel_all(self: &Arc<Self>, mut tasks: Vec<TaskKey>) {
+        tasks.sort_unstable_by_key(|task| std::cmp::Reverse(task.id));
+        self.act(|sched, now, links| {
+            for task in tasks {
+                sched.handle_cancel(now, task, Intent::Cancel, links);
+            }
+        });
+    }
+
     /// Lets a stream's worker send `n` more items.
     pub(crate) fn grant(&self, task: TaskKey, items: &Items, n: u32) {
         let core = self.core();
@@ -318,10 +332,10 @@ impl Supervisor {
     /// Notes that a call begins that will submit more by itself. `feeding`: it
     /// needs nobody to poll it for that.
     pub(crate) fn begin(self: &Arc<Self>, feeding: bool) -> Begun {
-        let mut core = self.core();
-        core.begun += 1;
-        core.feeding += usize::from(feeding);
-        drop(core);
+        self.count_begun(|core| {
+            core.begun += 1;
+            core.feeding += usize::from(feeding);
+        });
         Begun { supervisor: Arc::clone(self), feeding }
     }
 
@@ -376,8 +390,22 @@ impl Supervisor {
         self.alarm.ring();
     }
 
+    /// Changes who has begun what, and whether workers stay for it: they do, but
+    /// not for a stream that nobody may be reading, while somebody waits for the
+    /// pool's end.
+    fn count_begun(self: &Arc<Self>, change: impl FnOnce(&mut Core)) {
+        let mut effects = Effects::default();
+        let mut core = self.core();
+        change(&mut core);
+        let linger = core.feeding > 0 || (core.begun > 0 && core.joining == 0);
+        core.act(self, &mut effects, |sched, now, _| sched.handle_linger(now, linger));
+        drop(core);
+        effects.run(self);
+    }
+
     /// Waits until nothing is left: no task, no process.
-    pub(crate) async fn drained(&self) {
+    pub(crate) async fn drained(self: &Arc<Self>) {
+        let _joining = Joining::new(self);
         self.wait_for(|core| core.feeding == 0 && core.sched.is_drained()).await;
         // The warden reports to us even without a driver.
         self.wait_for(|_| self.processes.load(Ordering::Acquire) == 0).await;
@@ -390,9 +418,7 @@ impl Supervisor {
         let core = self.core();
         match core.refusal() {
             Some(TaskError::Broken(error)) => Err(error),
-            Some(_) if !core.sched.is_ready() => {
-                Err(SpawnError::new(Cause::InitRefused("the pool was closed".into())))
-            }
+            Some(_) if !core.sched.is_ready() => Err(SpawnError::new(Cause::Closed)),
             _ => Ok(()),
         }
     }
@@ -519,6 +545,22 @@ impl Drop for Sleep {
     }
 }
 
+/// A caller waits for the pool's end.
+struct Joining<'a>(&'a Arc<Supervisor>);
+
+impl<'a> Joining<'a> {
+    fn new(supervisor: &'a Arc<Supervisor>) -> Self {
+        supervisor.count_begun(|core| core.joining += 1);
+        Joining(supervisor)
+    }
+}
+
+impl Drop for Joining<'_> {
+    fn drop(&mut self) {
+        self.0.count_begun(|core| core.joining -= 1);
+    }
+}
+
 /// A caller waits for `changed`; else nobody is told.
 struct Waiting<'a>(&'a Supervisor);
 
@@ -544,10 +586,10 @@ pub(crate) struct Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        let mut core = self.supervisor.core();
-        core.begun -= 1;
-        core.feeding -= usize::from(self.feeding);
-        drop(core);
+        self.supervisor.count_begun(|core| {
+            core.begun -= 1;
+            core.feeding -= usize::from(self.feeding);
+        });
         self.supervisor.changed.notify_waiters();
         self.supervisor.alarm.ring();
     }

@@ -5,6 +5,7 @@
 //! Niceness and affinity are per thread on Linux. Threads inherit them, so
 //! they are set before the worker has a second thread that matters.
 
+use std::fs;
 use std::io;
 
 use nix::errno::Errno;
@@ -15,27 +16,42 @@ use nix::unistd::Pid;
 
 use crate::resource::Resource;
 
-/// Sets the niceness, -20 (first) to 19 (last). Out of range is clamped by
-/// the kernel.
+/// Sets the niceness of all threads there are, -20 (first) to 19 (last). Out of
+/// range is clamped by the kernel.
 pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
+    threads()?.into_iter().try_for_each(|thread| set_nice_of(thread, nice))
+}
+
+fn set_nice_of(thread: i32, nice: i32) -> io::Result<()> {
     // SAFETY: takes three integers and touches no memory of ours.
-    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, nice) };
     Errno::result(done)?;
     Ok(())
 }
 
-/// Allows exactly these processors.
+/// Allows all threads there are exactly these processors.
 ///
 /// # Errors
 ///
 /// `InvalidInput` if the list names none that exists and is allowed.
 pub(crate) fn set_affinity(cpus: &[usize]) -> io::Result<()> {
+    threads()?.into_iter().try_for_each(|thread| set_affinity_of(thread, cpus))
+}
+
+fn set_affinity_of(thread: i32, cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for &cpu in cpus {
         set.set(cpu)?;
     }
-    sched_setaffinity(Pid::from_raw(0), &set)?;
+    sched_setaffinity(Pid::from_raw(thread), &set)?;
     Ok(())
+}
+
+/// Ids of this process's threads. The program may have made some before it came
+/// to be a worker: a runtime's, a test harness's.
+fn threads() -> io::Result<Vec<i32>> {
+    let entries = fs::read_dir("/proc/self/task")?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
 /// Sets both limits of a resource.
@@ -61,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    // A thread of its own, so that the test leaves no trace.
+    // 0 is the calling thread: one of its own, so that the test leaves no trace.
     fn on_own_thread(test: impl FnOnce() + Send + 'static) {
         std::thread::spawn(test).join().unwrap();
     }
@@ -72,7 +88,7 @@ mod tests {
             let this = Pid::from_raw(0);
             let allowed = sched_getaffinity(this).unwrap();
             let first = (0..CpuSet::count()).find(|&cpu| allowed.is_set(cpu).unwrap()).unwrap();
-            set_affinity(&[first]).unwrap();
+            set_affinity_of(0, &[first]).unwrap();
             let now = sched_getaffinity(this).unwrap();
             let set: Vec<usize> =
                 (0..CpuSet::count()).filter(|&cpu| now.is_set(cpu).unwrap()).collect();
@@ -83,13 +99,16 @@ mod tests {
     #[test]
     fn impossible_affinity_is_an_error() {
         on_own_thread(|| {
-            assert_eq!(set_affinity(&[]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
-            assert_eq!(set_affinity(&[1 << 20]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(set_affinity_of(0, &[]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(
+                set_affinity_of(0, &[1 << 20]).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput
+            );
         });
     }
 
     #[test]
     fn being_nicer_is_always_allowed() {
-        on_own_thread(|| set_nice(19).unwrap());
+        on_own_thread(|| set_nice_of(0, 19).unwrap());
     }
 }

@@ -5,7 +5,7 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub(crate) struct Time(pub(crate) u64);
 
 impl Time {

@@ -6,7 +6,7 @@ use super::slot::{Holds, Stage};
 use super::task::{Ending, Intent, Place, TaskKey};
 use super::{Action, Mode, PROOF_OF_LIFE, Scheduler, Words, WorkerKey};
 use crate::exit::Exit;
-use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT};
+use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::slot_word::Phase;
 use crate::time::Time;
@@ -113,10 +113,12 @@ impl<T> Scheduler<T> {
         words: &impl Words,
     ) {
         let Some(slot) = self.worker_mut(worker) else { return };
+        // Nothing more is believed of what it says, so its death is blamed on
+        // this even where the kill was for another reason.
+        slot.verdict.get_or_insert(error);
         if slot.stage == Stage::Doomed {
             return;
         }
-        slot.verdict = Some(error);
         self.doom(now, worker, None, None, words);
     }
 
@@ -186,12 +188,13 @@ impl<T> Scheduler<T> {
             .ready_at
             .is_some_and(|at| dead.answered > 0 || had_work || now - at >= PROOF_OF_LIFE);
         if proved {
-            self.respawn.handle_success();
+            self.respawn.handle_success(dead.round);
         } else if !dead.unwanted {
             self.handle_failed_start(now, &dead);
         }
         self.assign(now, None, words);
-        self.fill_seats(now); // It may have had the last tasks of a closed pool.
+        self.fill_seats(now);
+        // It may have had the last tasks of a closed pool.
         self.dismiss_idle(now);
     }
 
@@ -210,9 +213,7 @@ impl<T> Scheduler<T> {
             return self.handle_violation(now, key, error, words);
         }
         if timers.skip_until <= now {
-            timers.skip_until = Time::FAR;
-            let error = ProtocolError(Violation::NotSkipped);
-            return self.handle_violation(now, key, error, words);
+            return self.check_skip(now, key, words);
         }
         if timers.answer_until.1 <= now {
             return self.check_answer(now, key, words);
@@ -237,20 +238,25 @@ impl<T> Scheduler<T> {
         self.check_probe(now, key, words);
     }
 
+    /// A task that was taken back has not been skipped.
+    fn check_skip(&mut self, now: Time, key: WorkerKey, words: &impl Words) {
+        let trusted = self.settings.trusted;
+        let Some(slot) = self.worker_mut(key) else { return };
+        if trusted && slot.went_on_after(0, words, key.seat) {
+            slot.timers.skip_until = now + SKIP_WAIT;
+            self.actions.push_back(Action::Probe(key));
+        } else {
+            let error = ProtocolError(Violation::NotSkipped);
+            self.handle_violation(now, key, error, words);
+        }
+    }
+
     /// An answer that somebody waits for has not come.
     fn check_answer(&mut self, now: Time, key: WorkerKey, words: &impl Words) {
         let trusted = self.settings.trusted;
         let Some(slot) = self.worker_mut(key) else { return };
         let due = slot.timers.answer_until.0;
-        // A worker that has gone on to another task has answered; the bytes are
-        // in its outbox, or in the socket. Nobody is stopped for their being slow.
-        let went_on = slot.flights.iter().filter(|flight| flight.seq > due).any(|flight| {
-            matches!(
-                words.load(key, flight.seq).phase(),
-                Some(Phase::Running | Phase::CancelReq | Phase::Done)
-            )
-        });
-        if went_on && trusted {
+        if trusted && slot.went_on_after(due, words, key.seat) {
             slot.timers.expect_answer(due, now + REPLY_WAIT);
             self.actions.push_back(Action::Probe(key));
         } else {
@@ -276,8 +282,13 @@ impl<T> Scheduler<T> {
                 // One task at a time, so it could start when it was sent.
                 _ if !self.settings.trusted => flight.sent + after,
                 Some(Phase::Running) => words.started_at(key, flight.seq).min(now) + after,
-                // Not started: it cannot be over before this.
-                Some(Phase::Queued) => now + after,
+                Some(Phase::Queued) => {
+                    // Not started: it cannot be over before this. What waits
+                    // behind a long task must not keep us awake, however short
+                    // its timeout.
+                    next = next.min(now + after.max(super::slot::PROBE_FIRST));
+                    continue;
+                }
                 _ => continue,
             };
             if until <= now {

@@ -20,6 +20,9 @@ mod respawn;
 mod slot;
 mod task;
 
+#[cfg(test)]
+mod model;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -64,7 +67,7 @@ pub(crate) struct Settings {
 }
 
 /// What the driver has to do.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Action<T> {
     /// Start a process for this worker.
     Start(WorkerKey),
@@ -92,7 +95,7 @@ pub(crate) enum Answer {
 }
 
 /// Why the pool takes no more tasks, if it does not.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Mode {
     Open,
     /// No new calls; what has begun goes on.
@@ -105,7 +108,7 @@ pub(crate) enum Mode {
 /// start, whatever it said.
 const PROOF_OF_LIFE: Duration = Duration::from_secs(10);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Scheduler<T> {
     settings: Settings,
     mode: Mode,
@@ -246,7 +249,8 @@ impl<T> Scheduler<T> {
         slot.answered += 1;
         slot.heard = now;
         slot.retiring |= retire;
-        self.respawn.handle_success();
+        let round = slot.round;
+        self.respawn.handle_success(round);
         self.note_run_time(run_nanos);
         let answered = match self.tasks.get(key).and_then(|task| task.intent) {
             Some(intent) => {
@@ -263,7 +267,6 @@ impl<T> Scheduler<T> {
     /// task's data, unless the item is not wanted any more.
     pub(crate) fn handle_item(
         &mut self,
-        now: Time,
         worker: WorkerKey,
         seq: u64,
     ) -> Result<Option<&mut T>, ProtocolError> {
@@ -271,7 +274,6 @@ impl<T> Scheduler<T> {
         let due = slot.flights.front().copied();
         match due {
             Some(flight) if flight.seq == seq => {
-                slot.heard = now;
                 let Holds::Task(key) = flight.holds else {
                     return Err(ProtocolError(Violation::RevokedTaskRan { seq }));
                 };
@@ -534,11 +536,14 @@ impl<T> Scheduler<T> {
             return None;
         }
         let mut usable = 0;
+        // Tasks that need no worker any more: theirs is being killed.
+        let mut doomed = 0;
         let mut empty = None;
         let mut asleep = None;
         for (index, seat) in self.seats.iter().enumerate().take(self.settings.workers) {
             match &seat.worker {
                 Some(slot) if slot.is_usable() => usable += 1,
+                Some(slot) if slot.stage == Stage::Doomed => doomed += slot.held(),
                 Some(_) => {}
                 None if seat.dormant || self.mode == Mode::Closed => {
                     asleep = asleep.or(Some(index));
@@ -546,7 +551,7 @@ impl<T> Scheduler<T> {
                 None => empty = empty.or(Some(index)),
             }
         }
-        empty.or(asleep.filter(|_| usable < self.tasks.len()))
+        empty.or(asleep.filter(|_| usable + doomed < self.tasks.len()))
     }
 
     /// Starts workers for empty seats, as far as it is time.

@@ -7,7 +7,7 @@ use crate::id::TaskId;
 
 const NONE: u32 = u32::MAX;
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Tasks<T> {
     entries: Vec<Entry<T>>,
     /// First of the free entries, linked by `next`.
@@ -19,7 +19,7 @@ pub(super) struct Tasks<T> {
     next_id: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct Entry<T> {
     task: Option<Task<T>>,
     prev: u32,

@@ -13,7 +13,7 @@ const WAIT_MOST: Duration = Duration::from_secs(5);
 /// Counts rounds of failed starts in a row. Workers that were started together
 /// and failed together are one round, so that one bad moment does not break a
 /// wide pool.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Respawn {
     limit: u32,
     failed: u32,
@@ -40,10 +40,14 @@ impl Respawn {
         self.failed >= self.limit.saturating_mul(2)
     }
 
-    /// A worker proved itself: the next failure is the first again.
-    pub(super) fn handle_success(&mut self) {
-        self.failed = 0;
-        self.not_before = Time::default();
+    /// A worker that was started in `round` proved itself: the next failure is
+    /// the first again. One from before the last failure proves nothing about
+    /// it: it may answer for hours while nothing can be started beside it.
+    pub(super) fn handle_success(&mut self, round: u32) {
+        if round >= self.failed {
+            self.failed = 0;
+            self.not_before = Time::default();
+        }
     }
 
     /// A worker that was started in `round` did not come up. Returns whether
@@ -87,8 +91,18 @@ mod tests {
     fn a_success_starts_the_count_again() {
         let mut respawn = Respawn::new(2);
         respawn.handle_failure(Time(0), 0);
-        respawn.handle_success();
+        respawn.handle_success(respawn.round());
         assert_eq!(respawn.not_before(), Time(0));
         assert!(!respawn.handle_failure(Time(0), respawn.round()));
+    }
+
+    #[test]
+    fn an_old_workers_success_does_not_hurry_new_ones() {
+        let mut respawn = Respawn::new(100);
+        let old = respawn.round();
+        respawn.handle_failure(Time(0), respawn.round());
+        respawn.handle_failure(Time(0), respawn.round());
+        respawn.handle_success(old);
+        assert_eq!(respawn.not_before() - Time(0), Duration::from_millis(100));
     }
 }

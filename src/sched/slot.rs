@@ -4,10 +4,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::Words;
 use super::task::TaskKey;
 use crate::id::WorkerId;
 use crate::limits::SKIP_WAIT;
 use crate::proto::peer::ProtocolError;
+use crate::slot_word::Phase;
 use crate::time::Time;
 
 /// Where a worker is found: its seat, and its id as proof that the seat is
@@ -20,7 +22,7 @@ pub(crate) struct WorkerKey {
 
 /// A place for a worker. The pool has as many as it may have workers; a lost
 /// worker's successor takes its seat.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Seat {
     pub(super) worker: Option<Worker>,
     /// Workers that have sat here before.
@@ -29,7 +31,7 @@ pub(super) struct Seat {
     pub(super) dormant: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Stage {
     /// Started, and not ready yet.
     Starting,
@@ -41,7 +43,7 @@ pub(crate) enum Stage {
     Doomed,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
     pub(super) stage: Stage,
@@ -71,14 +73,14 @@ pub(super) struct Worker {
 }
 
 /// One frame on its way through the worker.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Flight {
     pub(super) seq: u64,
     pub(super) sent: Time,
     pub(super) holds: Holds,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Holds {
     Task(TaskKey),
     /// The task was taken back; the worker has yet to say that it skipped it.
@@ -149,6 +151,19 @@ impl Worker {
         };
     }
 
+    /// Whether the worker has begun a task behind number `seq`. Then it has
+    /// answered for all before: the bytes are in its outbox, or in the socket,
+    /// and it is not stopped for their being slow.
+    pub(super) fn went_on_after(&self, seq: u64, words: &impl Words, seat: u32) -> bool {
+        let key = WorkerKey { seat, id: self.id };
+        self.flights.iter().filter(|flight| flight.seq > seq).any(|flight| {
+            matches!(
+                words.load(key, flight.seq).phase(),
+                Some(Phase::Running | Phase::CancelReq | Phase::Done)
+            )
+        })
+    }
+
     /// Drops the oldest flight, and the timers that waited for it.
     pub(super) fn land(&mut self) {
         let Some(flight) = self.flights.pop_front() else { return };
@@ -158,7 +173,7 @@ impl Worker {
 }
 
 /// When to look at a worker again; `Time::FAR` where there is no need.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Timers {
     /// Starting: ready by then. Leaving: gone by then.
     pub(super) stage_until: Time,

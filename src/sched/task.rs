@@ -23,14 +23,14 @@ use crate::proto::peer::ProtocolError;
 
 /// Where a task is found: its place in the table, and its id as proof that the
 /// place is still its own.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct TaskKey {
     pub(super) index: u32,
     pub(crate) id: TaskId,
 }
 
 /// What the caller asked for beside the call itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Terms {
     /// Longest run time, counted from the start of the task's body.
     pub(crate) timeout: Option<Duration>,
@@ -38,7 +38,7 @@ pub(crate) struct Terms {
     pub(crate) retries: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Task<T> {
     pub(crate) id: TaskId,
     pub(crate) data: T,
@@ -50,14 +50,14 @@ pub(crate) struct Task<T> {
     pub(crate) fatal_deliveries: u8,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Place {
     Queued,
     Sent { worker: WorkerKey, seq: u64 },
 }
 
 /// Why a task is being ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Intent {
     Cancel,
     TimeOut { after: Duration },

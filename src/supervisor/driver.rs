@@ -95,6 +95,7 @@ impl Driver {
             for link in self.links.iter_mut().filter(|link| verdicts.contains(&link.worker())) {
                 // The runtime may have been kept from telling us for long.
                 link.catch_up();
+                link.fetch(true);
             }
             self.note_start_timeouts(now);
             self.supervisor.act(|sched, now, links| sched.handle_timeout(now, links));

@@ -242,7 +242,7 @@ impl Link {
     }
 
     /// Fetches answers that the worker has not sent.
-    fn fetch(&mut self, alive: bool) {
+    pub(super) fn fetch(&mut self, alive: bool) {
         if self.condemned {
             return;
         }
@@ -465,7 +465,7 @@ impl Core {
                 }
             }
             FromWorker::Item { seq, payload } => {
-                if let Some(call) = self.sched.handle_item(now, worker, seq)? {
+                if let Some(call) = self.sched.handle_item(worker, seq)? {
                     let Sink::Stream(items, _) = &call.sink else {
                         return Err(ProtocolError(Violation::WrongAnswer));
                     };

@@ -34,6 +34,13 @@ pub(crate) const SPARE_BYTES_MAX: usize = 4 << 20;
 /// the decoder's levels also hold the value, several times over.
 pub(crate) const DECODE_DEPTH_MAX: u32 = 128;
 
+/// Bytes of a decoded value itself for which a level of it counts once more,
+/// when decoded. In debug builds the decoder's frames take some nine times that.
+pub(crate) const DECODE_LEVEL_BYTES: usize = 1 << 10;
+
+/// And how often at the most: large arrays that are no recursion are honest.
+pub(crate) const DECODE_LEVELS_EACH_MAX: usize = 8;
+
 /// Heap that any payload may take when decoded, however short it is.
 pub(crate) const DECODE_HEAP_BYTES_LEAST: usize = 16 << 20;
 

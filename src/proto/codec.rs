@@ -224,6 +224,27 @@ mod tests {
         });
     }
 
+    /// A node of some 4 KiB, most of them its own fields.
+    #[derive(Deserialize, Debug)]
+    #[expect(dead_code, reason = "only its size matters")]
+    struct Wide {
+        fields: [[[u64; 8]; 8]; 8],
+        next: Option<Box<Wide>>,
+    }
+
+    #[test]
+    fn nesting_of_large_values_stops_before_a_runtimes_stack_does() {
+        // As large as the threads of a runtime have.
+        let stack = std::thread::Builder::new().stack_size(2 << 20);
+        let decoded = stack.spawn(|| {
+            let mut node = vec![0; 512];
+            node.push(1);
+            decode::<Wide>(&node.repeat(1000)).unwrap_err()
+        });
+        let too_deep = DecodeFailure::TooDeep { limit: limits::DECODE_DEPTH_MAX };
+        assert_eq!(decoded.unwrap().join().unwrap(), too_deep);
+    }
+
     #[test]
     fn honest_nesting_is_decoded() {
         let levels = limits::DECODE_DEPTH_MAX as usize;

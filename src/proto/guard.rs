@@ -193,7 +193,12 @@ impl<'g, 'de, 'b> Place<'g, 'de, 'b> {
         if size_of::<T>() > self.room {
             self.guard.budget.charge(size_of::<T>())?;
         }
-        match self.levels_left.checked_sub(1) {
+        // The decoder's frames hold the value several times over: a level of
+        // some KiB counts for more, so that a 2 MiB stack holds them all.
+        let levels = 1
+            + (size_of::<T>() / limits::DECODE_LEVEL_BYTES).min(limits::DECODE_LEVELS_EACH_MAX)
+                as u32;
+        match self.levels_left.checked_sub(levels) {
             Some(levels_left) => Ok(Place { guard: self.guard, room: size_of::<T>(), levels_left }),
             None => Err(DecodeFailure::TooDeep { limit: self.guard.budget.depth_limit }),
         }

@@ -192,12 +192,18 @@ impl Feed {
     /// Joins the pool's work, or says why it cannot. `feeding`: somebody keeps
     /// polling, come what may.
     pub(super) fn begin(&mut self, feeding: bool) -> Result<(), TaskError> {
-        if self.begun.is_none() {
-            if let Some(refusal) = self.supervisor.refusal() {
-                self.source = None;
-                return Err(refusal);
+        match &self.begun {
+            None => {
+                if let Some(refusal) = self.supervisor.refusal() {
+                    self.source = None;
+                    return Err(refusal);
+                }
+                self.begun = Some(self.supervisor.begin(feeding));
             }
-            self.begun = Some(self.supervisor.begin(feeding));
+            Some(begun) if feeding && !begun.is_feeding() => {
+                self.begun = Some(self.supervisor.begin(true));
+            }
+            Some(_) => {}
         }
         Ok(())
     }

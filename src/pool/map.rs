@@ -44,7 +44,6 @@ pub struct Map<R> {
     linger: Option<Sleep>,
     /// The result has been given.
     over: bool,
-    feeding: bool,
 }
 
 // The answers are plain values: nothing in here points into itself.
@@ -53,6 +52,9 @@ impl<R> Unpin for Map<R> {}
 impl<R> Map<R> {
     pub(super) fn new(mut feed: Feed) -> Self {
         feed.stop_on_failure = true;
+        // Made before the pool was closed, it may be awaited after that. If the
+        // pool is closed already, the first poll says so.
+        let _ = feed.begin(false);
         Map {
             feed,
             answers: Vec::new(),
@@ -61,7 +63,6 @@ impl<R> Map<R> {
             sleep: None,
             linger: None,
             over: false,
-            feeding: false,
         }
     }
 
@@ -95,7 +96,6 @@ impl<R: DeserializeOwned + Send + 'static> Map<R> {
     /// Lets the map run by itself from now on, on the pool's runtime.
     pub fn start(mut self) -> MapHandle<R> {
         let runtime = self.feed.supervisor().runtime.clone();
-        self.feeding = true;
         let begun = self.feed.begin(true);
         MapHandle {
             task: runtime.spawn(async move {
@@ -136,7 +136,7 @@ impl<R: DeserializeOwned> Map<R> {
     }
 
     fn poll_result(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<R>, TaskError>> {
-        self.feed.begin(self.feeding)?;
+        self.feed.begin(false)?;
         if let Poll::Ready(after) = self.poll_timeout(cx) {
             return Poll::Ready(Err(TaskError::TimedOut { after, exit: None }));
         }

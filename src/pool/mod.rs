@@ -267,9 +267,11 @@ impl Pool {
         self.supervisor.ready().await
     }
 
-    /// Takes no more calls. Those it has, and those that `map` and `imap`
-    /// futures and streams have begun, are finished; workers leave when there
-    /// is nothing left for them. Calling it again changes nothing.
+    /// Takes no more calls. Those it has are finished, and futures and streams of
+    /// `map` and `imap` that were made before can still be awaited and read; an
+    /// [`Apply`] or a [`TaskStream`] that was not polled before gets
+    /// [`TaskError::Closed`]. Workers leave when there is nothing left for them.
+    /// Calling it again changes nothing.
     pub fn close(&self) {
         self.supervisor.close();
     }

@@ -584,6 +584,12 @@ pub(crate) struct Begun {
     feeding: bool,
 }
 
+impl Begun {
+    pub(crate) fn is_feeding(&self) -> bool {
+        self.feeding
+    }
+}
+
 impl Drop for Begun {
     fn drop(&mut self) {
         self.supervisor.count_begun(|core| {

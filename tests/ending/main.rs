@@ -2,6 +2,7 @@
 //! parent. Whatever ends, nobody else is harmed, nothing runs twice, every
 //! handle resolves and no process stays.
 
+mod awkward;
 mod bystanders;
 mod cancel;
 mod cancel_storm;

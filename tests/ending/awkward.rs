@@ -1,0 +1,251 @@
+//! Tasks, callers and runtimes that make trouble in ways of their own. Each of
+//! these once hung, killed a bystander, or cost the pool something for good.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
+use nix::unistd::{Pid, getpgid, getppid, setpgid};
+use procession::{Pool, PoolState, Resource, Stdio, TaskError};
+use serde::ser::Error;
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::support::{Scratch, alone, checked, note, noted, until, within};
+use crate::tasks::{forever, quick};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn length(bytes: bytes::Bytes) -> usize {
+    bytes.len()
+}
+
+fn pid() -> u32 {
+    std::process::id()
+}
+
+#[test]
+fn arguments_that_kill_every_worker_that_receives_them_end() {
+    checked(async {
+        let limits = [(Resource::AddressSpace, 300 << 20), (Resource::CoreFile, 0)];
+        let pool =
+            Pool::builder().workers(1).stderr(Stdio::null()).rlimits(limits).build().unwrap();
+        let large = bytes::Bytes::from(vec![0; 200 << 20]);
+        let poison = pool.apply_async(length, large);
+        let behind = pool.apply_async(length, bytes::Bytes::from_static(b"four"));
+        let error = within(SOON, poison).await.unwrap_err();
+        assert!(matches!(error, TaskError::WorkerLost { .. }), "{error:?}");
+        assert_eq!(within(SOON, behind).await.unwrap(), 4);
+        assert!(pool.stats().workers_started <= 4, "{:?}", pool.stats());
+    });
+}
+
+#[test]
+fn a_task_that_leaves_its_process_group_can_be_stopped() {
+    fn leave(started: String) {
+        let parents = getpgid(Some(getppid())).unwrap();
+        setpgid(Pid::from_raw(0), parents).unwrap();
+        forever(started);
+    }
+    checked(async {
+        let scratch = Scratch::new();
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let task = pool.apply_async(leave, scratch.path("started"));
+        noted(&scratch.path("started")).await;
+        let cancelled = within(SOON, task.cancel()).await;
+        assert_eq!(cancelled.exit.unwrap().signal(), Some(15));
+        let again = pool.apply_async(leave, scratch.path("again"));
+        noted(&scratch.path("again")).await;
+        within(SOON, pool.terminate()).await;
+        assert!(matches!(again.await, Err(TaskError::Terminated)));
+    });
+}
+
+#[test]
+fn a_signal_handler_of_a_task_does_not_end_its_idle_worker() {
+    fn handle() -> u32 {
+        extern "C" fn nothing(_: i32) {}
+        let action =
+            SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler does nothing, which is safe at any time.
+        unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+        std::process::id()
+    }
+    checked(async {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let worker = pool.apply(handle, ()).await.unwrap();
+        // Blocked in a read, as far as one can see from here.
+        let stat = format!("/proc/{worker}/stat");
+        until("it sleeps", || std::fs::read_to_string(&stat).unwrap().contains(") S ")).await;
+        for _ in 0..20 {
+            kill(Pid::from_raw(worker as i32), Signal::SIGUSR1).unwrap();
+            assert_eq!(pool.apply(pid, ()).await.unwrap(), worker);
+        }
+    });
+}
+
+#[test]
+fn a_blocked_runtime_kills_nobody() {
+    crate::support::checked_current_thread(async {
+        let scratch = Scratch::new();
+        let path = scratch.path("started");
+        let pool = Pool::builder().workers(1).build().unwrap();
+        // Too long for the outbox, so that it is in the socket or nowhere.
+        let long = pool.apply_async(|n: usize| "x".repeat(n), 150_000);
+        let behind = pool.apply_async(
+            |path: String| {
+                note(path, "started");
+                std::thread::sleep(Duration::from_millis(1500));
+                7
+            },
+            path.clone(),
+        );
+        tokio::task::yield_now().await;
+        // The worker is past the first; nobody reads what it says.
+        while !std::path::Path::new(&path).exists() {
+            std::hint::spin_loop();
+            tokio::task::yield_now().await;
+        }
+        drop(long);
+        // Longer than an answer that is asked for may stay away.
+        std::thread::sleep(Duration::from_millis(1200));
+        assert_eq!(within(SOON, behind).await.unwrap(), 7);
+        assert_eq!(pool.stats().workers_started, 1);
+    });
+}
+
+#[test]
+fn calls_are_served_beside_an_endless_stream() {
+    checked(async {
+        let pool = Pool::builder().workers(2).queue_limit(0).build().unwrap();
+        let mut stream = pool.imap_unordered(|n: u64| n, 0..);
+        let reader = async { while stream.next().await.is_some() {} };
+        let caller = async {
+            for n in 0..20 {
+                assert_eq!(pool.apply(|n: u32| n, n).await.unwrap(), n);
+            }
+        };
+        futures::pin_mut!(reader, caller);
+        within(SOON, futures::future::select(reader, caller)).await;
+    });
+}
+
+#[test]
+fn arguments_that_panic_cost_no_place_in_the_queue() {
+    #[derive(Deserialize)]
+    struct Bomb;
+    impl Serialize for Bomb {
+        fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            if std::hint::black_box(true) {
+                panic!("as it was told")
+            }
+            Err(S::Error::custom("never"))
+        }
+    }
+    checked(async {
+        let pool = Pool::builder().workers(1).queue_limit(0).build().unwrap();
+        for _ in 0..3 {
+            let call = || pool.try_apply(|_: Bomb| (), Bomb).is_ok();
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).unwrap_err();
+        }
+        let handle = pool.try_apply(pid, ()).expect("the queue is empty");
+        handle.await.unwrap();
+    });
+}
+
+#[test]
+fn a_pool_that_was_closed_stays_closed() {
+    checked(async {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        pool.apply(pid, ()).await.unwrap();
+        pool.close();
+        pool.join().await;
+        for _ in 0..100 {
+            assert_eq!(pool.status().state, PoolState::Closed);
+            assert!(matches!(pool.apply(pid, ()).await, Err(TaskError::Closed)));
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn a_runtime_without_drivers_is_an_error() {
+    alone(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let error = runtime.block_on(async { Pool::builder().build().unwrap_err() });
+        assert!(error.to_string().contains("enable_all"), "{error}");
+    });
+}
+
+#[test]
+fn a_finished_handle_has_its_answer() {
+    checked(async {
+        let scratch = Scratch::new();
+        let journal = scratch.path("journal");
+        let pool = Pool::builder().workers(2).build().unwrap();
+        for n in 0..300 {
+            let mut handle = pool.apply_async(quick, (journal.clone(), n));
+            while !handle.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            let polled = std::pin::Pin::new(&mut handle).poll(&mut context);
+            assert!(polled.is_ready(), "round {n}");
+        }
+    });
+}
+
+#[test]
+fn a_worker_gives_the_memory_of_a_large_answer_back() {
+    fn resident() -> u64 {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    }
+    checked(async {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let before = pool.apply(resident, ()).await.unwrap();
+        let large = |n: usize| bytes::Bytes::from(vec![1; n]);
+        assert_eq!(pool.apply(large, 100 << 20).await.unwrap().len(), 100 << 20);
+        let after = pool.apply(resident, ()).await.unwrap();
+        assert!(after < before + (32 << 20), "{before} bytes before, {after} after");
+    });
+}
+
+#[test]
+fn a_subscriber_may_ask_the_pool() {
+    use std::sync::OnceLock;
+    static POOL: OnceLock<Pool> = OnceLock::new();
+
+    struct Curious;
+    impl<S: tracing_subscriber::registry::LookupSpan<'static> + tracing::Subscriber>
+        tracing_subscriber::Layer<S> for Curious
+    {
+        fn on_event(&self, _: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            if let Some(pool) = POOL.get() {
+                pool.status();
+            }
+        }
+    }
+    // In a process of its own: a subscriber and a static are for good.
+    let program = std::env::current_exe().unwrap();
+    if std::env::var_os("PROCESSION_CURIOUS").is_none() {
+        let status = std::process::Command::new(program)
+            .args(["awkward::a_subscriber_may_ask_the_pool", "--exact", "--nocapture"])
+            .env("PROCESSION_CURIOUS", "1")
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    use tracing_subscriber::layer::SubscriberExt;
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Curious)).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(within(SOON, async {
+        let pool = POOL.get_or_init(|| Pool::builder().workers(2).build().unwrap());
+        for n in 0..50 {
+            assert_eq!(pool.apply(|n: u32| n, n).await.unwrap(), n);
+        }
+        pool.apply(|| -> () { std::process::abort() }, ()).await.unwrap_err();
+        pool.terminate().await;
+    }));
+}

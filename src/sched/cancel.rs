@@ -226,8 +226,18 @@ impl<T> Scheduler<T> {
         if timers.idle_until <= now {
             timers.idle_until = Time::FAR;
             if slot.is_idle() {
-                self.seats[seat as usize].dormant = true;
-                self.dismiss(now, seat);
+                if self.usable_workers() > self.tasks_to_serve() {
+                    self.seats[seat as usize].dormant = true;
+                    self.dismiss(now, seat);
+                } else if let Some(wait) = self.settings.idle_timeout {
+                    // It is about to take over what waits behind a long task.
+                    self.seats[seat as usize]
+                        .worker
+                        .as_mut()
+                        .expect("found above")
+                        .timers
+                        .idle_until = now + wait.max(super::slot::PROBE_FIRST);
+                }
             }
             return;
         }

@@ -22,6 +22,8 @@ mod task;
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod properties;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -535,23 +537,36 @@ impl<T> Scheduler<T> {
         if !matches!(self.mode, Mode::Open | Mode::Closed) {
             return None;
         }
-        let mut usable = 0;
-        // Tasks that need no worker any more: theirs is being killed.
-        let mut doomed = 0;
         let mut empty = None;
         let mut asleep = None;
         for (index, seat) in self.seats.iter().enumerate().take(self.settings.workers) {
-            match &seat.worker {
-                Some(slot) if slot.is_usable() => usable += 1,
-                Some(slot) if slot.stage == Stage::Doomed => doomed += slot.held(),
-                Some(_) => {}
-                None if seat.dormant || self.mode == Mode::Closed => {
-                    asleep = asleep.or(Some(index));
-                }
-                None => empty = empty.or(Some(index)),
+            if seat.worker.is_none() {
+                let rests = seat.dormant || self.mode == Mode::Closed;
+                let first = if rests { &mut asleep } else { &mut empty };
+                *first = first.or(Some(index));
             }
         }
-        empty.or(asleep.filter(|_| usable + doomed < self.tasks.len()))
+        empty.or(asleep.filter(|_| self.usable_workers() < self.tasks_to_serve()))
+    }
+
+    fn usable_workers(&self) -> usize {
+        let seats = self.seats.iter().take(self.settings.workers);
+        seats.filter(|seat| seat.worker.as_ref().is_some_and(Worker::is_usable)).count()
+    }
+
+    /// Tasks that usable workers have, or may get. What a retiring worker runs
+    /// and what one has that is being killed is theirs to the end: a worker
+    /// started for that would find nothing to do, leave, and be started again.
+    fn tasks_to_serve(&self) -> usize {
+        let wanted = self.settings.workers;
+        let kept = self.seats.iter().enumerate().filter_map(|(index, seat)| {
+            let slot = seat.worker.as_ref()?;
+            if slot.stage == Stage::Doomed {
+                return Some(slot.held());
+            }
+            (index >= wanted || !slot.is_usable()).then(|| slot.held().min(1))
+        });
+        self.tasks.len() - kept.sum::<usize>()
     }
 
     /// Starts workers for empty seats, as far as it is time.

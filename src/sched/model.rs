@@ -189,11 +189,9 @@ struct Process {
     /// Frames that were sent, and replies that were taken in.
     frames: u64,
     landed: u64,
-    polite: HashSetOfSeq,
+    /// Bit `seq % 64`: that task watches for requests to end.
+    polite: u64,
 }
-
-/// Bit `seq`: that task watches for requests to end.
-type HashSetOfSeq = u64;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum End {
@@ -209,7 +207,6 @@ enum End {
 #[derive(Clone, Hash, Debug, Default)]
 struct Entry {
     starts: u32,
-    /// Starts whose loss was accepted for a retry.
     end: Option<End>,
     cancelled: bool,
 }
@@ -290,7 +287,7 @@ impl World {
                         };
                         process.doing = Doing::Running { seq, task };
                         if setup.tasks[task].polite {
-                            process.polite |= 1 << seq;
+                            process.polite |= 1 << (seq % 64);
                         }
                         self.started.push((key, seq, now));
                         self.note_start(task);
@@ -426,12 +423,13 @@ impl Words for Outside {
         let Some(process) = world.process(worker) else { return };
         process.words.resize(process.words.len().max(seq as usize), 0);
         process.words[seq as usize - 1] = SlotWord::new(seq, Phase::Queued).0;
+        process.polite &= !(1 << (seq % 64));
     }
 
     fn is_polite(&self, worker: WorkerKey, seq: u64) -> bool {
         let mut world = self.0.borrow_mut();
         world.look();
-        world.process(worker).is_some_and(|process| process.polite & (1 << seq) != 0)
+        world.process(worker).is_some_and(|process| process.polite & (1 << (seq % 64)) != 0)
     }
 
     fn started_at(&self, worker: WorkerKey, seq: u64) -> Time {
@@ -878,17 +876,24 @@ impl Model {
     /// Lets everything happen that will, and time pass as long as that changes
     /// anything. Then nothing may be left undone.
     pub(super) fn settle(&mut self, mut will_choose: impl FnMut(usize) -> usize) {
-        let mut quiet = 0;
-        while quiet < 40 && self.world().fault.is_none() {
+        // Longer than any wait of those that can matter.
+        let patience = if self.setup.slow_processes { 6 } else { 2 };
+        let patience = Duration::from_secs(patience);
+        let mut quiet_since = self.world().now;
+        let mut steps = 0;
+        while self.world().now - quiet_since < patience && self.world().fault.is_none() {
+            steps += 1;
+            if steps > 20_000 {
+                return self.fault("the pool does not come to rest");
+            }
             let (will, _) = self.events();
             if will.is_empty() {
                 if !self.can_tick() {
                     break;
                 }
-                quiet += 1;
                 self.apply(Event::Tick, None);
             } else {
-                quiet = 0;
+                quiet_since = self.world().now;
                 self.apply(will[will_choose(will.len())], None);
             }
         }

@@ -184,13 +184,14 @@ impl<T> Scheduler<T> {
         if dead.listed {
             self.idle.retain(|&seat| seat != worker.seat);
         }
-        let proved = dead
-            .ready_at
-            .is_some_and(|at| dead.answered > 0 || had_work || now - at >= PROOF_OF_LIFE);
-        if proved {
-            self.respawn.handle_success(dead.round);
-        } else if !dead.unwanted {
-            self.handle_failed_start(now, &dead);
+        match dead.ready_at {
+            _ if dead.unwanted => {}
+            None => self.handle_failed_start(now, &dead),
+            // It had done nothing, and may be the first of many.
+            Some(at) if dead.answered == 0 && !had_work && now - at < PROOF_OF_LIFE => {
+                self.respawn.handle_early_death(now);
+            }
+            Some(_) => {}
         }
         self.assign(now, None, words);
         self.fill_seats(now);

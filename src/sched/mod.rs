@@ -106,8 +106,8 @@ pub(crate) enum Mode {
     Broken,
 }
 
-/// A worker that neither answered anything nor lived this long has failed to
-/// start, whatever it said.
+/// The successor of a worker that neither did anything nor lived this long has
+/// to wait a moment.
 const PROOF_OF_LIFE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
@@ -188,6 +188,8 @@ impl<T> Scheduler<T> {
         slot.stage = Stage::Ready;
         slot.ready_at = Some(now);
         slot.timers.stage_until = Time::FAR;
+        let round = slot.round;
+        self.respawn.handle_success(round);
         self.settle(now, worker.seat, words);
     }
 
@@ -251,8 +253,6 @@ impl<T> Scheduler<T> {
         slot.answered += 1;
         slot.heard = now;
         slot.retiring |= retire;
-        let round = slot.round;
-        self.respawn.handle_success(round);
         self.note_run_time(run_nanos);
         let answered = match self.tasks.get(key).and_then(|task| task.intent) {
             Some(intent) => {
@@ -585,7 +585,7 @@ impl<T> Scheduler<T> {
         }
     }
 
-    /// A worker never came up, or died before it had done anything.
+    /// A worker never came up.
     fn handle_failed_start(&mut self, now: Time, failed: &Worker) {
         let at_limit = self.respawn.handle_failure(now, failed.round);
         let has = |stage| {

@@ -1,6 +1,6 @@
 //! When a worker may be started again after one could not start, and when to
-//! give up. Deaths of workers that had proved themselves do not count: every
-//! one of them cost a caller a task, so callers set their pace.
+//! give up. Deaths of workers that were ready do not count: either they cost a
+//! caller a task, so that callers set their pace, or there is a pause.
 
 use std::time::Duration;
 
@@ -48,6 +48,12 @@ impl Respawn {
             self.failed = 0;
             self.not_before = Time::default();
         }
+    }
+
+    /// A worker was ready, and died without having done anything. That costs no
+    /// caller a task, so somebody has to see that it does not go on at full speed.
+    pub(super) fn handle_early_death(&mut self, now: Time) {
+        self.not_before = self.not_before.max(now + WAIT_FIRST);
     }
 
     /// A worker that was started in `round` did not come up. Returns whether

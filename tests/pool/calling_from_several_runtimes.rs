@@ -70,7 +70,7 @@ fn any_executor_can_await_handles() {
             let items: Vec<_> = pool.imap_unordered(square, 0..100).collect().await;
             assert_eq!(items.len(), 100);
             let cancelled = pool.apply_async(square, 5).cancel().await;
-            assert_eq!(cancelled.exit, None);
+            assert!(cancelled.started || cancelled.exit.is_none());
             pool.shutdown(std::time::Duration::from_secs(60)).await;
         });
     });

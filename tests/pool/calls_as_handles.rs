@@ -45,12 +45,16 @@ fn a_started_call_runs_without_being_polled() {
 fn start_on_a_polled_call_does_not_call_twice() {
     checked(async {
         let scratch = Scratch::new();
-        let journal = scratch.path("journal");
+        let (journal, gate) = (scratch.path("journal"), scratch.path("gate"));
         let pool = pool_of(1);
+        let held = pool.apply_async(hold, (journal.clone(), gate.clone()));
         let mut call = pool.apply(noting, (journal.clone(), "once".into()));
         assert!(futures::poll!(&mut call).is_pending());
-        call.start().await.unwrap();
-        assert_eq!(notes(&journal), ["once"]);
+        let handle = call.start();
+        open(&gate);
+        handle.await.unwrap();
+        held.await.unwrap();
+        assert_eq!(notes(&journal)[1..], ["once"]);
     });
 }
 

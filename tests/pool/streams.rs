@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FusedStream;
-use procession::TaskError;
+use procession::{Pool, TaskError, TaskStream};
 
 use crate::support::{Scratch, checked, is_alive, note, noted, notes, until};
-use crate::tasks::{kill, pid, pool_of, square};
+use crate::tasks::{hold, kill, open, pid, pool_of, square};
 
 fn count(n: u64) -> std::ops::Range<u64> {
     0..n
@@ -82,6 +82,18 @@ fn it_is_lazy() {
     });
 }
 
+/// Polls `stream` for the first time while the pool's only worker is busy, so
+/// that there can be no item yet.
+async fn begin(pool: &Pool, stream: &mut TaskStream<u64>) {
+    let scratch = Scratch::new();
+    let (journal, gate) = (scratch.path("journal"), scratch.path("gate"));
+    let held = pool.apply_async(hold, (journal.clone(), gate.clone()));
+    noted(&journal).await;
+    assert!(futures::poll!(stream.next()).is_pending());
+    open(&gate);
+    held.await.unwrap();
+}
+
 #[test]
 fn a_worker_is_at_most_the_buffer_and_one_ahead() {
     checked(async {
@@ -89,10 +101,14 @@ fn a_worker_is_at_most_the_buffer_and_one_ahead() {
         let pool = pool_of(1);
         for buffer in [1, 2, 5, 16] {
             let journal = scratch.path(&format!("journal-{buffer}"));
-            let mut stream = pool.stream(noted_items, journal.clone()).buffer(buffer);
+            let mut stream = pool.stream(noted_items, journal.clone());
+            // The default is 16.
+            if buffer != 16 {
+                stream = stream.buffer(buffer);
+            }
             // The first note is the worker's.
             let made = || notes(&journal).len().saturating_sub(1);
-            assert!(futures::poll!(stream.next()).is_pending());
+            begin(&pool, &mut stream).await;
             until("the worker is ahead", || made() > buffer).await;
             // Not for luck: time to do what it must not.
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -102,20 +118,6 @@ fn a_worker_is_at_most_the_buffer_and_one_ahead() {
                 assert!(made() <= taken + buffer + 1, "{} made, {taken} taken", made());
             }
         }
-    });
-}
-
-#[test]
-fn without_a_buffer_set_it_is_16() {
-    checked(async {
-        let scratch = Scratch::new();
-        let journal = scratch.path("journal");
-        let pool = pool_of(1);
-        let mut stream = pool.stream(noted_items, journal.clone());
-        assert!(futures::poll!(stream.next()).is_pending());
-        until("the worker is ahead", || notes(&journal).len() == 1 + 17).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(notes(&journal).len(), 1 + 17);
     });
 }
 
@@ -263,7 +265,7 @@ fn an_item_that_is_too_large_is_the_end() {
         [10, 20, (64 << 10) + 1, 30].into_iter().map(|size| vec![0; size - 3].into())
     }
     checked(async {
-        let pool = procession::Pool::builder().workers(1).frame_limit(64 << 10).build().unwrap();
+        let pool = Pool::builder().workers(1).frame_limit(64 << 10).build().unwrap();
         let worker = pool.apply(pid, ()).await.unwrap();
         let items: Vec<_> = pool.stream(grow, ()).collect().await;
         assert_eq!(items.len(), 3);

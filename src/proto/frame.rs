@@ -7,7 +7,6 @@ use std::fmt;
 
 use bytes::{Buf, BytesMut};
 
-use super::message::Kind;
 use crate::limits::SPARE_BYTES_MAX;
 
 pub(crate) const HEADER_BYTES: usize = 16;
@@ -17,6 +16,44 @@ const READ_BYTES: usize = 64 << 10;
 
 /// Bodies that carry no payload (hellos, reports) are never longer than this.
 pub(crate) const REPORT_BYTES_MAX: usize = 64 << 10;
+
+/// A frame's kind byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Setup = 1,
+    Run = 2,
+    Bye = 3,
+    Hello = 16,
+    Ready = 17,
+    InitFailed = 18,
+    Done = 19,
+    Failed = 20,
+    Skipped = 21,
+    Item = 22,
+}
+
+impl Kind {
+    pub(crate) fn from_byte(byte: u8) -> Option<Kind> {
+        Some(match byte {
+            1 => Kind::Setup,
+            2 => Kind::Run,
+            3 => Kind::Bye,
+            16 => Kind::Hello,
+            17 => Kind::Ready,
+            18 => Kind::InitFailed,
+            19 => Kind::Done,
+            20 => Kind::Failed,
+            21 => Kind::Skipped,
+            22 => Kind::Item,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn carries_payload(self) -> bool {
+        matches!(self, Kind::Setup | Kind::Run | Kind::Done | Kind::Item)
+    }
+}
 
 /// One whole frame.
 #[derive(Debug)]

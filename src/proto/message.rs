@@ -4,47 +4,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::codec;
-use super::frame::{self, Frame, FrameError};
+use super::frame::{self, Frame, FrameError, Kind};
 use crate::limits::REPORT_TEXT_BYTES_MAX;
 use crate::resource::Resource;
-
-/// A frame's kind byte.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(crate) enum Kind {
-    Setup = 1,
-    Run = 2,
-    Bye = 3,
-    Hello = 16,
-    Ready = 17,
-    InitFailed = 18,
-    Done = 19,
-    Failed = 20,
-    Skipped = 21,
-    Item = 22,
-}
-
-impl Kind {
-    pub(crate) fn from_byte(byte: u8) -> Option<Kind> {
-        Some(match byte {
-            1 => Kind::Setup,
-            2 => Kind::Run,
-            3 => Kind::Bye,
-            16 => Kind::Hello,
-            17 => Kind::Ready,
-            18 => Kind::InitFailed,
-            19 => Kind::Done,
-            20 => Kind::Failed,
-            21 => Kind::Skipped,
-            22 => Kind::Item,
-            _ => return None,
-        })
-    }
-
-    pub(crate) fn carries_payload(self) -> bool {
-        matches!(self, Kind::Setup | Kind::Run | Kind::Done | Kind::Item)
-    }
-}
 
 /// The worker asks to be replaced: it has reached its memory limit.
 const RETIRE: u8 = 1;

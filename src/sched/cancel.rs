@@ -2,8 +2,9 @@
 //! behind the one that is ended, and what a worker's death means for each task
 //! that it had. The reasons are in each step; the order matters everywhere.
 
+use super::key::TaskKey;
 use super::slot::{Holds, Stage};
-use super::task::{Ending, Intent, Place, TaskKey};
+use super::task::{Ending, Intent, Place};
 use super::{Action, Mode, PROOF_OF_LIFE, Scheduler, Words, WorkerKey};
 use crate::exit::Exit;
 use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT};

@@ -15,6 +15,7 @@
 
 mod assign;
 mod cancel;
+mod key;
 mod queue;
 mod respawn;
 mod slot;
@@ -28,8 +29,9 @@ mod properties;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-pub(crate) use self::slot::{Stage, WorkerKey};
-pub(crate) use self::task::{Ending, Intent, Place, TaskKey, Terms};
+pub(crate) use self::key::{TaskKey, WorkerKey};
+pub(crate) use self::slot::Stage;
+pub(crate) use self::task::{Ending, Intent, Place, Terms};
 
 use self::queue::Tasks;
 use self::respawn::Respawn;

@@ -2,7 +2,8 @@
 //! both: the queue is a list of links through it, so that a task in the middle
 //! leaves as cheaply as one at the front, and leaves nothing behind.
 
-use super::task::{Place, Task, TaskKey, Terms};
+use super::key::TaskKey;
+use super::task::{Place, Task, Terms};
 use crate::id::TaskId;
 
 const NONE: u32 = u32::MAX;
@@ -177,7 +178,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::slot::WorkerKey;
+    use super::super::key::WorkerKey;
     use super::*;
     use crate::id::WorkerId;
 

@@ -5,20 +5,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Words;
-use super::task::TaskKey;
+use super::key::{TaskKey, WorkerKey};
 use crate::id::WorkerId;
 use crate::limits::SKIP_WAIT;
 use crate::proto::peer::ProtocolError;
 use crate::slot_word::Phase;
 use crate::time::Time;
-
-/// Where a worker is found: its seat, and its id as proof that the seat is
-/// still its own.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct WorkerKey {
-    pub(crate) seat: u32,
-    pub(crate) id: WorkerId,
-}
 
 /// A place for a worker. The pool has as many as it may have workers; a lost
 /// worker's successor takes its seat.

@@ -16,18 +16,10 @@
 
 use std::time::Duration;
 
-use super::slot::WorkerKey;
+use super::key::WorkerKey;
 use crate::exit::Exit;
 use crate::id::TaskId;
 use crate::proto::peer::ProtocolError;
-
-/// Where a task is found: its place in the table, and its id as proof that the
-/// place is still its own.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct TaskKey {
-    pub(super) index: u32,
-    pub(crate) id: TaskId,
-}
 
 /// What the caller asked for beside the call itself.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

@@ -1,0 +1,20 @@
+//! How tasks and workers are found: a place in a table, and an id as proof that
+//! the place is still theirs. Ids are never used twice.
+
+use crate::id::{TaskId, WorkerId};
+
+/// Where a task is found: its place in the table, and its id as proof that the
+/// place is still its own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct TaskKey {
+    pub(super) index: u32,
+    pub(crate) id: TaskId,
+}
+
+/// Where a worker is found: its seat, and its id as proof that the seat is
+/// still its own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct WorkerKey {
+    pub(crate) seat: u32,
+    pub(crate) id: WorkerId,
+}

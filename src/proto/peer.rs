@@ -205,3 +205,72 @@ impl From<FrameError> for ProtocolError {
         ProtocolError(Violation::Message(MessageError::Frame(error)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::{Bytes, BytesMut};
+
+    use super::super::message::Failure;
+    use super::*;
+
+    const HELLO: Hello = Hello { version: VERSION, fingerprint: 7, pid: 42 };
+
+    fn messages() -> Vec<FromWorker> {
+        let failure = Failure::UnknownFunction;
+        let payload = Bytes::new();
+        let (seq, run_nanos, answered, retire) = (1, 2, 1, false);
+        vec![
+            FromWorker::Hello(HELLO),
+            FromWorker::Ready(BytesMut::new()),
+            FromWorker::InitFailed(failure.clone()),
+            FromWorker::Done { seq, run_nanos, answered, retire, payload: payload.clone() },
+            FromWorker::Failed { seq, run_nanos, retire, failure },
+            FromWorker::Skipped { seq },
+            FromWorker::Item { seq, payload },
+        ]
+    }
+
+    #[test]
+    fn every_message_in_every_stage() {
+        use Stage::{Failed, Greeted, Ready, Silent};
+        let next = |stage, message| match (stage, message) {
+            (Silent, "hello") => Some(Greeted),
+            (Greeted, "ready") => Some(Ready),
+            (Greeted, "init failed") => Some(Failed),
+            (Ready, "done" | "failed" | "skipped" | "item") => Some(Ready),
+            _ => None,
+        };
+        for stage in [Silent, Greeted, Ready, Failed] {
+            for message in messages() {
+                let mut peer = Peer { stage, ..Peer::new(7, 42) };
+                let accepted = peer.accept(&message);
+                match next(stage, name(&message)) {
+                    Some(next) => {
+                        assert_eq!(accepted, Ok(()), "{} when {stage:?}", name(&message));
+                        assert_eq!(peer.stage, next);
+                    }
+                    None => {
+                        let error = accepted.unwrap_err();
+                        assert!(matches!(error.0, Violation::Unexpected { .. }));
+                        assert!(error.to_string().contains(name(&message)));
+                        assert_eq!(peer.stage, stage, "a refused message changes nothing");
+                    }
+                }
+                assert_eq!(peer.is_greeted(), peer.stage != Silent);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_refused() {
+        for (hello, violation) in [
+            (Hello { version: VERSION + 1, ..HELLO }, Violation::Version { theirs: VERSION + 1 }),
+            (Hello { fingerprint: 8, ..HELLO }, Violation::Fingerprint),
+            (Hello { pid: 43, ..HELLO }, Violation::Pid { theirs: 43 }),
+        ] {
+            let mut peer = Peer::new(7, 42);
+            assert_eq!(peer.accept(&FromWorker::Hello(hello)), Err(ProtocolError(violation)));
+            assert!(!peer.is_greeted());
+        }
+    }
+}

@@ -330,24 +330,23 @@ impl<T> Scheduler<T> {
             .enumerate()
             .map(|(index, flight)| (index, flight.seq, words.load(key, flight.seq).phase()));
         let first = phases.find(|&(.., phase)| phase != Some(Phase::Revoked));
-        let running_long = match first {
-            Some((index, seq, phase @ Some(Phase::Running | Phase::Done))) => {
-                // Its own end will be long after its start, and a worker sends
-                // the answer of a long task at once.
-                let running_long = phase == Some(Phase::Running)
-                    && now - words.started_at(key, seq) >= super::slot::PROBE_FIRST;
-                if phase == Some(Phase::Done) || (running_long && index > 0) {
-                    self.actions.push_back(Action::Probe(key));
-                }
-                running_long
+        let mut running_since = None;
+        if let Some((index, seq, phase @ Some(Phase::Running | Phase::Done))) = first {
+            // Its own end will be long after its start, and a worker sends the
+            // answer of a long task at once.
+            let started = words.started_at(key, seq).min(now);
+            let long = phase == Some(Phase::Running) && now - started >= super::slot::PROBE_FIRST;
+            running_since = long.then_some(started);
+            if phase == Some(Phase::Done) || (long && index > 0) {
+                self.actions.push_back(Action::Probe(key));
             }
-            _ => false,
-        };
-        let slot = self.worker_mut(key).expect("found just above");
-        if running_long {
-            slot.timers.probe_at = Time::FAR;
-        } else {
-            slot.timers.probe_later(now);
+        }
+        match running_since {
+            Some(since) => self.relieve(now, key, since, words),
+            None => {
+                let slot = self.worker_mut(key).expect("found just above");
+                slot.timers.probe_later(now);
+            }
         }
     }
 

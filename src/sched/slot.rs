@@ -55,6 +55,8 @@ pub(super) struct Worker {
     pub(super) heard: Time,
     /// Takes no further tasks, leaves when it has answered all it has.
     pub(super) retiring: bool,
+    /// In a long task: gets no other before that one's answer.
+    pub(super) stuck: bool,
     /// Told to go, and not for a failure of its own.
     pub(super) unwanted: bool,
     /// Listed in the scheduler's idle stack.
@@ -94,6 +96,7 @@ impl Worker {
             idle_since: now,
             heard: now,
             retiring: false,
+            stuck: false,
             unwanted: false,
             listed: false,
             verdict: None,
@@ -159,6 +162,7 @@ impl Worker {
     /// Drops the oldest flight, and the timers that waited for it.
     pub(super) fn land(&mut self) {
         let Some(flight) = self.flights.pop_front() else { return };
+        self.stuck &= flight.holds == Holds::Nothing;
         self.timers.skip_until = Time::FAR;
         self.timers.settle(flight.seq);
     }

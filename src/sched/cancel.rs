@@ -293,7 +293,12 @@ impl<T> Scheduler<T> {
             let until = match words.load(key, flight.seq).phase() {
                 // One task at a time, so it could start when it was sent.
                 _ if !self.settings.trusted => flight.sent + after,
-                Some(Phase::Running) => words.started_at(key, flight.seq).min(now) + after,
+                Some(Phase::Running) => {
+                    // A time that has yet to come is a lie.
+                    let started = words.started_at(key, flight.seq);
+                    let started = if started <= now { started } else { flight.sent };
+                    started + after
+                }
                 Some(Phase::Queued) => {
                     // Not started: it cannot be over before this. What waits
                     // behind a long task must not keep us awake, however short

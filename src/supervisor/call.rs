@@ -29,7 +29,9 @@ pub(crate) struct Request {
 pub(crate) struct Call {
     pub(crate) request: Request,
     pub(crate) sink: Sink,
-    pub(crate) span: Span,
+    /// `None` if nobody listens. Shared and not cloned under the pool's lock:
+    /// to clone a span is to call the program's subscriber.
+    pub(crate) span: Option<Arc<Span>>,
     /// Uses up a place in the queue.
     pub(crate) has_place: bool,
 }

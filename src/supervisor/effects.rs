@@ -21,7 +21,7 @@ use crate::start::warden::{Owner, Stop};
 pub(super) struct Effects {
     resolved: Vec<(TaskId, Call, Ended, &'static str)>,
     /// Tasks that went to a worker, where somebody listens.
-    sent: Vec<(Span, TaskId, WorkerId)>,
+    sent: Vec<(Arc<Span>, TaskId, WorkerId)>,
     wakers: Vec<Waker>,
     /// Places in the queue that came free.
     permits: usize,
@@ -56,7 +56,8 @@ impl Effects {
             supervisor.admission.close();
         }
         for (id, call, ended, outcome) in self.resolved {
-            observe::task_ended(&call.span, id, outcome);
+            let span = call.span.as_deref().unwrap_or(const { &Span::none() });
+            observe::task_ended(span, id, outcome);
             call.resolve(ended);
         }
         // After the endings that made room for them.
@@ -142,8 +143,8 @@ impl Core {
                 if let Sink::Stream(items, _) = &call.sink {
                     link.page.grant(seq, items.granted());
                 }
-                if !call.span.is_disabled() {
-                    effects.sent.push((call.span.clone(), task.id, worker.id));
+                if let Some(span) = &call.span {
+                    effects.sent.push((Arc::clone(span), task.id, worker.id));
                 }
                 let request = &call.request;
                 let tail = link.outgoing.tail();

@@ -259,12 +259,13 @@ impl Supervisor {
     ) -> Submitted {
         let (sender, receiver) = oneshot::channel();
         let span = observe::task_span(&self.plan.name, request.name, request.label.as_deref());
+        let span = (!span.is_disabled()).then(|| Arc::new(span));
         let sink = match items {
             Some(items) => Sink::Stream(items, sender),
             None => Sink::One(sender),
         };
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
-        let heard = (!span.is_disabled()).then(|| span.clone());
+        let heard = span.clone();
         let begun = place == QueuePlace::Begun;
         let call = Call { request, sink, span, has_place: !begun };
         let mut effects = Effects::default();

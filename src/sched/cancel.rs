@@ -16,8 +16,8 @@ use crate::time::Time;
 /// worker that moves it back is hostile.
 const LOOKS: usize = 4;
 
-/// A task with which this many workers in a row have died before they started
-/// it is not given to another.
+/// A task with which this many workers have died before they had started it, or
+/// anything else, is not given to another: receiving it may be what kills them.
 const FATAL_DELIVERIES_MAX: u8 = 3;
 
 impl<T> Scheduler<T> {

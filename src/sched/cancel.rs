@@ -18,7 +18,7 @@ const LOOKS: usize = 4;
 
 /// A task with which this many workers have died before they had started it, or
 /// anything else, is not given to another: receiving it may be what kills them.
-const FATAL_DELIVERIES_MAX: u8 = 3;
+pub(super) const FATAL_DELIVERIES_MAX: u8 = 3;
 
 impl<T> Scheduler<T> {
     /// Somebody wants the task to end.

@@ -24,6 +24,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
+use super::cancel::FATAL_DELIVERIES_MAX;
 use super::{Action, Answer, Ending, Intent, Mode, Scheduler, Settings, Stage, Terms};
 use super::{TaskKey, Words, WorkerKey};
 use crate::exit::Exit;
@@ -216,6 +217,8 @@ struct World {
     setup: &'static Setup,
     now: Time,
     processes: Vec<Process>,
+    /// Processes that died without having been asked to leave.
+    deaths: u32,
     ledger: Vec<Entry>,
     /// When the bodies that run have started, by worker and number.
     started: Vec<(WorkerKey, u64, Time)>,
@@ -366,7 +369,10 @@ impl World {
                 said == started || (retried && !said) || (!trusted && said)
             }
             End::TimedOut => timeout.is_some() && (started || !trusted),
-            End::Lost | End::Violated => started || !trusted,
+            // Or this many died of receiving it, for all anybody can know.
+            End::Lost | End::Violated => {
+                started || !trusted || self.deaths >= u32::from(FATAL_DELIVERIES_MAX)
+            }
             End::Broken => true,
         };
         if !right {
@@ -449,6 +455,7 @@ impl Model {
                 setup,
                 now,
                 processes: Vec::new(),
+                deaths: 0,
                 ledger: Vec::new(),
                 started: Vec::new(),
                 looks: 0,
@@ -656,6 +663,7 @@ impl Model {
     }
 
     fn die(&mut self, key: WorkerKey) {
+        self.world().deaths += 1;
         let process = self.world().process(key).expect("alive");
         process.life = Life::Dead;
         // The outbox survives; the socket is closed by the kernel.

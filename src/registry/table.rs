@@ -215,8 +215,7 @@ impl<F: TaskFn<Args, M>, Args: DeserializeOwned, M> ValueTask<F, Args, M> {
     }
 
     fn step(bytes: &mut &[u8], host: &mut dyn Host) -> Result<(), CallFailure> {
-        let args =
-            codec::decode_front::<Args>(bytes, host.budget()).map_err(CallFailure::Arguments)?;
+        let args = arguments::<Args>(bytes, host).map_err(CallFailure::Arguments)?;
         // SAFETY: this step is reached only through its id, and `value_id`
         // makes that from a value of `F`.
         let f = unsafe { conjure::<F>() };
@@ -241,8 +240,7 @@ impl<F: StreamFn<Args, M>, Args: DeserializeOwned, M> StreamTask<F, Args, M> {
     }
 
     fn step(bytes: &mut &[u8], host: &mut dyn Host) -> Result<(), CallFailure> {
-        let args =
-            codec::decode_front::<Args>(bytes, host.budget()).map_err(CallFailure::Arguments)?;
+        let args = arguments::<Args>(bytes, host).map_err(CallFailure::Arguments)?;
         // SAFETY: this step is reached only through its id, and `stream_id`
         // makes that from a value of `F`.
         let f = unsafe { conjure::<F>() };
@@ -268,6 +266,19 @@ impl<T: TestMain> Entry for TestMainEntry<T> {
     fn describe() -> Task {
         Task { id: FnId::of::<T>(2), name: T::NAME, kind: Kind::TestMain }
     }
+}
+
+/// Bytes after the last arguments mean that `Args` reads back less than it
+/// wrote, and so something else.
+fn arguments<Args: DeserializeOwned>(
+    bytes: &mut &[u8],
+    host: &mut dyn Host,
+) -> Result<Args, DecodeFailure> {
+    let args = codec::decode_front(bytes, host.budget())?;
+    if host.is_last() && !bytes.is_empty() {
+        return Err(DecodeFailure::LeftOver { bytes: bytes.len() });
+    }
+    Ok(args)
 }
 
 fn append<T: Serialize>(value: &T, host: &mut dyn Host) -> Result<(), CallFailure> {
@@ -411,6 +422,7 @@ mod tests {
         /// How many items are wanted.
         wanted: usize,
         budget: Budget,
+        last: bool,
     }
 
     impl Bench {
@@ -421,6 +433,7 @@ mod tests {
                 ends: Vec::new(),
                 wanted: usize::MAX,
                 budget: Budget::for_payload(64),
+                last: false,
             }
         }
     }
@@ -441,6 +454,10 @@ mod tests {
 
         fn budget(&mut self) -> &mut Budget {
             &mut self.budget
+        }
+
+        fn is_last(&self) -> bool {
+            self.last
         }
     }
 
@@ -596,6 +613,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_may_follow_the_last_arguments() {
+        let step = step(value_id::<_, u8, _>(|n: u8| n));
+        let mut bench = Bench::new();
+        let mut rest = &[1, 2, 3][..];
+        step(&mut rest, &mut bench).unwrap();
+        bench.last = true;
+        assert!(matches!(
+            step(&mut rest, &mut bench),
+            Err(CallFailure::Arguments(DecodeFailure::LeftOver { bytes: 1 }))
+        ));
+        assert_eq!(bench.result, [1]);
+    }
+
+    #[test]
     fn what_cannot_be_decoded_or_sent_is_told_apart() {
         let step = step(value_id::<_, u32, _>(|n: u32| vec![0_u8; n as usize]));
         let mut bench = Bench { limit: 10, ..Bench::new() };
@@ -677,6 +708,10 @@ mod tests {
 
             fn budget(&mut self) -> &mut Budget {
                 self.0.budget()
+            }
+
+            fn is_last(&self) -> bool {
+                self.0.is_last()
             }
         }
 

@@ -75,6 +75,9 @@ pub(crate) trait Host {
 
     /// What decoding the arguments may still take.
     fn budget(&mut self) -> &mut Budget;
+
+    /// Whether nothing but the arguments of this call is left in the bytes.
+    fn is_last(&self) -> bool;
 }
 
 /// The host as [`TaskFn::call`] sees it. Public in name only: nobody outside

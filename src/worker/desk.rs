@@ -33,6 +33,8 @@ pub(super) struct Desk {
     pub(super) out: Vec<u8>,
     pub(super) frame_bytes_max: usize,
     budget: Budget,
+    /// The call that is worked on is the last one in its payload.
+    last: bool,
     /// Made for the first async task, and kept.
     runtime: Option<tokio::runtime::Runtime>,
     stream: Stream,
@@ -65,6 +67,7 @@ impl Desk {
             out: Vec::new(),
             frame_bytes_max: 0,
             budget: Budget::for_payload(0),
+            last: false,
             runtime: None,
             stream: Stream::default(),
         }
@@ -73,6 +76,7 @@ impl Desk {
     /// One call, whose result is appended to `out`.
     pub(super) fn call(&mut self, step: Step, mut args: &[u8]) -> Result<(), Failure> {
         self.budget = Budget::for_payload(args.len());
+        self.last = true;
         self.step(step, &mut args)
     }
 
@@ -96,6 +100,7 @@ impl Desk {
             self.page.set_item(batch.seq, answered);
             let start = self.out.len();
             self.out.push(ITEM_OK);
+            self.last = answered + 1 == batch.count;
             let result = self.step(step, &mut args);
             answered += 1;
             if let Err(failure) = result {
@@ -210,5 +215,9 @@ impl Host for Desk {
 
     fn budget(&mut self) -> &mut Budget {
         &mut self.budget
+    }
+
+    fn is_last(&self) -> bool {
+        self.last
     }
 }

@@ -4,6 +4,7 @@
 use std::error::Error;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use procession::{Pool, TaskError};
 use serde::de::Error as _;
 use serde::ser::Error as _;
@@ -234,6 +235,29 @@ fn bytes_that_are_left_over() {
             assert!(error.to_string().ends_with("1 byte is left over after the value"), "{error}");
             let task = |n: u8| Crooked::<(u8, u8), u8>::new((n, n));
             let error = pool.map(task, 0..5).chunk_size(5).await.unwrap_err();
+            assert!(matches!(error, TaskError::Decode(_)), "{error:?}");
+        })
+        .await;
+    });
+}
+
+#[test]
+fn arguments_that_leave_bytes_over() {
+    checked(async {
+        let pool = pool_of(1);
+        unharmed(&pool, async {
+            let task = |n: Crooked<(u8, u8), u8>| n.reads.unwrap();
+            let error = pool.apply(task, Crooked::new((1, 2))).await.unwrap_err();
+            assert!(matches!(error, TaskError::Decode(_)), "{error:?}");
+            assert!(error.to_string().ends_with("1 byte is left over after the value"), "{error}");
+            assert_eq!(error.started(), Some(false));
+            // Each reads one byte of its predecessor's two; the last sees it.
+            let inputs = [(1, 2), (3, 4), (5, 6)].map(Crooked::new);
+            let error = pool.map(task, inputs).chunk_size(3).await.unwrap_err();
+            assert!(matches!(error, TaskError::Decode(_)), "{error:?}");
+            assert_eq!(error.index(), Some(2));
+            let items = |n: Crooked<(u8, u8), u8>| vec![n.reads.unwrap()];
+            let error = pool.stream(items, Crooked::new((1, 2))).next().await.unwrap().unwrap_err();
             assert!(matches!(error, TaskError::Decode(_)), "{error:?}");
         })
         .await;

@@ -76,3 +76,7 @@ pub(crate) const EOF_TO_DEATH_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a worker that was told to leave may take before it is killed.
 pub(crate) const LEAVE_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a worker that was killed may take to be gone before it is killed
+/// again. Only one that the kernel holds, or keeps from us, takes that long.
+pub(crate) const KILL_AGAIN_WAIT: Duration = Duration::from_secs(1);

@@ -23,6 +23,7 @@ use nix::sys::signal::Signal;
 
 use crate::exit::Exit;
 use crate::id::WorkerId;
+use crate::limits::KILL_AGAIN_WAIT;
 use crate::start::spawn::{Ends, SpawnSpec, Spawned, spawn};
 use crate::sys::{signal, wait};
 
@@ -151,8 +152,8 @@ impl Warden {
     fn send(&self, command: Command) {
         // The thread never ends, so somebody receives.
         let _ = self.commands.send(command);
-        // Fails only if 2^64 wake-ups are pending: it will wake.
-        let _ = self.wake.write(1);
+        // Any other failure is that 2^64 wake-ups are pending: it will wake.
+        while self.wake.write(1) == Err(Errno::EINTR) {}
     }
 }
 
@@ -182,11 +183,17 @@ enum Stopping {
     No,
     /// Terminated; to be killed at this time, if ever.
     KillAt(Option<Instant>),
-    Killed,
+    /// Killed; to be killed again at this time, if it is still there.
+    Killed {
+        again_at: Instant,
+    },
 }
 
 /// The token of the eventfd; children count up from one.
 const WAKE: u64 = 0;
+
+/// Between two looks while there is no way to be told.
+const BLIND_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Watch {
     fn new(commands: mpsc::Receiver<Command>, wake: Arc<EventFd>) -> io::Result<Watch> {
@@ -202,7 +209,13 @@ impl Watch {
             let ready = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(ready) => ready,
                 Err(Errno::EINTR) => 0,
-                Err(errno) => unreachable!("epoll_wait on our own descriptors: {errno}"),
+                // A sandbox, or somebody has closed our descriptor. Pools hang
+                // without this thread; so it looks after everything unasked.
+                Err(_) => {
+                    thread::sleep(BLIND_LOOK_EVERY);
+                    self.look_for_deaths();
+                    0
+                }
             };
             for event in &events[..ready] {
                 match event.data() {
@@ -304,10 +317,21 @@ impl Watch {
         if let Some(child) = self.children.remove(&token) {
             // Closing the pidfd would not do: in a program that forks, the
             // other process has a copy, and we would be woken for ever.
-            let deleted = self.epoll.delete(&child.pidfd);
-            debug_assert_eq!(deleted, Ok(()));
+            let _ = self.epoll.delete(&child.pidfd);
             child.bury();
         }
+    }
+
+    /// Finds the dead without being told.
+    fn look_for_deaths(&mut self) {
+        let dead = |child: &Child| !matches!(wait::peek_exit(child.pidfd.as_fd()), Ok(None));
+        let dead: Vec<u64> = self
+            .children
+            .iter()
+            .filter(|(_, child)| dead(child))
+            .map(|(&token, _)| token)
+            .collect();
+        dead.into_iter().for_each(|token| self.handle_death(token));
     }
 
     fn kill_overdue(&mut self, now: Instant) {
@@ -322,8 +346,9 @@ impl Watch {
 impl Child {
     fn kill_at(&self) -> Option<Instant> {
         match self.stopping {
+            Stopping::No => None,
             Stopping::KillAt(at) => at,
-            Stopping::No | Stopping::Killed => None,
+            Stopping::Killed { again_at } => Some(again_at),
         }
     }
 
@@ -331,7 +356,7 @@ impl Child {
         // A grace too long for the clock never ends.
         let at = Instant::now().checked_add(grace);
         let at = match self.stopping {
-            Stopping::Killed => return,
+            Stopping::Killed { .. } => return,
             Stopping::No => at,
             // Asking again gives no more time than was given before.
             Stopping::KillAt(before) => at.into_iter().chain(before).min(),
@@ -341,13 +366,13 @@ impl Child {
     }
 
     fn kill(&mut self) {
-        self.stopping = Stopping::Killed;
+        self.stopping = Stopping::Killed { again_at: Instant::now() + KILL_AGAIN_WAIT };
         self.signal(Signal::SIGKILL);
     }
 
     fn signal(&self, signal: Signal) {
-        // Fails only if every process of the group has become another user's.
-        // Nothing we could do would reach them.
+        // It may fail if a process of the group has become another user's. A kill
+        // is repeated, as a worker that lives on would keep its task for ever.
         let _ = signal::kill_group(self.pidfd.as_fd(), self.pid, signal);
     }
 

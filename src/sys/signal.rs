@@ -21,19 +21,17 @@ const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 /// The process itself is named beside its group: it may have left that.
 ///
 /// The leader must not have been reaped by us: kernels before 6.9 only know
-/// groups by number, and until then the number is taken.
+/// groups by number, sandboxes may know no pidfds at all, and until then the
+/// number is taken.
 pub(crate) fn kill_group(pidfd: BorrowedFd<'_>, pid: i32, signal: Signal) -> io::Result<()> {
     // SAFETY: takes an integer and touches no memory of ours.
-    if unsafe { libc::getpgid(pid) } != pid || signal == Signal::SIGKILL {
-        send_by_pidfd(pidfd, signal, 0)?;
-    }
-    match kill_group_by_pidfd(pidfd, signal) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            // SAFETY: takes two integers and touches no memory of ours.
-            gone_is_fine(unsafe { libc::kill(-pid, signal as libc::c_int) }.into())
-        }
-        sent => sent,
-    }
+    let left = unsafe { libc::getpgid(pid) } != pid;
+    let itself = if left || signal == Signal::SIGKILL {
+        send_by_pidfd(pidfd, signal, 0).or_else(|_| send_by_number(pid, signal))
+    } else {
+        Ok(())
+    };
+    kill_group_by_pidfd(pidfd, signal).or_else(|_| send_by_number(-pid, signal)).and(itself)
 }
 
 /// As [`kill_group`], and right even if the leader has been reaped: a pidfd
@@ -54,6 +52,11 @@ fn send_by_pidfd(pidfd: BorrowedFd<'_>, signal: Signal, flags: libc::c_uint) -> 
             flags,
         )
     })
+}
+
+fn send_by_number(pid: i32, signal: Signal) -> io::Result<()> {
+    // SAFETY: takes two integers and touches no memory of ours.
+    gone_is_fine(unsafe { libc::kill(pid, signal as libc::c_int) }.into())
 }
 
 fn gone_is_fine(sent: libc::c_long) -> io::Result<()> {

@@ -143,8 +143,10 @@ impl Transport {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.outgoing.slices(&mut slices);
             let write = Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]);
-            let n = std::task::ready!(write)?;
-            self.outgoing.advance(n);
+            match std::task::ready!(write) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                written => self.outgoing.advance(written?),
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -153,7 +155,12 @@ impl Transport {
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let buffer = self.reader.buffer();
         let before = buffer.len();
-        let n = std::task::ready!(poll_read_buf(Pin::new(&mut self.stream), cx, buffer))?;
+        let n = loop {
+            match std::task::ready!(poll_read_buf(Pin::new(&mut self.stream), cx, buffer)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.account(before, n);
         Poll::Ready(Ok(n > 0))
     }

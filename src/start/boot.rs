@@ -3,7 +3,7 @@
 //! Never answers the parent: an error here is seen as the worker's end.
 
 use std::env;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -41,13 +41,13 @@ pub(crate) fn boot() -> io::Result<Option<Boot>> {
     }
     // First of all, so that the parent's death is not missed from here on.
     signal::continue_on_parent_death()?;
-    let socket = fd::move_stdin_away()?;
-    let (page, stdout) = receive_message(&socket)?;
+    let mut socket = UnixStream::from(fd::move_stdin_away()?);
+    let (page, stdout) = receive_message(&mut socket)?;
     if let Some(stdout) = stdout {
         fd::replace_stdout(stdout)?;
     }
     signal::reset_signals()?;
-    Ok(Some(Boot { socket: UnixStream::from(socket), page: Page::open(page)? }))
+    Ok(Some(Boot { socket, page: Page::open(page)? }))
 }
 
 /// Whether this process was started to be a worker, whatever became of that.
@@ -58,11 +58,13 @@ pub(crate) fn is_marked() -> bool {
         .is_some_and(|arg0| arg0.as_bytes().windows(mark.len()).any(|part| part == mark))
 }
 
-fn receive_message(socket: &OwnedFd) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+fn receive_message(socket: &mut UnixStream) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
     let mut bytes = [0; message::MESSAGE_BYTES];
+    // The descriptors come with the first byte.
     let (len, fds) = fd::recv_with_fds(socket.as_fd(), &mut bytes, message::FDS_MAX)?;
+    socket.read_exact(&mut bytes[len..])?;
     let mut fds = fds.into_iter();
-    match (message::decode(&bytes[..len]), fds.next(), fds.next()) {
+    match (message::decode(&bytes), fds.next(), fds.next()) {
         (Some(false), Some(page), None) => Ok((page, None)),
         (Some(true), Some(page), Some(stdout)) => Ok((page, Some(stdout))),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not the boot message of a worker")),

@@ -7,7 +7,7 @@
 //! there is to set, the worker sets on itself.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -163,17 +163,15 @@ fn output_for_message(output: OutputTo) -> io::Result<(Option<OwnedFd>, Option<O
 /// buffer is empty, so this cannot block, and a worker that is there at all
 /// has its message.
 fn send_boot_message(
-    socket: &UnixStream,
+    mut socket: &UnixStream,
     page: OwnedFd,
     stdout: Option<OwnedFd>,
 ) -> io::Result<()> {
     let fds: Vec<BorrowedFd<'_>> =
         [Some(&page), stdout.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
     let bytes = message::encode(stdout.is_some());
-    match fd::send_with_fds(socket.as_fd(), &bytes, &fds)? {
-        message::MESSAGE_BYTES => Ok(()),
-        _ => Err(io::ErrorKind::WriteZero.into()),
-    }
+    let sent = fd::send_with_fds(socket.as_fd(), &bytes, &fds)?;
+    socket.write_all(&bytes[sent..])
 }
 
 /// Ends a child that nobody can watch. It has not been waited for, so that

@@ -53,6 +53,7 @@ impl Output {
             match Pin::new(&mut self.pipe).poll_read(cx, &mut read) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => self.take(read.filled(), span),
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Poll::Ready(_) => {
                     self.ended = true;
                     self.end_line(span);

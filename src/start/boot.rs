@@ -31,7 +31,7 @@ pub(crate) fn boot() -> io::Result<Option<Boot>> {
     if !is_marked() {
         return Ok(None);
     }
-    let Ok(parent) = fd::peer_pid(io::stdin().as_fd()) else {
+    let Some(parent) = fd::peer_pid(io::stdin().as_fd())? else {
         return Ok(None);
     };
     if parent != parent_id() as i32 {

@@ -108,15 +108,18 @@ fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
     fds
 }
 
-/// The process that made this Unix socket pair, as the kernel noted it.
-///
-/// # Errors
-///
-/// Fails if the descriptor is not a Unix socket.
-pub(crate) fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<i32> {
+/// The process that made this Unix socket pair, as the kernel noted it; `None`
+/// if the descriptor is no Unix socket.
+pub(crate) fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     // Other families answer the question too, with zero.
-    getsockname::<UnixAddr>(socket.as_raw_fd())?;
-    Ok(getsockopt(&socket, PeerCredentials)?.pid())
+    match getsockname::<UnixAddr>(socket.as_raw_fd()) {
+        // The last is nix's own word for another family.
+        Err(Errno::EBADF | Errno::ENOTSOCK | Errno::EINVAL) => Ok(None),
+        known => {
+            known?;
+            Ok(Some(getsockopt(&socket, PeerCredentials)?.pid()))
+        }
+    }
 }
 
 /// Moves what is at descriptor 0 to one that programs do not inherit, and
@@ -208,10 +211,10 @@ mod tests {
     #[test]
     fn the_peer_is_known_for_unix_sockets_only() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        assert_eq!(peer_pid(ours.as_fd()).unwrap(), process::id() as i32);
+        assert_eq!(peer_pid(ours.as_fd()).unwrap(), Some(process::id() as i32));
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(peer_pid(tcp.as_fd()).is_err());
+        assert_eq!(peer_pid(tcp.as_fd()).unwrap(), None);
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(peer_pid(file.as_fd()).is_err());
+        assert_eq!(peer_pid(file.as_fd()).unwrap(), None);
     }
 }

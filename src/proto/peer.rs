@@ -180,7 +180,7 @@ impl fmt::Display for ProtocolError {
             }
             Violation::Page => f.write_str("the worker's status page is damaged"),
             Violation::ClosedButAlive => {
-                f.write_str("the worker closed its socket and did not end")
+                f.write_str("the connection to the worker broke, and it did not end")
             }
             Violation::NotSkipped => {
                 f.write_str("the worker does not go on after a task that was taken back")

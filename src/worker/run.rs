@@ -36,8 +36,8 @@ const FLUSH_NANOS: u64 = 500_000;
 /// beside it.
 const LONG_TASK_NANOS: u64 = 100_000;
 
-/// Exit code of a worker whose parent makes no sense.
-const EXIT_PROTOCOL: i32 = 125;
+/// Exit code of a worker that cannot understand its parent, or not reach it.
+const EXIT_CUT_OFF: i32 = 125;
 
 /// Serves the parent until it says goodbye or is gone.
 pub(crate) fn run(boot: Boot) -> ! {
@@ -51,13 +51,18 @@ pub(crate) fn run(boot: Boot) -> ! {
     match served {
         // Runs exit handlers and flushes what tasks have printed.
         Ok(()) => std::process::exit(0),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            eprintln!("procession: {error}");
-            std::process::exit(EXIT_PROTOCOL)
-        }
         // The parent is gone: there is nobody to tell.
-        Err(_) => exit_group_now(),
+        Err(error) if is_hang_up(&error) => exit_group_now(),
+        Err(error) => {
+            eprintln!("procession: this worker cannot go on: {error}");
+            std::process::exit(EXIT_CUT_OFF)
+        }
     }
+}
+
+fn is_hang_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 struct Worker {

@@ -40,8 +40,8 @@ mod lifeline;
 mod outbox;
 mod run;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -148,9 +148,9 @@ fn forget_callbacks() {
 
 /// Starts the thread that waits for the parent's bell, or makes it look again.
 fn watch() {
-    static START: Once = Once::new();
+    static STARTED: AtomicBool = AtomicBool::new(false);
     let Some(page) = PAGE.get() else { return };
-    START.call_once(|| {
+    if !STARTED.swap(true, Ordering::AcqRel) {
         let page = Arc::clone(page);
         let started =
             std::thread::Builder::new().name("procession-watch".into()).spawn(move || {
@@ -164,9 +164,11 @@ fn watch() {
             });
         if let Err(error) = started {
             // The task can still be killed; it will only not hear of it first.
+            // The next one tries again.
+            STARTED.store(false, Ordering::Release);
             eprintln!("procession: cannot watch for cancellation: {error}");
         }
-    });
+    }
     tell_if_cancelled();
 }
 

@@ -80,3 +80,6 @@ pub(crate) const LEAVE_WAIT: Duration = Duration::from_secs(5);
 /// How long a worker that was killed may take to be gone before it is killed
 /// again. Only one that the kernel holds, or keeps from us, takes that long.
 pub(crate) const KILL_AGAIN_WAIT: Duration = Duration::from_secs(1);
+
+/// After a write for which the kernel had no memory.
+pub(crate) const WRITE_AGAIN_WAIT: Duration = Duration::from_millis(5);

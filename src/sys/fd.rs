@@ -159,6 +159,12 @@ pub(crate) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result
     Ok(n)
 }
 
+/// Whether a write that failed like this may work a moment later.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};

@@ -12,7 +12,10 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::thread;
 
+use crate::limits::WRITE_AGAIN_WAIT;
+use crate::sys::fd;
 use crate::sys::page::{OUTBOX_BYTES, Page};
 
 /// At most half of the ring is ever unsent, so that what the parent reads is
@@ -39,7 +42,11 @@ impl Outbox {
             self.flush()?;
         }
         if len > UNSENT_BYTES_MAX {
-            self.socket.write_all(frames)?;
+            let mut rest = frames;
+            while !rest.is_empty() {
+                let n = patiently(|| self.socket.write(rest))?;
+                rest = &rest[n..];
+            }
             self.sent += len;
             self.filled += len;
             self.page.outbox_skip(self.filled);
@@ -54,9 +61,21 @@ impl Outbox {
     /// Sends everything.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         while self.sent < self.filled {
-            let n = self.page.outbox_send(self.socket.as_fd(), self.sent, self.filled)?;
+            let socket = self.socket.as_fd();
+            let n = patiently(|| self.page.outbox_send(socket, self.sent, self.filled))?;
             self.sent += n as u64;
         }
         Ok(())
+    }
+}
+
+/// Repeats a write until the kernel has memory for it. There is nothing else to
+/// do before that, and if the parent is gone, the lifeline ends the worker.
+fn patiently(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match write() {
+            Err(error) if fd::is_passing(&error) => thread::sleep(WRITE_AGAIN_WAIT),
+            written => return written,
+        }
     }
 }

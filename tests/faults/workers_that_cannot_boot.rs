@@ -26,7 +26,7 @@ const NEEDS: &[(Call, &[i32])] = &[
     (Call::Thread, &[EAGAIN]),
     (Call::OpenStatm, &[EMFILE, ENOENT]),
     (Call::SetLimit, &[EPERM]),
-    (Call::SendMessage, &[ENOBUFS, EIO]),
+    (Call::SendMessage, &[EIO]),
     (Call::SocketRead, &[ENOMEM, EIO]),
 ];
 

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tokio::time::{Sleep, sleep};
 use tracing::Span;
 
 use super::call::{Answer, Ended, Sink, failure_error};
@@ -19,7 +20,7 @@ use super::output::Output;
 use super::{Alarm, Core, InitCheck, Supervisor};
 use crate::error::{Cause, RemotePanic, SpawnError, TaskError};
 use crate::exit::Exit;
-use crate::limits::{FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX};
+use crate::limits::{FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, WRITE_AGAIN_WAIT};
 use crate::observe;
 use crate::proto::message::{Failure, FromWorker, Shape};
 use crate::proto::peer::{Peer, ProtocolError, Violation};
@@ -27,6 +28,7 @@ use crate::sched::{self, Place, Stage, Words, WorkerKey};
 use crate::slot_word::{Phase, SlotWord};
 use crate::start::spawn::Ends;
 use crate::sys::clock::monotonic_nanos;
+use crate::sys::fd;
 use crate::sys::page::Page;
 use crate::time::Time;
 use crate::transport::{Outgoing, Transport};
@@ -144,6 +146,8 @@ pub(super) struct Link {
     condemned: bool,
     /// Nothing more is written.
     mute: bool,
+    /// Nothing is written until then.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Link {
@@ -189,6 +193,7 @@ impl Link {
             eof: false,
             condemned: false,
             mute: false,
+            pause: None,
         })
     }
 
@@ -208,11 +213,26 @@ impl Link {
         if self.mute {
             return;
         }
-        if let Poll::Ready(Err(_)) = self.transport.poll_write(cx) {
-            // EPIPE: the last answers may still be in the socket. What counts
-            // is the death, which is told elsewhere.
-            self.mute = true;
-            self.note_eof();
+        if let Some(pause) = &mut self.pause {
+            if pause.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.pause = None;
+        }
+        match self.transport.poll_write(cx) {
+            Poll::Ready(Err(error)) if fd::is_passing(&error) => {
+                // Nobody says when the kernel has memory again.
+                self.pause = Some(Box::pin(sleep(WRITE_AGAIN_WAIT)));
+                // The pause has to know whom to wake.
+                self.write(cx);
+            }
+            Poll::Ready(Err(_)) => {
+                // EPIPE: the last answers may still be in the socket. What
+                // counts is the death, which is told elsewhere.
+                self.mute = true;
+                self.note_eof();
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
         }
     }
 

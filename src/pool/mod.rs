@@ -258,7 +258,9 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// If they cannot: the pool is broken then, or was closed meanwhile.
+    /// If some could not, [`restart_limit`](PoolBuilder::restart_limit) times in
+    /// a row: the pool is broken then, unless it has another ready worker, with
+    /// which it goes on and goes on trying. If the pool was closed meanwhile.
     ///
     /// # Cancel safety
     ///

@@ -415,6 +415,12 @@ impl<T> Scheduler<T> {
         })
     }
 
+    /// Whether workers cannot start: not for now, where others keep the pool
+    /// from being broken.
+    pub(crate) fn cannot_start(&self) -> bool {
+        self.respawn.is_at_limit()
+    }
+
     /// All workers there are, with how often their seat was taken before.
     pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
         self.seats.iter().enumerate().filter_map(|(index, seat)| {

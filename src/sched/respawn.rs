@@ -35,6 +35,11 @@ impl Respawn {
         self.failed
     }
 
+    /// Workers have failed to start too often in a row.
+    pub(super) fn is_at_limit(&self) -> bool {
+        self.failed >= self.limit
+    }
+
     /// Twice the limit: not even a worker that is still starting is waited for.
     pub(super) fn is_hopeless(&self) -> bool {
         self.failed >= self.limit.saturating_mul(2)
@@ -64,7 +69,7 @@ impl Respawn {
             let wait = WAIT_FIRST.saturating_mul(1 << (self.failed - 1).min(16)).min(WAIT_MOST);
             self.not_before = now + wait;
         }
-        self.failed >= self.limit
+        self.is_at_limit()
     }
 }
 

@@ -412,15 +412,25 @@ impl Supervisor {
         self.wait_for(|_| self.processes.load(Ordering::Acquire) == 0).await;
     }
 
-    /// Waits until every worker is ready.
+    /// Waits until every worker is ready, or cannot be.
     pub(crate) async fn ready(&self) -> Result<(), SpawnError> {
-        let over = |core: &Core| core.abandoned || core.sched.mode() != Mode::Open;
-        self.wait_for(|core| over(core) || core.sched.is_ready()).await;
-        let core = self.core();
-        match core.refusal() {
-            Some(TaskError::Broken(error)) => Err(error),
-            Some(_) if !core.sched.is_ready() => Err(SpawnError::new(Cause::Closed)),
-            _ => Ok(()),
+        let over = |core: &Core| {
+            core.abandoned || core.sched.mode() != Mode::Open || core.sched.cannot_start()
+        };
+        loop {
+            self.wait_for(|core| over(core) || core.sched.is_ready()).await;
+            let core = self.core();
+            let closed = || SpawnError::new(Cause::Closed);
+            match core.refusal() {
+                Some(TaskError::Broken(error)) => return Err(error),
+                _ if core.sched.is_ready() => return Ok(()),
+                Some(_) => return Err(closed()),
+                None if core.sched.cannot_start() => {
+                    return Err(core.last_failure.clone().unwrap_or_else(closed));
+                }
+                // They have just managed.
+                None => {}
+            }
         }
     }
 

@@ -101,6 +101,24 @@ fn a_pool_recovers_from_starts_that_fail_for_a_while() {
     }
 }
 
+/// `ready` once waited for ever here.
+#[test]
+fn ready_tells_of_workers_that_cannot_start_beside_one_that_has() {
+    checked_with(Some(Plan::from_nth(Call::Spawn, 2, u32::MAX, EAGAIN)), async {
+        let pool = Pool::builder().workers(3).restart_limit(3).build().unwrap();
+        assert_names(&pool.ready().await.unwrap_err(), EAGAIN);
+        assert_eq!(pool.status().state, PoolState::Open);
+        assert_eq!(pool.apply(echo, 1).await.unwrap(), 1);
+        disarm();
+        while let Err(cause) = pool.ready().await {
+            assert_names(&cause, EAGAIN);
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        assert_eq!(pool.workers().len(), 3);
+        pool.terminate().await;
+    });
+}
+
 #[test]
 fn a_pool_whose_last_worker_cannot_be_replaced_is_broken_and_loses_nothing() {
     fn hold(gate: String) {

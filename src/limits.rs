@@ -25,6 +25,14 @@ pub(crate) const BATCH_REPLY_BYTES: usize = 1 << 20;
 /// default of 208 KiB.
 pub(crate) const SOCKET_BYTES_MAX: usize = 64 << 20;
 
+/// How many tasks can be in flight to one worker, and so how many words a
+/// status page holds.
+pub(crate) const SLOTS: usize = 64;
+
+/// The ring in the status page: bytes of answers that can be on their way from
+/// worker to parent. What is longer than half of it goes past it.
+pub(crate) const OUTBOX_BYTES: usize = 64 << 10;
+
 /// Buffers that have grown beyond this are given back when they are empty.
 pub(crate) const SPARE_BYTES_MAX: usize = 4 << 20;
 

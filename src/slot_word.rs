@@ -1,5 +1,5 @@
 //! The slot word: who owns a task in flight, in one 64-bit number that parent
-//! and worker swap atomically. Here is its pure form; `sys::page` holds the
+//! and worker swap atomically. Here is its pure form; `sys::layout` has the
 //! atomics, `sched` and `worker` decide the transitions.
 //!
 //! ```text
@@ -16,10 +16,6 @@
 //! a task that never ran. Any other phase means that it may have.
 
 use std::fmt;
-
-/// How many tasks can be in flight to one worker, and so how many words a
-/// status page holds.
-pub(crate) const SLOTS: usize = 64;
 
 /// Where a task in flight is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

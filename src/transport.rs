@@ -22,7 +22,7 @@ use crate::proto::frame::FrameReader;
 use crate::proto::message::FromWorker;
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::sys::fd;
-use crate::sys::page::{OUTBOX_BYTES, Page};
+use crate::sys::page::Page;
 
 /// Payloads of this length and more are sent from where they are; shorter ones
 /// are copied, so that many of them are one write.
@@ -200,40 +200,25 @@ impl Transport {
     }
 
     /// Fetches what the worker has put into its outbox and not sent.
-    ///
-    /// A living worker goes on writing there, but never lets more than half of
-    /// the ring be unsent: as long as the end is less than half a ring away
-    /// from what we want, nothing of that is overwritten. Otherwise the socket
-    /// has it, or will. `alive`: look twice for that reason.
     pub(crate) fn fetch_outbox(&mut self, alive: bool) -> Result<(), ProtocolError> {
-        let half = OUTBOX_BYTES as u64 / 2;
-        let filled = self.page.outbox_filled();
-        if filled <= self.wanted {
-            return Ok(());
+        match self.page.outbox_fetch(self.wanted) {
+            Some(bytes) => {
+                self.reader.buffer().extend_from_slice(&bytes);
+                self.wanted += bytes.len() as u64;
+                Ok(())
+            }
+            // In the socket, or about to be; unless the worker is dead and the
+            // socket empty.
+            None if alive => Ok(()),
+            None => Err(ProtocolError(Violation::Page)),
         }
-        if filled - self.wanted > half {
-            // More than is ever unsent: the rest is in the socket, unless the
-            // worker is dead and the socket empty.
-            return if alive { Ok(()) } else { Err(ProtocolError(Violation::Page)) };
-        }
-        // Looked at after `filled`, so it covers all of that.
-        if self.wanted < self.page.outbox_held_from() {
-            // A long frame that never was in the ring, of which we have a part.
-            return if alive { Ok(()) } else { Err(ProtocolError(Violation::Page)) };
-        }
-        let bytes = self.page.outbox_read(self.wanted, filled);
-        if alive && self.page.outbox_filled().wrapping_sub(self.wanted) > half {
-            return Ok(());
-        }
-        self.reader.buffer().extend_from_slice(&bytes);
-        self.wanted = filled;
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::OUTBOX_BYTES;
 
     fn written(outgoing: &mut Outgoing, step: usize) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -15,13 +15,12 @@ use tokio::sync::Semaphore;
 use super::Pool;
 use crate::error::{Cause, Side, SpawnError, TaskError};
 use crate::init::{Entry, entry};
-use crate::limits::{FRAME_BYTES_MAX_DEFAULT, FRAME_BYTES_MAX_LEAST, FRAME_BYTES_MAX_MOST};
+use crate::limits::{FRAME_BYTES_MAX_DEFAULT, FRAME_BYTES_MAX_LEAST, FRAME_BYTES_MAX_MOST, SLOTS};
 use crate::proto::message::{Setup, put_setup};
 use crate::proto::{VERSION, codec};
 use crate::registry::{Table, TaskFn, value_id};
 use crate::resource::Resource;
 use crate::sched::Settings;
-use crate::slot_word::SLOTS;
 use crate::start::spawn::{OutputTo, SpawnSpec};
 use crate::supervisor::{InitCheck, Plan, Supervisor};
 

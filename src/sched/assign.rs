@@ -10,7 +10,8 @@ use super::key::WorkerKey;
 use super::slot::{Holds, Stage, Worker};
 use super::task::Place;
 use super::{Action, Scheduler, Words};
-use crate::slot_word::{Phase, SLOTS};
+use crate::limits::SLOTS;
+use crate::slot_word::Phase;
 use crate::time::Time;
 
 /// Tasks in flight to one worker should last about this long: long enough to

@@ -14,10 +14,11 @@ use std::task::{Context, Poll};
 use tokio::time::{Sleep, sleep};
 use tracing::Span;
 
+use super::alarm::Alarm;
 use super::call::{Answer, Ended, Sink, failure_error};
 use super::effects::Effects;
 use super::output::Output;
-use super::{Alarm, Core, InitCheck, Supervisor};
+use super::{Core, InitCheck, Supervisor};
 use crate::error::{Cause, RemotePanic, SpawnError, TaskError};
 use crate::exit::Exit;
 use crate::limits::{FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, WRITE_AGAIN_WAIT};

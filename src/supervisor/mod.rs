@@ -22,6 +22,7 @@
 //! under the lock that could run code of the user's; that is gathered in
 //! [`Effects`] and done after.
 
+mod alarm;
 mod call;
 mod driver;
 mod effects;
@@ -33,18 +34,18 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 pub(crate) use self::call::{Answer, Call, Ended, Items, Request, Sink, failure_error};
 pub(crate) use self::report::{Counts, PoolView, RunningView, TaskView, WorkerReport};
 
+use self::alarm::Alarm;
 use self::effects::Effects;
 use self::link::Links;
 use crate::error::{Cause, SpawnError, TaskError};
@@ -143,37 +144,6 @@ struct Core {
     joining: usize,
     /// Callers that wait for `changed`.
     waiting: usize,
-}
-
-/// Calls one task. While that is being polled anyway, it is not woken, but
-/// told to go round once more.
-#[derive(Debug, Default)]
-struct Alarm {
-    waker: AtomicWaker,
-    state: AtomicU8,
-}
-
-const RESTING: u8 = 0;
-const POLLED: u8 = 1;
-const RUNG: u8 = 2;
-
-impl Alarm {
-    fn ring(&self) {
-        if self.state.swap(RUNG, Ordering::AcqRel) == RESTING {
-            self.waker.wake();
-        }
-    }
-
-    /// What happened before this is seen by what comes after.
-    fn start_poll(&self, waker: &Waker) {
-        self.waker.register(waker);
-        self.state.swap(POLLED, Ordering::AcqRel);
-    }
-
-    /// Whether the task may rest; if not, it was called since `start_poll`.
-    fn may_rest(&self) -> bool {
-        self.state.compare_exchange(POLLED, RESTING, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
 }
 
 impl Supervisor {

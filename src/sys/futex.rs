@@ -1,10 +1,11 @@
-//! Sleeping until a shared word changes. Called by `sys::page` only. The words
+//! Sleeping until a shared word changes. Called by `sys::layout` only. The words
 //! lie in memory that two processes map, so `FUTEX_PRIVATE_FLAG` is never set.
 
 use std::ptr;
-use std::sync::atomic::AtomicU32;
 
 use nix::libc;
+
+use crate::sys::atomic::AtomicU32;
 
 /// Sleeps while `word` holds `expected`. May return for no reason (a signal,
 /// a stray wake-up), so the caller looks at its condition again.

@@ -7,6 +7,8 @@
 //! return, and nothing here decides anything.
 //!
 //! - `page`: the status page that a worker shares with its parent
+//! - `layout`: what lies in it, and the order in which both look at it
+//! - `atomic`: the atomics that this takes
 //! - `futex`: sleeping on a word of that page, across processes
 //! - `clock`: the clock that both sides read
 //! - `fd`: descriptors in messages, and the standard ones
@@ -16,9 +18,11 @@
 //! - `memory`: how much memory a process holds
 #![allow(unsafe_code, reason = "the one place for system calls; see above")]
 
+pub(crate) mod atomic;
 pub(crate) mod clock;
 pub(crate) mod fd;
 pub(crate) mod futex;
+pub(crate) mod layout;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod page;

@@ -16,11 +16,8 @@ use std::thread;
 
 use crate::limits::WRITE_AGAIN_WAIT;
 use crate::sys::fd;
-use crate::sys::page::{OUTBOX_BYTES, Page};
-
-/// At most half of the ring is ever unsent, so that what the parent reads is
-/// not overwritten while it does (see `transport`).
-const UNSENT_BYTES_MAX: u64 = OUTBOX_BYTES as u64 / 2;
+use crate::sys::layout::UNSENT_BYTES_MAX;
+use crate::sys::page::Page;
 
 #[derive(Debug)]
 pub(super) struct Outbox {

@@ -1,0 +1,303 @@
+//! What lies in a status page, and the order in which both sides look at it.
+//! `sys::page` maps it. Here are atomics, never a decision about a task.
+//!
+//! Nothing read from here is trusted: a hostile worker can store any number at
+//! any time, and each of them is a value, never undefined behaviour.
+//!
+//! `tests/loom` compiles this file with loom's atomics and tries every order.
+
+use std::mem;
+
+use crate::limits::{OUTBOX_BYTES, SLOTS};
+use crate::slot_word::{Phase, SlotWord};
+use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sys::futex;
+
+/// At most this much of the ring is ever unsent, see [`Layout::outbox_fetch`].
+pub(crate) const UNSENT_BYTES_MAX: u64 = OUTBOX_BYTES as u64 / 2;
+
+const WORD_BYTES: usize = mem::size_of::<u64>();
+const OUTBOX_WORDS: usize = OUTBOX_BYTES / WORD_BYTES;
+
+#[repr(C)]
+pub(crate) struct Layout {
+    pub(super) header: Header,
+    pub(super) slots: [Slot; SLOTS],
+    /// Words, not bytes: atomics of one size, eight bytes at a time.
+    pub(super) outbox: [AtomicU64; OUTBOX_WORDS],
+}
+
+#[repr(C, align(4096))]
+pub(super) struct Header {
+    pub(super) magic: AtomicU64,
+    pub(super) layout_version: AtomicU32,
+    cancel_bell: AtomicU32,
+    pub(super) outbox: OutboxState,
+}
+
+/// On a cache line of its own: the worker stores to it with every answer.
+#[repr(C, align(64))]
+pub(super) struct OutboxState {
+    filled: AtomicU64,
+    /// Stream position from which on everything has gone through the ring.
+    held_from: AtomicU64,
+}
+
+#[repr(C, align(64))]
+pub(super) struct Slot {
+    word: AtomicU64,
+    started_at: AtomicU64,
+    item: AtomicU32,
+    credit: AtomicU32,
+    polite: AtomicU32,
+    /// Changes whenever a thread waiting for credit must look again. Credit
+    /// itself cannot be slept on: a cancel leaves it as it is, and would be
+    /// missed by a thread just about to sleep.
+    nudge: AtomicU32,
+}
+
+impl Layout {
+    /// A page that no other process has, to look at from several threads.
+    #[cfg(test)]
+    pub(crate) fn new() -> Layout {
+        let outbox = OutboxState { filled: AtomicU64::new(0), held_from: AtomicU64::new(0) };
+        let header = Header {
+            magic: AtomicU64::new(0),
+            layout_version: AtomicU32::new(0),
+            cancel_bell: AtomicU32::new(0),
+            outbox,
+        };
+        let slots = std::array::from_fn(|_| Slot {
+            word: AtomicU64::new(0),
+            started_at: AtomicU64::new(0),
+            item: AtomicU32::new(0),
+            credit: AtomicU32::new(0),
+            polite: AtomicU32::new(0),
+            nudge: AtomicU32::new(0),
+        });
+        Layout { header, slots, outbox: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    fn slot(&self, seq: u64) -> &Slot {
+        &self.slots[(seq % SLOTS as u64) as usize]
+    }
+
+    /// What the slot of `seq` holds, which may be another task by now.
+    pub(crate) fn load(&self, seq: u64) -> SlotWord {
+        SlotWord(self.slot(seq).word.load(Ordering::Acquire))
+    }
+
+    /// Parent: takes the slot for a task whose frame is about to be written.
+    /// The slot's last task must be over.
+    pub(crate) fn enqueue(&self, seq: u64, credit: u32) {
+        let slot = self.slot(seq);
+        slot.started_at.store(0, Ordering::Relaxed);
+        slot.item.store(0, Ordering::Relaxed);
+        slot.credit.store(credit, Ordering::Relaxed);
+        slot.polite.store(0, Ordering::Relaxed);
+        // Release: whoever sees `Queued` sees a fresh line.
+        slot.word.store(SlotWord::new(seq, Phase::Queued).0, Ordering::Release);
+    }
+
+    /// Moves a task from one phase to another, if it is there. The error is
+    /// what is there instead.
+    pub(crate) fn swap(&self, seq: u64, from: Phase, to: Phase) -> Result<(), SlotWord> {
+        let (from, to) = (SlotWord::new(seq, from).0, SlotWord::new(seq, to).0);
+        self.slot(seq)
+            .word
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .map(drop)
+            .map_err(SlotWord)
+    }
+
+    /// When the task's body began, by `clock::monotonic_nanos`. 0: not yet.
+    pub(crate) fn started_at(&self, seq: u64) -> u64 {
+        self.slot(seq).started_at.load(Ordering::Relaxed)
+    }
+
+    /// Worker: before the swap to `Running`, which publishes it.
+    pub(crate) fn set_started_at(&self, seq: u64, nanos: u64) {
+        self.slot(seq).started_at.store(nanos, Ordering::Relaxed);
+    }
+
+    /// Whether the task may end by itself when it is cancelled.
+    pub(crate) fn polite(&self, seq: u64) -> bool {
+        self.slot(seq).polite.load(Ordering::Relaxed) != 0
+    }
+
+    /// Worker: the task has asked to hear of a cancel.
+    pub(crate) fn set_polite(&self, seq: u64, polite: bool) {
+        self.slot(seq).polite.store(polite.into(), Ordering::Relaxed);
+    }
+
+    /// Which item of a chunk is being run.
+    pub(crate) fn item(&self, seq: u64) -> u32 {
+        self.slot(seq).item.load(Ordering::Relaxed)
+    }
+
+    /// Worker: item `index` of a chunk begins.
+    pub(crate) fn set_item(&self, seq: u64, index: u32) {
+        self.slot(seq).item.store(index, Ordering::Relaxed);
+    }
+
+    /// How many items a stream may have sent by now. Wraps.
+    pub(crate) fn credit(&self, seq: u64) -> u32 {
+        self.slot(seq).credit.load(Ordering::Acquire)
+    }
+
+    /// Parent: lets a stream send `n` more items.
+    pub(crate) fn grant(&self, seq: u64, n: u32) {
+        self.slot(seq).credit.fetch_add(n, Ordering::AcqRel);
+        self.wake_credit(seq);
+    }
+
+    /// Parent: makes a stream that waits for credit look at its slot word,
+    /// which has just been swapped.
+    pub(crate) fn wake_credit(&self, seq: u64) {
+        let nudge = &self.slot(seq).nudge;
+        nudge.fetch_add(1, Ordering::AcqRel);
+        futex::wake_all(nudge);
+    }
+
+    /// Worker: sleeps while the credit is `seen` and the task is `Running`.
+    /// May return early for no reason.
+    pub(crate) fn await_credit(&self, seq: u64, seen: u32) {
+        let nudge = &self.slot(seq).nudge;
+        // First the nudge, then what it is about: a change after our look has
+        // changed the nudge too, and the kernel refuses to sleep.
+        let before = nudge.load(Ordering::Acquire);
+        if self.credit(seq) == seen && self.load(seq) == SlotWord::new(seq, Phase::Running) {
+            futex::wait(nudge, before);
+        }
+    }
+
+    /// Parent: some task of this worker has been asked to end.
+    pub(crate) fn ring_bell(&self) {
+        self.header.cancel_bell.fetch_add(1, Ordering::AcqRel);
+        futex::wake_all(&self.header.cancel_bell);
+    }
+
+    /// How often the bell has rung. Wraps.
+    pub(crate) fn bell(&self) -> u32 {
+        self.header.cancel_bell.load(Ordering::Acquire)
+    }
+
+    /// Worker: sleeps until the bell has rung more often than `seen`. May
+    /// return early for no reason.
+    pub(crate) fn await_bell(&self, seen: u32) {
+        futex::wait(&self.header.cancel_bell, seen);
+    }
+
+    /// Up to where the outbox is complete, as a position in the stream of all
+    /// bytes that this worker has answered.
+    pub(super) fn outbox_filled(&self) -> u64 {
+        self.header.outbox.filled.load(Ordering::Acquire)
+    }
+
+    /// Worker: everything before `filled` is in the ring, so that the parent
+    /// can have it even if we die before sending it.
+    pub(crate) fn outbox_publish(&self, filled: u64) {
+        self.header.outbox.filled.store(filled, Ordering::Release);
+    }
+
+    /// Worker: all before `position` is in the socket, and some of it was
+    /// never in the ring. Before the publishing of what comes after.
+    pub(crate) fn outbox_skip(&self, position: u64) {
+        self.header.outbox.held_from.store(position, Ordering::Release);
+    }
+
+    /// From where on the ring has held what was published: what is before that
+    /// may be there or not, but is in the socket.
+    fn outbox_held_from(&self) -> u64 {
+        self.header.outbox.held_from.load(Ordering::Acquire)
+    }
+
+    /// Worker: copies bytes into the ring at stream position `at`. One thread
+    /// at a time; others would leave mixed bytes, nothing worse.
+    pub(crate) fn outbox_write(&self, at: u64, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= OUTBOX_BYTES);
+        // Who sees these bytes must see what was published before them: by that
+        // a reader knows that what it has read was not overwritten meanwhile.
+        fence(Ordering::Release);
+        let ring = &self.outbox;
+        let (mut word, skip) = ring_position(at);
+        let mut rest = bytes;
+        if skip != 0 {
+            let (head, tail) = rest.split_at(rest.len().min(WORD_BYTES - skip));
+            blend(&ring[word], skip, head);
+            word = (word + 1) % OUTBOX_WORDS;
+            rest = tail;
+        }
+        let mut whole = rest.chunks_exact(WORD_BYTES);
+        for chunk in &mut whole {
+            let value = u64::from_ne_bytes(chunk.try_into().expect("chunks of a word"));
+            ring[word].store(value, Ordering::Relaxed);
+            word = (word + 1) % OUTBOX_WORDS;
+        }
+        blend(&ring[word], 0, whole.remainder());
+    }
+
+    /// Parent: all that the stream has from `wanted` on. `None` where that has
+    /// left the ring, or was never in it: then it is in the socket.
+    ///
+    /// A living worker goes on writing meanwhile. It never lets more than half
+    /// of the ring be unsent, so what we read is whole as long as the end of
+    /// what is published is at most that far away, also after reading.
+    pub(crate) fn outbox_fetch(&self, wanted: u64) -> Option<Vec<u8>> {
+        let filled = self.outbox_filled();
+        if filled <= wanted {
+            return Some(Vec::new());
+        }
+        // A long frame is never in the ring. Looked at after `filled`, so that
+        // it covers all of that.
+        if filled - wanted > UNSENT_BYTES_MAX || wanted < self.outbox_held_from() {
+            return None;
+        }
+        let bytes = self.outbox_read(wanted, filled);
+        let now = self.outbox_filled();
+        (now.wrapping_sub(wanted) <= UNSENT_BYTES_MAX).then_some(bytes)
+    }
+
+    /// Parent: copies `[from, to)` of the stream out of the ring. The bytes
+    /// are whatever the worker has left there.
+    ///
+    /// # Panics
+    ///
+    /// Unless `from <= to` and the range fits into the ring.
+    pub(super) fn outbox_read(&self, from: u64, to: u64) -> Vec<u8> {
+        let len = range_len(from, to);
+        let (mut word, skip) = ring_position(from);
+        let mut bytes = Vec::with_capacity(skip + len + WORD_BYTES);
+        while bytes.len() < skip + len {
+            bytes.extend(self.outbox[word].load(Ordering::Relaxed).to_ne_bytes());
+            word = (word + 1) % OUTBOX_WORDS;
+        }
+        // With the fence in `outbox_write`: what is loaded after this is as
+        // new as the bytes at least.
+        fence(Ordering::Acquire);
+        bytes.truncate(skip + len);
+        bytes.drain(..skip);
+        bytes
+    }
+}
+
+/// The word of the ring that holds a stream position, and the byte in it.
+fn ring_position(at: u64) -> (usize, usize) {
+    let byte = at as usize % OUTBOX_BYTES;
+    (byte / WORD_BYTES, byte % WORD_BYTES)
+}
+
+pub(super) fn range_len(from: u64, to: u64) -> usize {
+    let len = to.checked_sub(from).expect("a range of the outbox begins before it ends");
+    assert!(len <= OUTBOX_BYTES as u64, "a range of the outbox fits into the ring");
+    len as usize
+}
+
+/// Replaces part of a word, from its byte `skip` on.
+fn blend(word: &AtomicU64, skip: usize, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        let mut value = word.load(Ordering::Relaxed).to_ne_bytes();
+        value[skip..skip + bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_ne_bytes(value), Ordering::Relaxed);
+    }
+}

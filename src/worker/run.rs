@@ -3,6 +3,7 @@
 //! another one's could carry.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -44,10 +45,12 @@ pub(crate) fn run(boot: Boot) -> ! {
     let page = Arc::new(boot.page);
     let _ = PAGE.set(Arc::clone(&page));
     guard::install_hook();
-    // Never dropped: its runtime would wait for blocking work that async tasks
-    // have left behind.
+    // Kept until the process has ended. Dropped, its runtime would wait for
+    // blocking work that async tasks have left behind; forgotten, leak checkers
+    // would find it, and give the worker another exit code.
+    let mut kept = None;
     let served = Worker::new(boot.socket, page)
-        .and_then(|worker| std::mem::ManuallyDrop::new(worker).serve());
+        .and_then(|worker| kept.insert(ManuallyDrop::new(worker)).serve());
     match served {
         // Runs exit handlers and flushes what tasks have printed.
         Ok(()) => std::process::exit(0),

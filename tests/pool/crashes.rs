@@ -245,8 +245,8 @@ fn an_answer_that_was_sent_before_the_death_counts() {
     checked(async {
         let pool = pool_of(1);
         for n in 0..5 {
-            assert_eq!(pool.apply(answers_then_dies, n).await.unwrap(), n);
             let lost = pool.stats().workers_lost;
+            assert_eq!(pool.apply(answers_then_dies, n).await.unwrap(), n);
             until("the worker died idle", || pool.stats().workers_lost > lost).await;
         }
         assert_eq!(pool.stats().lost, 0);

@@ -192,6 +192,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn both_sides_see_one_page() {
         let (parent, worker) = both_sides();
         parent.enqueue(5, 0);
@@ -202,6 +203,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn the_file_keeps_its_size() {
         let (_page, fd) = Page::create().unwrap();
         let file = File::from(fd);
@@ -212,6 +214,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn other_files_are_refused() {
         let plain = |len| {
             let file = File::from(create_memfd().unwrap());
@@ -227,6 +230,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn the_ring_is_sent_as_it_is() {
         let (_parent, worker) = both_sides();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
@@ -245,6 +249,8 @@ mod tests {
     }
 
     // What follows needs no mapping.
+
+    const ROUNDS: u32 = if cfg!(miri) { 50 } else { 1000 };
 
     #[test]
     fn a_phase_is_left_once() {
@@ -313,13 +319,13 @@ mod tests {
         worker.swap(1, Phase::Queued, Phase::Running).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
-                for sent in 0..1000 {
+                for sent in 0..ROUNDS {
                     while worker.credit(1) == sent {
                         worker.await_credit(1, sent);
                     }
                 }
             });
-            for _ in 0..1000 {
+            for _ in 0..ROUNDS {
                 parent.grant(1, 1);
             }
         });
@@ -329,7 +335,7 @@ mod tests {
     /// stream's last look and its sleep.
     #[test]
     fn a_cancel_wakes_a_stream_that_waits_for_credit() {
-        const TASKS: u64 = 5_000;
+        const TASKS: u64 = if cfg!(miri) { 50 } else { 5_000 };
         let page = Layout::new();
         let (parent, worker) = (&page, &page);
         thread::scope(|scope| {
@@ -361,13 +367,13 @@ mod tests {
         let (parent, worker) = (&page, &page);
         thread::scope(|scope| {
             scope.spawn(|| {
-                for seen in 0..1000 {
+                for seen in 0..ROUNDS {
                     while worker.bell() == seen {
                         worker.await_bell(seen);
                     }
                 }
             });
-            for _ in 0..1000 {
+            for _ in 0..ROUNDS {
                 parent.ring_bell();
             }
         });

@@ -240,7 +240,11 @@ impl Supervisor {
         let call = Call { request, sink, span, has_place: !begun };
         let mut effects = Effects::default();
         let mut core = self.core();
-        let refusal = core.refusal().filter(|why| !(begun && matches!(why, TaskError::Closed)));
+        let refusal = match core.refusal() {
+            // A closed pool finishes what was begun, as long as there is one.
+            Some(TaskError::Closed) if begun => core.abandoned.then_some(TaskError::Terminated),
+            refusal => refusal,
+        };
         let (id, task) = match refusal {
             Some(why) => {
                 if place == QueuePlace::Admitted {

@@ -449,3 +449,26 @@ fn the_workers_of_a_cancelled_worker_go_with_it() {
         until("the inner worker is gone", || !is_alive(inner)).await;
     });
 }
+
+/// It was taken for one that a closed pool still has to serve, and started a
+/// worker that nobody looked after.
+#[test]
+fn what_was_begun_ends_with_a_pool_that_was_closed_joined_and_dropped() {
+    checked(async {
+        let before = children().len();
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let mut imap = pool.imap(answer, 0..10).buffer(1);
+        assert_eq!(imap.next().await.unwrap().unwrap(), answer(0));
+        let map = pool.map(answer, 0..10);
+        pool.close();
+        pool.join().await;
+        drop(pool);
+        assert!(matches!(map.await, Err(TaskError::Terminated)));
+        // What was answered before may still be there.
+        let rest: Vec<_> = imap.collect().await;
+        let (last, answered) = rest.split_last().unwrap();
+        assert!(matches!(last, Err(TaskError::Terminated)), "{last:?}");
+        assert!(answered.len() <= 1 && answered.iter().all(Result::is_ok), "{answered:?}");
+        assert_eq!(children().len(), before, "no worker was started for them");
+    });
+}

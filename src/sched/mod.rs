@@ -267,6 +267,16 @@ impl<T> Scheduler<T> {
         Ok(answered)
     }
 
+    /// The task with number `seq`, if that is the one whose answer is due.
+    pub(crate) fn due(&self, worker: WorkerKey, seq: u64) -> Option<&T> {
+        let slot = self.seats.get(worker.seat as usize)?.worker.as_ref()?;
+        let flight = slot.flights.front().filter(|flight| flight.seq == seq)?;
+        match flight.holds {
+            Holds::Task(key) if slot.id == worker.id => self.data(key),
+            _ => None,
+        }
+    }
+
     /// A worker sent one item of the stream with number `seq`. Returns the
     /// task's data, unless the item is not wanted any more.
     pub(crate) fn handle_item(

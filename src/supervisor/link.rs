@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 use tracing::Span;
 
 use super::alarm::Alarm;
-use super::call::{Answer, Ended, Sink, failure_error};
+use super::call::{Answer, Call, Ended, Sink, failure_error};
 use super::effects::Effects;
 use super::output::Output;
 use super::{Core, InitCheck, Supervisor};
@@ -455,23 +455,22 @@ impl Core {
                 self.sched.handle_answer(now, worker, seq, answer, &self.links)?;
             }
             FromWorker::Done { seq, run_nanos, answered, retire, payload } => {
+                // Looked at first: with a wrong answer the task stays with its
+                // worker, and ends with it.
+                let fits = |call: &Call| match call.request.shape {
+                    Shape::One => answered == 1,
+                    Shape::Batch { count, .. } => (1..=count).contains(&answered),
+                    Shape::Stream => payload.is_empty(),
+                };
+                if !self.sched.due(worker, seq).is_none_or(fits) {
+                    return Err(ProtocolError(Violation::WrongAnswer));
+                }
                 let answer = sched::Answer::Ran { run_nanos, retire };
                 let Some((id, call)) =
                     self.sched.handle_answer(now, worker, seq, answer, &self.links)?
                 else {
                     return Ok(());
                 };
-                let fits = match call.request.shape {
-                    Shape::One => answered == 1,
-                    Shape::Batch { count, .. } => (1..=count).contains(&answered),
-                    Shape::Stream => payload.is_empty(),
-                };
-                if !fits {
-                    let error = ProtocolError(Violation::WrongAnswer);
-                    let outcome = Err(TaskError::Protocol(error));
-                    self.close_call(id, call, Ended { outcome, started: true }, effects);
-                    return Err(error);
-                }
                 let outcome = Ok(Answer { payload, answered, run_nanos });
                 self.close_call(id, call, Ended { outcome, started: true }, effects);
             }

@@ -1,0 +1,170 @@
+//! The protocol written by hand, from the byte diagram: frames, the few
+//! messages of a worker, and the status page as a file. Calls nothing of the
+//! crate, and checks nothing: it is what an attacker would write.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// Frame kinds as they are on the wire.
+pub(crate) const SETUP: u8 = 1;
+pub(crate) const RUN: u8 = 2;
+pub(crate) const BYE: u8 = 3;
+pub(crate) const HELLO: u8 = 16;
+pub(crate) const READY: u8 = 17;
+pub(crate) const INIT_FAILED: u8 = 18;
+pub(crate) const DONE: u8 = 19;
+pub(crate) const FAILED: u8 = 20;
+pub(crate) const SKIPPED: u8 = 21;
+pub(crate) const ITEM: u8 = 22;
+
+pub(crate) const HEADER: usize = 16;
+
+/// A frame with a header that says anything.
+pub(crate) fn frame_of_length(length: u32, kind: u8, flags: u8, seq: u64, body: &[u8]) -> Vec<u8> {
+    let mut bytes = length.to_le_bytes().to_vec();
+    bytes.extend([kind, flags, 0, 0]);
+    bytes.extend(seq.to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+pub(crate) fn frame(kind: u8, flags: u8, seq: u64, body: &[u8]) -> Vec<u8> {
+    frame_of_length(body.len() as u32, kind, flags, seq, body)
+}
+
+pub(crate) fn hello(version: u32, fingerprint: u64, pid: i32) -> Vec<u8> {
+    let zigzag = (pid << 1) ^ (pid >> 31);
+    let body = [varint(version.into()), varint(fingerprint), varint((zigzag as u32).into())];
+    frame(HELLO, 0, 0, &body.concat())
+}
+
+pub(crate) fn ready() -> Vec<u8> {
+    frame(READY, 0, 0, &[])
+}
+
+/// An answer that covers `answered` calls and says that it took a microsecond.
+pub(crate) fn done(seq: u64, answered: u32, payload: &[u8]) -> Vec<u8> {
+    done_after(seq, 1_000, answered, payload)
+}
+
+pub(crate) fn done_after(seq: u64, run_nanos: u64, answered: u32, payload: &[u8]) -> Vec<u8> {
+    let mut body = run_nanos.to_le_bytes().to_vec();
+    body.extend(answered.to_le_bytes());
+    body.extend(payload);
+    frame(DONE, 0, seq, &body)
+}
+
+pub(crate) fn skipped(seq: u64) -> Vec<u8> {
+    frame(SKIPPED, 0, seq, &[])
+}
+
+pub(crate) fn item(seq: u64, payload: &[u8]) -> Vec<u8> {
+    frame(ITEM, 0, seq, payload)
+}
+
+/// A failure's encoding: which it is, and its fields.
+pub(crate) fn failed(seq: u64, variant: u8, fields: &[u8]) -> Vec<u8> {
+    let mut body = varint(1_000);
+    body.push(variant);
+    body.extend(fields);
+    frame(FAILED, 0, seq, &body)
+}
+
+/// Variants of a failure.
+pub(crate) const PANICKED: u8 = 0;
+pub(crate) const ARGUMENTS: u8 = 1;
+pub(crate) const RESULT: u8 = 2;
+pub(crate) const RESULT_TOO_LARGE: u8 = 3;
+pub(crate) const UNKNOWN_FUNCTION: u8 = 4;
+pub(crate) const SETTING: u8 = 5;
+
+/// Bytes that say how long they are.
+pub(crate) fn text(bytes: &[u8]) -> Vec<u8> {
+    [&varint(bytes.len() as u64), bytes].concat()
+}
+
+pub(crate) fn varint(mut n: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while n >= 0x80 {
+        bytes.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    bytes.push(n as u8);
+    bytes
+}
+
+/// Reads a number from the front.
+pub(crate) fn take_varint(bytes: &mut &[u8]) -> u64 {
+    let mut n = 0;
+    for shift in (0..).step_by(7) {
+        let (byte, rest) = bytes.split_first().expect("a number");
+        *bytes = rest;
+        n |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    n
+}
+
+/// Phases of a slot word.
+pub(crate) const EMPTY: u8 = 0;
+pub(crate) const QUEUED: u8 = 1;
+pub(crate) const RUNNING: u8 = 2;
+pub(crate) const CANCEL_REQ: u8 = 3;
+pub(crate) const FINISHED: u8 = 4;
+pub(crate) const REVOKED: u8 = 5;
+pub(crate) const KILLING: u8 = 6;
+
+/// Where things are in the status page.
+pub(crate) const MAGIC_AT: u64 = 0;
+pub(crate) const VERSION_AT: u64 = 8;
+pub(crate) const BELL_AT: u64 = 12;
+pub(crate) const FILLED_AT: u64 = 64;
+pub(crate) const HELD_FROM_AT: u64 = 72;
+pub(crate) const SLOTS_AT: u64 = 4096;
+pub(crate) const RING_AT: u64 = 8192;
+pub(crate) const RING_BYTES: u64 = 64 << 10;
+pub(crate) const PAGE_BYTES: u64 = RING_AT + RING_BYTES;
+/// And in a slot.
+pub(crate) const STARTED_AT: u64 = 8;
+pub(crate) const ITEM_AT: u64 = 16;
+pub(crate) const CREDIT_AT: u64 = 20;
+pub(crate) const POLITE_AT: u64 = 24;
+pub(crate) const NUDGE_AT: u64 = 28;
+
+/// The status page, as the file that it is. Every write lands in the parent's
+/// mapping.
+#[derive(Debug)]
+pub(crate) struct Page(pub(crate) File);
+
+impl Page {
+    pub(crate) fn slot(seq: u64) -> u64 {
+        SLOTS_AT + seq % 64 * 64
+    }
+
+    pub(crate) fn u64_at(&self, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.0.read_exact_at(&mut bytes, at).unwrap();
+        u64::from_le_bytes(bytes)
+    }
+
+    pub(crate) fn u32_at(&self, at: u64) -> u32 {
+        let mut bytes = [0; 4];
+        self.0.read_exact_at(&mut bytes, at).unwrap();
+        u32::from_le_bytes(bytes)
+    }
+
+    pub(crate) fn write(&self, at: u64, bytes: &[u8]) {
+        self.0.write_all_at(bytes, at).unwrap();
+    }
+
+    pub(crate) fn word(&self, seq: u64) -> (u64, u8) {
+        let word = self.u64_at(Page::slot(seq));
+        (word >> 8, word as u8)
+    }
+
+    pub(crate) fn set_word(&self, seq: u64, phase: u8) {
+        self.write(Page::slot(seq), &(seq << 8 | u64::from(phase)).to_le_bytes());
+    }
+}

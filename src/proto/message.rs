@@ -269,6 +269,17 @@ pub(crate) enum FromWorker {
 }
 
 impl FromWorker {
+    /// The task that it is about, if any.
+    pub(crate) fn seq(&self) -> Option<u64> {
+        match self {
+            FromWorker::Hello(_) | FromWorker::Ready(_) | FromWorker::InitFailed(_) => None,
+            FromWorker::Done { seq, .. }
+            | FromWorker::Failed { seq, .. }
+            | FromWorker::Skipped { seq }
+            | FromWorker::Item { seq, .. } => Some(*seq),
+        }
+    }
+
     pub(crate) fn parse(frame: Frame) -> Result<Self, MessageError> {
         let mut body = frame.body;
         let seq = frame.seq;

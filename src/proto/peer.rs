@@ -122,6 +122,10 @@ pub(crate) enum Violation {
         seq: u64,
         due: Option<u64>,
     },
+    /// An answer for a task of which not one byte has been sent.
+    NotSent {
+        seq: u64,
+    },
     /// An answer that does not fit the call: its count, or its kind.
     WrongAnswer,
     /// A task that had been taken back was answered all the same.
@@ -170,6 +174,9 @@ impl fmt::Display for ProtocolError {
             }
             Violation::WrongTask { seq, due: None } => {
                 write!(f, "the worker answered task {seq}, which it was not given")
+            }
+            Violation::NotSent { seq } => {
+                write!(f, "the worker answered task {seq} before it was sent")
             }
             Violation::WrongAnswer => f.write_str("the worker's answer does not fit the call"),
             Violation::RevokedTaskRan { seq } => {

@@ -138,6 +138,7 @@ impl Core {
     /// Puts a task's frame on its way.
     fn send(&mut self, worker: WorkerKey, seq: u64, task: TaskKey, effects: &mut Effects) {
         let Some(link) = self.links.get_mut(worker) else { return };
+        link.unsent_from.get_or_insert(seq);
         match self.sched.data(task) {
             Some(call) => {
                 if let Sink::Stream(items, _) = &call.sink {

@@ -45,6 +45,8 @@ pub(super) struct LinkState {
     pub(super) page: Arc<Page>,
     /// Frames that the link has yet to take.
     pub(super) outgoing: Outgoing,
+    /// The first task among them.
+    pub(super) unsent_from: Option<u64>,
     /// Calls the link.
     pub(super) alarm: Arc<Alarm>,
     /// The outbox is worth a look.
@@ -175,6 +177,7 @@ impl Link {
             pid: ends.pid as u32,
             page,
             outgoing,
+            unsent_from: None,
             alarm: Arc::clone(&alarm),
             probe: false,
             greeted: false,
@@ -205,6 +208,7 @@ impl Link {
         let Some(link) = core.links.get_mut(self.worker) else { return (false, None) };
         if self.transport.is_written() {
             self.transport.swap_outgoing(&mut link.outgoing);
+            link.unsent_from = None;
         }
         (std::mem::take(&mut link.probe), link.exit)
     }
@@ -430,6 +434,14 @@ impl Core {
     ) -> Result<(), ProtocolError> {
         let worker = link.worker;
         let now = Time(monotonic_nanos());
+        if let Some(seq) = message.seq() {
+            // A worker that does not read, and answers all the same, would have
+            // us gather frames for it without end.
+            let unsent_from = self.links.get(worker).and_then(|link| link.unsent_from);
+            if unsent_from.is_some_and(|first| seq >= first) {
+                return Err(ProtocolError(Violation::NotSent { seq }));
+            }
+        }
         match message {
             FromWorker::Hello(_) => {
                 if let Some(link) = self.links.get_mut(worker) {

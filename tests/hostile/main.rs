@@ -9,13 +9,15 @@ mod from_inside_a_task;
 mod greeting;
 mod scripted;
 mod trial;
+mod unread;
 mod wire;
 
 #[path = "../support/mod.rs"]
 mod support;
 
 /// Everything that a scripted worker can be told to play.
-const SCRIPTS: &[&[(&str, scripted::Script)]] = &[greeting::SCRIPTS, answers::SCRIPTS];
+const SCRIPTS: &[&[(&str, scripted::Script)]] =
+    &[greeting::SCRIPTS, answers::SCRIPTS, unread::SCRIPTS];
 
 /// What `procession::test_worker!` writes, but that a worker may have a script.
 #[test]

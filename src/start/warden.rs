@@ -167,6 +167,8 @@ struct Watch {
     waiting: VecDeque<Start>,
     /// Children not reaped yet, by the token they have in `epoll`.
     children: HashMap<u64, Child>,
+    /// Of whose death the owners have been told, and whom a tracer keeps.
+    kept: HashMap<u64, OwnedFd>,
     last_token: u64,
 }
 
@@ -177,6 +179,8 @@ struct Child {
     pid: i32,
     pidfd: OwnedFd,
     stopping: Stopping,
+    /// Dead, and kept by a tracer: when to report it all the same.
+    report_at: Option<Instant>,
 }
 
 enum Stopping {
@@ -189,6 +193,10 @@ enum Stopping {
     },
 }
 
+/// How long a tracer may keep a dead worker before that is reported without its
+/// ending. Tools that trace collect the dead at once.
+const TRACER_WAIT: Duration = Duration::from_secs(1);
+
 /// The token of the eventfd; children count up from one.
 const WAKE: u64 = 0;
 
@@ -199,8 +207,15 @@ impl Watch {
     fn new(commands: mpsc::Receiver<Command>, wake: Arc<EventFd>) -> io::Result<Watch> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        let (waiting, children) = (VecDeque::new(), HashMap::new());
-        Ok(Watch { commands, wake, epoll, waiting, children, last_token: WAKE })
+        Ok(Watch {
+            commands,
+            wake,
+            epoll,
+            waiting: VecDeque::new(),
+            children: HashMap::new(),
+            kept: HashMap::new(),
+            last_token: WAKE,
+        })
     }
 
     fn run(mut self) {
@@ -229,7 +244,9 @@ impl Watch {
             while let Ok(command) = self.commands.try_recv() {
                 self.handle_command(command);
             }
-            self.kill_overdue(Instant::now());
+            let now = Instant::now();
+            self.kill_overdue(now);
+            self.report_kept(now);
             if let Some(start) = self.waiting.pop_front() {
                 self.start(start);
             }
@@ -240,7 +257,7 @@ impl Watch {
         if !self.waiting.is_empty() {
             return EpollTimeout::ZERO;
         }
-        let Some(next) = self.children.values().filter_map(Child::kill_at).min() else {
+        let Some(next) = self.children.values().filter_map(Child::due_at).min() else {
             return EpollTimeout::NONE;
         };
         // Rounded up, or the last millisecond would be spent spinning.
@@ -292,7 +309,8 @@ impl Watch {
             Ok((token, pidfd, ends)) => {
                 let (pid, stopping) = (ends.pid, Stopping::No);
                 let told = Arc::clone(&owner);
-                self.children.insert(token, Child { worker, owner, pid, pidfd, stopping });
+                let child = Child { worker, owner, pid, pidfd, stopping, report_at: None };
+                self.children.insert(token, child);
                 tell(told, Event::Started { worker, ends });
             }
             Err(error) => tell(owner, Event::StartFailed { worker, error }),
@@ -302,7 +320,8 @@ impl Watch {
     fn spawn_watched(&mut self, spec: &SpawnSpec, arg0: &str) -> io::Result<(u64, OwnedFd, Ends)> {
         let Spawned { pidfd, ends } = spawn(spec, arg0)?;
         self.last_token += 1;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, self.last_token);
+        // An edge for the death, and another when a tracer lets go of the dead.
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, self.last_token);
         match self.epoll.add(&pidfd, event) {
             Ok(()) => Ok((self.last_token, pidfd, ends)),
             Err(errno) => {
@@ -314,11 +333,46 @@ impl Watch {
     }
 
     fn handle_death(&mut self, token: u64) {
-        if let Some(child) = self.children.remove(&token) {
-            // Closing the pidfd would not do: in a program that forks, the
-            // other process has a copy, and we would be woken for ever.
-            let _ = self.epoll.delete(&child.pidfd);
-            child.bury();
+        if let Some(child) = self.children.get_mut(&token) {
+            match child.end() {
+                Some(exit) => self.bury(token, exit),
+                // Whoever traces it, a debugger or an attacker, is told first.
+                None => child.report_at = child.report_at.or(Some(Instant::now() + TRACER_WAIT)),
+            }
+        } else if let Some(pidfd) = self.kept.remove(&token) {
+            match wait::try_reap(pidfd.as_fd()) {
+                Ok(None) => drop(self.kept.insert(token, pidfd)),
+                Ok(Some(_)) | Err(_) => self.forget(&pidfd),
+            }
+        }
+    }
+
+    /// Reports a child that has been collected.
+    fn bury(&mut self, token: u64, exit: Exit) {
+        let Some(Child { worker, owner, pidfd, .. }) = self.children.remove(&token) else { return };
+        self.forget(&pidfd);
+        // Whoever hears of a death may count descriptors.
+        drop(pidfd);
+        tell(owner, Event::Died { worker, exit });
+    }
+
+    fn forget(&self, pidfd: &OwnedFd) {
+        // Closing the pidfd would not do: in a program that forks, the other
+        // process has a copy, and we would be woken for ever.
+        let _ = self.epoll.delete(pidfd);
+    }
+
+    /// Reports those dead without their ending that a tracer keeps for too long.
+    fn report_kept(&mut self, now: Instant) {
+        let due = |child: &Child| child.report_at.is_some_and(|at| at <= now);
+        let due: Vec<u64> =
+            self.children.iter().filter(|(_, child)| due(child)).map(|(token, _)| *token).collect();
+        for token in due {
+            let Some(Child { worker, owner, pidfd, .. }) = self.children.remove(&token) else {
+                continue;
+            };
+            self.kept.insert(token, pidfd);
+            tell(owner, Event::Died { worker, exit: Exit::UNKNOWN });
         }
     }
 
@@ -352,6 +406,14 @@ impl Child {
         }
     }
 
+    /// When to look at it.
+    fn due_at(&self) -> Option<Instant> {
+        match self.report_at {
+            Some(at) => Some(at),
+            None => self.kill_at(),
+        }
+    }
+
     fn terminate(&mut self, grace: Duration) {
         // A grace too long for the clock never ends.
         let at = Instant::now().checked_add(grace);
@@ -376,19 +438,19 @@ impl Child {
         let _ = signal::kill_group(self.pidfd.as_fd(), self.pid, signal);
     }
 
-    /// Ends what a dead child has left behind, and reports its exit.
-    fn bury(self) {
+    /// Ends what a dead child has left behind, and collects it. `None` if it
+    /// cannot be collected yet.
+    fn end(&mut self) -> Option<Exit> {
         match wait::peek_exit(self.pidfd.as_fd()) {
             // Before the reaping, which frees the number of the group.
-            Ok(_) => self.signal(Signal::SIGKILL),
+            Ok(_) => self.kill(),
             // Something else has reaped it, and the number may be anybody's.
             Err(_) => drop(signal::kill_group_by_pidfd(self.pidfd.as_fd(), Signal::SIGKILL)),
         }
-        let exit = wait::reap(self.pidfd.as_fd());
-        let Child { worker, owner, pidfd, .. } = self;
-        // Whoever hears of a death may count descriptors.
-        drop(pidfd);
-        tell(owner, Event::Died { worker, exit });
+        match wait::try_reap(self.pidfd.as_fd()) {
+            Ok(exit) => exit,
+            Err(_) => Some(Exit::UNKNOWN),
+        }
     }
 }
 

@@ -39,6 +39,16 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Exit {
     }
 }
 
+/// The same without waiting: `None` while it runs, and while it is dead and
+/// another process traces it, which is told first.
+///
+/// # Errors
+///
+/// `ECHILD` if something else in this program has collected it.
+pub(crate) fn try_reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
+    wait(pidfd, libc::WEXITED | libc::WNOHANG)
+}
+
 // By hand, because nix has no name for real-time signals and fails on them
 // after the kernel has already forgotten the child.
 fn wait(pidfd: BorrowedFd<'_>, options: libc::c_int) -> io::Result<Option<Exit>> {

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::io::{IoSlice, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -36,7 +35,7 @@ fn sockets() -> Vec<i32> {
 }
 
 /// Another descriptor of the worker's socket.
-fn socket() -> UnixStream {
+pub(crate) fn socket() -> UnixStream {
     let fd = *sockets().first().expect("a worker has a socket");
     // SAFETY: the worker's loop owns it and outlives this call; only a
     // duplicate is kept.
@@ -81,16 +80,22 @@ pub(crate) fn send_descriptors() {
     wait_for_the_end()
 }
 
-/// Fills the whole status page with one byte.
-pub(crate) fn scribble(byte: u8) {
+/// Where the worker has its status page, and how long it is.
+pub(crate) fn page_in_memory() -> (u64, usize) {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let page = maps.lines().find(|line| line.contains("memfd:procession")).expect("a page");
     let range = page.split(' ').next().unwrap();
     let (from, to) = range.split_once('-').unwrap();
     let from = u64::from_str_radix(from, 16).unwrap();
     let to = u64::from_str_radix(to, 16).unwrap();
+    (from, (to - from) as usize)
+}
+
+/// Fills the whole status page with one byte.
+pub(crate) fn scribble(byte: u8) {
+    let (from, length) = page_in_memory();
     let memory = fs::OpenOptions::new().write(true).open("/proc/self/mem").unwrap();
-    memory.write_all_at(&vec![byte; (to - from) as usize], from).unwrap();
+    memory.write_all_at(&vec![byte; length], from).unwrap();
     // Something that only a worker with a sound page could send.
     let mut body = vec![0; 12];
     body[8] = 1;
@@ -113,10 +118,4 @@ pub(crate) fn flood() -> impl Iterator<Item = u8> {
         socket.write_all(&frame).unwrap();
     }
     std::iter::from_fn(|| wait_for_the_end())
-}
-
-/// Starts a process that holds the worker's socket, and dies.
-pub(crate) fn leave_a_grandchild() {
-    Command::new("sleep").arg("1000").stdin(OwnedFd::from(socket())).spawn().unwrap();
-    std::process::abort()
 }

@@ -197,13 +197,3 @@ fn more_stream_items_than_were_asked_for() {
         assert_eq!(pool.apply(attack::echo, 1).await.unwrap(), 1);
     });
 }
-
-#[test]
-fn a_grandchild_that_keeps_the_socket() {
-    checked(async {
-        let pool = Pool::builder().workers(1).build().unwrap();
-        let error = pool.apply(attack::leave_a_grandchild, ()).await.unwrap_err();
-        assert!(matches!(error, TaskError::WorkerLost { .. }), "{error:?}");
-        assert_eq!(pool.apply(attack::echo, 1).await.unwrap(), 1);
-    });
-}

@@ -6,6 +6,7 @@
 mod answers;
 mod attack;
 mod from_inside_a_task;
+mod grandchildren;
 mod greeting;
 mod scripted;
 mod trial;

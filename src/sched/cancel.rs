@@ -94,7 +94,8 @@ impl<T> Scheduler<T> {
         for task in self.tasks.keys() {
             let started = match self.place(task) {
                 Some(Place::Sent { worker, seq }) => {
-                    !words.swap(worker, seq, Phase::Queued, Phase::Revoked)
+                    let revoked = words.swap(worker, seq, Phase::Queued, Phase::Revoked);
+                    !revoked || !self.settings.trusted
                 }
                 _ => false,
             };
@@ -268,7 +269,11 @@ impl<T> Scheduler<T> {
         let trusted = self.settings.trusted;
         let Some(slot) = self.worker_mut(key) else { return };
         let due = slot.timers.answer_until.0;
-        if trusted && slot.went_on_after(due, words, key.seat) {
+        let went_on = trusted && slot.went_on_after(due, words, key.seat);
+        if went_on && slot.timers.answer_looks < LOOKS {
+            // What it went on after is in its outbox or in the socket, and both
+            // are read before this is asked again.
+            slot.timers.answer_looks += 1;
             slot.timers.expect_answer(due, now + REPLY_WAIT);
             self.actions.push_back(Action::Probe(key));
         } else {
@@ -287,16 +292,20 @@ impl<T> Scheduler<T> {
         let timeout = |task| self.tasks.get(task)?.terms.timeout;
         let mut next = Time::FAR;
         let mut over = None;
-        for flight in flights {
+        let mut first_looks = Vec::new();
+        for (index, flight) in flights.into_iter().enumerate() {
             let Holds::Task(task) = flight.holds else { continue };
             let Some(after) = timeout(task) else { continue };
             let until = match words.load(key, flight.seq).phase() {
                 // One task at a time, so it could start when it was sent.
                 _ if !self.settings.trusted => flight.sent + after,
                 Some(Phase::Running) => {
-                    // A time that has yet to come is a lie.
-                    let started = words.started_at(key, flight.seq);
-                    let started = if started <= now { started } else { flight.sent };
+                    let started = flight.started.unwrap_or_else(|| {
+                        // A time that has yet to come is a lie.
+                        let started = words.started_at(key, flight.seq);
+                        if started <= now { started } else { flight.sent }
+                    });
+                    first_looks.push((index, started));
                     started + after
                 }
                 Some(Phase::Queued) => {
@@ -316,6 +325,9 @@ impl<T> Scheduler<T> {
         }
         let slot = self.worker_mut(key).expect("found just above");
         slot.timers.timeout_at = next;
+        for (index, started) in first_looks {
+            slot.flights[index].started = Some(started);
+        }
         if let Some((task, after)) = over {
             self.handle_cancel(now, task, Intent::TimeOut { after }, words);
         }
@@ -469,9 +481,11 @@ impl<T> Scheduler<T> {
     /// A task that is known not to have started: back to the front of the
     /// queue, or to its end, if somebody asked for that.
     fn take_back(&mut self, task: TaskKey) {
+        let trusted = self.settings.trusted;
         let Some(entry) = self.tasks.get_mut(task) else { return };
         match (entry.intent, self.mode) {
-            (Some(intent), _) => self.finish(task, intent.ending(false, None)),
+            // Only the worker says that it has not started.
+            (Some(intent), _) => self.finish(task, intent.ending(!trusted, None)),
             (None, Mode::Terminated) => self.finish(task, Ending::Terminated { started: false }),
             (None, Mode::Broken) => self.finish(task, Ending::Broken),
             (None, Mode::Open | Mode::Closed) => self.tasks.requeue(task),

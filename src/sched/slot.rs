@@ -71,6 +71,9 @@ pub(super) struct Worker {
 pub(super) struct Flight {
     pub(super) seq: u64,
     pub(super) sent: Time,
+    /// When its body began, as the worker said when it was first asked: what
+    /// it says later is not believed.
+    pub(super) started: Option<Time>,
     pub(super) holds: Holds,
 }
 
@@ -124,7 +127,7 @@ impl Worker {
         let seq = self.next_seq;
         self.next_seq += 1;
         self.given += 1;
-        self.flights.push_back(Flight { seq, sent: now, holds: Holds::Task(task) });
+        self.flights.push_back(Flight { seq, sent: now, started: None, holds: Holds::Task(task) });
         seq
     }
 
@@ -181,6 +184,8 @@ pub(super) struct Timers {
     pub(super) polite_until: (u64, Time),
     /// Up to this number all tasks whose end is asked for must have answered.
     pub(super) answer_until: (u64, Time),
+    /// How often that was put off because the worker has gone on.
+    pub(super) answer_looks: usize,
     /// Nothing is before a task that was taken back: skipped by then.
     pub(super) skip_until: Time,
     /// An answer may wait in the worker's outbox behind a long task.
@@ -203,6 +208,7 @@ impl Default for Timers {
             timeout_at: Time::FAR,
             polite_until: (0, Time::FAR),
             answer_until: (0, Time::FAR),
+            answer_looks: 0,
             skip_until: Time::FAR,
             probe_at: Time::FAR,
             probe_wait: PROBE_FIRST,
@@ -232,6 +238,7 @@ impl Timers {
         }
         if self.answer_until.0 <= seq {
             self.answer_until = (0, Time::FAR);
+            self.answer_looks = 0;
         }
     }
 

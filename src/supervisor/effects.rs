@@ -165,9 +165,11 @@ impl Core {
         if let Ending::Lost { worker, seq, .. } = ending {
             if let Some(link) = self.links.get(worker) {
                 obituary = link.obituary();
-                // Counted from the chunk's first; whoever cut it knows more.
-                let chunk = matches!(call.request.shape, Shape::Batch { .. });
-                info.index = chunk.then(|| link.page.item(seq) as usize);
+                // Counted from the chunk's first; whoever cut it knows more. One
+                // that is none of the chunk's is not to be blamed.
+                if let Shape::Batch { count, .. } = call.request.shape {
+                    info.index = Some(link.page.item(seq).min(count - 1) as usize);
+                }
             }
         }
         let error = ending_error(ending, info, obituary, self.last_failure.as_ref());

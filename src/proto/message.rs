@@ -145,15 +145,27 @@ pub(crate) struct PanicReport {
     pub(crate) backtrace: String,
 }
 
-impl PanicReport {
+impl Failure {
     /// Cuts texts to what a report may hold.
     pub(crate) fn clipped(mut self) -> Self {
-        clip(&mut self.message);
-        clip(&mut self.backtrace);
-        if let Some(location) = &mut self.location {
-            clip(location);
+        match &mut self {
+            Failure::Panicked(report) => report.clip(),
+            Failure::Arguments(text) | Failure::Result(text) | Failure::Setting(text) => clip(text),
+            Failure::ResultTooLarge { .. } | Failure::UnknownFunction => {}
         }
         self
+    }
+}
+
+impl PanicReport {
+    pub(crate) fn clipped(mut self) -> Self {
+        self.clip();
+        self
+    }
+
+    fn clip(&mut self) {
+        let texts = [&mut self.message, &mut self.backtrace];
+        texts.into_iter().chain(&mut self.location).for_each(clip);
     }
 }
 

@@ -148,8 +148,8 @@ impl Items {
 
 /// What the caller is told of a failure that a worker reported.
 pub(crate) fn failure_error(failure: Failure, task: Option<TaskInfo>) -> TaskError {
-    match failure {
-        Failure::Panicked(report) => TaskError::Panicked(RemotePanic::new(report.clipped(), task)),
+    match failure.clipped() {
+        Failure::Panicked(report) => TaskError::Panicked(RemotePanic::new(report, task)),
         Failure::Arguments(reason) | Failure::Setting(reason) => {
             TaskError::Decode(DecodeError { side: Side::Arguments, reason, index: None })
         }

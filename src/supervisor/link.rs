@@ -452,9 +452,9 @@ impl Core {
                 self.sched.handle_ready(now, worker, &self.links);
             }
             FromWorker::InitFailed(failure) => {
-                let cause = match failure {
+                let cause = match failure.clipped() {
                     Failure::Panicked(report) => {
-                        Cause::InitPanicked(RemotePanic::new(report.clipped(), None))
+                        Cause::InitPanicked(RemotePanic::new(report, None))
                     }
                     Failure::Setting(reason) => Cause::InitRefused(reason),
                     other => Cause::InitRefused(format!("its initializer: {other:?}")),

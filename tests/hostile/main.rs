@@ -8,6 +8,7 @@ mod attack;
 mod from_inside_a_task;
 mod grandchildren;
 mod greeting;
+mod lies;
 mod scripted;
 mod trial;
 mod unread;
@@ -18,7 +19,7 @@ mod support;
 
 /// Everything that a scripted worker can be told to play.
 const SCRIPTS: &[&[(&str, scripted::Script)]] =
-    &[greeting::SCRIPTS, answers::SCRIPTS, unread::SCRIPTS];
+    &[greeting::SCRIPTS, answers::SCRIPTS, lies::SCRIPTS, unread::SCRIPTS];
 
 /// What `procession::test_worker!` writes, but that a worker may have a script.
 #[test]

@@ -5,11 +5,14 @@
 
 mod answers;
 mod attack;
+mod failures;
 mod from_inside_a_task;
 mod grandchildren;
 mod greeting;
 mod lies;
 mod scripted;
+mod slow_but_honest;
+mod streams;
 mod trial;
 mod unread;
 mod wire;
@@ -18,8 +21,15 @@ mod wire;
 mod support;
 
 /// Everything that a scripted worker can be told to play.
-const SCRIPTS: &[&[(&str, scripted::Script)]] =
-    &[greeting::SCRIPTS, answers::SCRIPTS, lies::SCRIPTS, unread::SCRIPTS];
+const SCRIPTS: &[&[(&str, scripted::Script)]] = &[
+    greeting::SCRIPTS,
+    answers::SCRIPTS,
+    failures::SCRIPTS,
+    lies::SCRIPTS,
+    slow_but_honest::SCRIPTS,
+    streams::SCRIPTS,
+    unread::SCRIPTS,
+];
 
 /// What `procession::test_worker!` writes, but that a worker may have a script.
 #[test]

@@ -56,6 +56,12 @@ pub(crate) const DECODE_HEAP_BYTES_LEAST: usize = 16 << 20;
 /// 24 bytes for each byte on the wire, and is honest.
 pub(crate) const DECODE_HEAP_PER_BYTE: usize = 32;
 
+/// What an element that has no size counts as, in bytes of heap: it takes none,
+/// but time, and no byte on the wire either. Leaves a million of them, which a
+/// `HashSet<()>` hashes in a moment; sixteen million took ten seconds in debug
+/// builds.
+pub(crate) const DECODE_UNIT_BYTES: usize = 16;
+
 /// How many announced elements a type may make room for before they arrive.
 /// 128 nested containers can lie about their length at once, and elements of
 /// 100 bytes then cost 50 MiB; an honest long one grows a few times more.

@@ -459,8 +459,12 @@ struct Elements<'g, 'de, 'b> {
 impl<'de> Elements<'_, 'de, '_> {
     #[inline]
     fn decode<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, DecodeFailure> {
-        // At least 1, or ten bytes could ask for 2^64 turns of this.
-        self.guard.budget.charge(size_of::<S::Value>().max(1))?;
+        let bytes = match size_of::<S::Value>() {
+            // Or ten bytes could ask for 2^64 turns of this.
+            0 => limits::DECODE_UNIT_BYTES,
+            size => size,
+        };
+        self.guard.budget.charge(bytes)?;
         seed.deserialize(Place {
             guard: self.guard,
             room: size_of::<S::Value>(),

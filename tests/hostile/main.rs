@@ -5,6 +5,7 @@
 
 mod answers;
 mod attack;
+mod decoding;
 mod failures;
 mod from_inside_a_task;
 mod grandchildren;
@@ -22,9 +23,10 @@ mod support;
 
 /// Everything that a scripted worker can be told to play.
 const SCRIPTS: &[&[(&str, scripted::Script)]] = &[
-    greeting::SCRIPTS,
     answers::SCRIPTS,
+    decoding::SCRIPTS,
     failures::SCRIPTS,
+    greeting::SCRIPTS,
     lies::SCRIPTS,
     slow_but_honest::SCRIPTS,
     streams::SCRIPTS,

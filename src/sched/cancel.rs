@@ -3,7 +3,7 @@
 //! that it had. The reasons are in each step; the order matters everywhere.
 
 use super::key::TaskKey;
-use super::slot::{Holds, Stage};
+use super::slot::{Flight, Holds, Stage};
 use super::task::{Ending, Intent, Place};
 use super::{Action, Mode, PROOF_OF_LIFE, Scheduler, Words, WorkerKey};
 use crate::exit::Exit;
@@ -147,17 +147,18 @@ impl<T> Scheduler<T> {
         let seat = &mut self.seats[worker.seat as usize];
         let dead = seat.worker.take().expect("found just above");
         seat.restarts += 1;
-        let waited = |seq| {
-            let word = words.load(worker, seq);
+        let waited = |flight: &Flight| {
+            let word = words.load(worker, flight.seq);
             let waits = matches!(word.phase(), Some(Phase::Queued | Phase::Revoked));
-            self.settings.trusted && word.seq() == seq && waits
+            let believed = self.settings.trusted && flight.started.is_none();
+            believed && word.seq() == flight.seq && waits
         };
         let mut had_work = false;
         let mut back = Vec::new();
         let mut lost = Vec::new();
         for flight in &dead.flights {
             let Holds::Task(task) = flight.holds else { continue };
-            if waited(flight.seq) {
+            if waited(flight) {
                 back.push(task);
             } else {
                 had_work = true;
@@ -293,7 +294,7 @@ impl<T> Scheduler<T> {
         let mut next = Time::FAR;
         let mut over = None;
         let mut first_looks = Vec::new();
-        for (index, flight) in flights.into_iter().enumerate() {
+        for flight in flights {
             let Holds::Task(task) = flight.holds else { continue };
             let Some(after) = timeout(task) else { continue };
             let until = match words.load(key, flight.seq).phase() {
@@ -305,7 +306,7 @@ impl<T> Scheduler<T> {
                         let started = words.started_at(key, flight.seq);
                         if started <= now { started } else { flight.sent }
                     });
-                    first_looks.push((index, started));
+                    first_looks.push((flight.seq, started));
                     started + after
                 }
                 Some(Phase::Queued) => {
@@ -325,8 +326,8 @@ impl<T> Scheduler<T> {
         }
         let slot = self.worker_mut(key).expect("found just above");
         slot.timers.timeout_at = next;
-        for (index, started) in first_looks {
-            slot.flights[index].started = Some(started);
+        for (seq, started) in first_looks {
+            slot.note_started(seq, started);
         }
         if let Some((task, after)) = over {
             self.handle_cancel(now, task, Intent::TimeOut { after }, words);
@@ -394,6 +395,7 @@ impl<T> Scheduler<T> {
                 }
                 Some(Phase::Running) if words.is_polite(worker, seq) && !grace.is_zero() => {
                     if words.swap(worker, seq, Phase::Running, Phase::CancelReq) {
+                        slot.note_started(seq, now);
                         slot.timers.expect_end(seq, now + grace);
                         self.actions.push_back(Action::Ring { worker, seq });
                         return;
@@ -456,7 +458,8 @@ impl<T> Scheduler<T> {
             }
             for _ in 0..LOOKS {
                 // What an untrusted worker says it has not started, it may have.
-                if trusted && words.swap(worker, flight.seq, Phase::Queued, Phase::Revoked) {
+                let believed = trusted && flight.started.is_none();
+                if believed && words.swap(worker, flight.seq, Phase::Queued, Phase::Revoked) {
                     flight.holds = Holds::Nothing;
                     back.push(task);
                     break;

@@ -71,8 +71,8 @@ pub(super) struct Worker {
 pub(super) struct Flight {
     pub(super) seq: u64,
     pub(super) sent: Time,
-    /// When its body began, as the worker said when it was first asked: what
-    /// it says later is not believed.
+    /// When its body began, as the worker said when that was first seen: what
+    /// it says later is not believed, nor that it has not started.
     pub(super) started: Option<Time>,
     pub(super) holds: Holds,
 }
@@ -136,6 +136,13 @@ impl Worker {
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.seq == seq) {
             flight.holds = Holds::Nothing;
             self.given -= 1;
+        }
+    }
+
+    /// Notes that the task has been seen to run.
+    pub(super) fn note_started(&mut self, seq: u64, at: Time) {
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.seq == seq) {
+            flight.started.get_or_insert(at);
         }
     }
 

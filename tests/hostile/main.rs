@@ -11,6 +11,7 @@ mod from_inside_a_task;
 mod grandchildren;
 mod greeting;
 mod lies;
+mod scribbles;
 mod scripted;
 mod slow_but_honest;
 mod streams;
@@ -28,6 +29,7 @@ const SCRIPTS: &[&[(&str, scripted::Script)]] = &[
     failures::SCRIPTS,
     greeting::SCRIPTS,
     lies::SCRIPTS,
+    scribbles::SCRIPTS,
     slow_but_honest::SCRIPTS,
     streams::SCRIPTS,
     unread::SCRIPTS,

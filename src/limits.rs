@@ -80,6 +80,11 @@ pub(crate) const OUTPUT_LINE_BYTES_MAX: usize = 8 << 10;
 /// somebody asked for the task's end.
 pub(crate) const REPLY_WAIT: Duration = Duration::from_secs(1);
 
+/// How long the answer of a task with a timeout may stay away at the least,
+/// after its task's word said `Done` in time and nobody asked for its end: long
+/// enough for the largest answers.
+pub(crate) const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
 /// How long a worker that has nothing else to do may take to skip a task that
 /// was taken back. It does so at once, unless it is kept from running.
 pub(crate) const SKIP_WAIT: Duration = Duration::from_secs(10);

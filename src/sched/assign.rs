@@ -554,6 +554,27 @@ mod tests {
     }
 
     #[test]
+    fn a_timeout_ends_tasks_whose_word_hides_them() {
+        let second = Duration::from_secs(1);
+        let doomed = |phase, after: Duration| {
+            let mut pool = Pool::new(1, 2).ready();
+            let terms = Terms { timeout: Some(second), ..Terms::default() };
+            pool.sched.handle_submit(pool.now, 0, terms, &pool.board);
+            pool.drain();
+            let worker = pool.sched.key(0).unwrap();
+            pool.board.set(worker, 1, phase);
+            pool.wait(after);
+            pool.sched.stage(worker) == Some(Stage::Doomed)
+        };
+        for phase in [Phase::Empty, Phase::Revoked, Phase::Killing] {
+            assert!(doomed(phase, second), "{phase:?}");
+        }
+        // That one was in time, and its answer may be long.
+        assert!(!doomed(Phase::Done, 30 * second));
+        assert!(doomed(Phase::Done, 31 * second));
+    }
+
+    #[test]
     fn what_waits_behind_a_long_task_comes_before_what_waits_in_the_queue() {
         let mut pool = Pool::new(2, 4).ready();
         pool.sched.run_nanos = 1_000;

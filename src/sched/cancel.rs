@@ -7,7 +7,7 @@ use super::slot::{Flight, Holds, Stage};
 use super::task::{Ending, Intent, Place};
 use super::{Action, Mode, PROOF_OF_LIFE, Scheduler, Words, WorkerKey};
 use crate::exit::Exit;
-use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT};
+use crate::limits::{ANSWER_WAIT, EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::slot_word::Phase;
 use crate::time::Time;
@@ -293,6 +293,8 @@ impl<T> Scheduler<T> {
         let timeout = |task| self.tasks.get(task)?.terms.timeout;
         let mut next = Time::FAR;
         let mut over = None;
+        // The last that is over without its answer having come.
+        let mut owed = None;
         let mut first_looks = Vec::new();
         for flight in flights {
             let Holds::Task(task) = flight.holds else { continue };
@@ -309,14 +311,22 @@ impl<T> Scheduler<T> {
                     first_looks.push((flight.seq, started));
                     started + after
                 }
-                Some(Phase::Queued) => {
+                Some(Phase::Queued) if flight.started.is_none() => {
                     // Not started: it cannot be over before this. What waits
                     // behind a long task must not keep us awake, however short
                     // its timeout.
                     next = next.min(now + after.max(super::slot::PROBE_FIRST));
                     continue;
                 }
-                _ => continue,
+                Some(Phase::Done) => {
+                    owed = Some((flight.seq, after));
+                    continue;
+                }
+                Some(Phase::CancelReq) => continue,
+                Some(Phase::Empty | Phase::Queued | Phase::Revoked | Phase::Killing) | None => {
+                    let error = ProtocolError(Violation::Page);
+                    return self.handle_violation(now, key, error, words);
+                }
             };
             if until <= now {
                 over = Some((task, after));
@@ -328,6 +338,11 @@ impl<T> Scheduler<T> {
         slot.timers.timeout_at = next;
         for (seq, started) in first_looks {
             slot.note_started(seq, started);
+        }
+        if let (Some((seq, after)), (_, Time::FAR)) = (owed, slot.timers.answer_until) {
+            // It was in time, but that is no reason to wait for ever.
+            slot.timers.expect_answer(seq, now + after.max(ANSWER_WAIT));
+            self.actions.push_back(Action::Probe(key));
         }
         if let Some((task, after)) = over {
             self.handle_cancel(now, task, Intent::TimeOut { after }, words);

@@ -19,7 +19,7 @@ use super::call::{Answer, Call, Ended, Sink, failure_error};
 use super::effects::Effects;
 use super::output::Output;
 use super::{Core, InitCheck, Supervisor};
-use crate::error::{Cause, RemotePanic, SpawnError, TaskError};
+use crate::error::{Cause, RemotePanic, SpawnError};
 use crate::exit::Exit;
 use crate::limits::{FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, WRITE_AGAIN_WAIT};
 use crate::observe;

@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::UnixStream;
-use tokio_util::io::poll_read_buf;
 
 use crate::proto::frame::FrameReader;
 use crate::proto::message::FromWorker;
@@ -152,17 +151,26 @@ impl Transport {
     }
 
     /// Reads once. `Ok(false)` at the end of the stream.
+    ///
+    /// Not by tokio's own reading: that takes a short read for an empty socket
+    /// and then waits for news. But a read also ends where descriptors were
+    /// attached or urgent bytes were, and what is behind them is no news.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let buffer = self.reader.buffer();
-        let before = buffer.len();
-        let n = loop {
-            match std::task::ready!(poll_read_buf(Pin::new(&mut self.stream), cx, buffer)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read?,
+        loop {
+            std::task::ready!(self.stream.poll_read_ready(cx))?;
+            let buffer = self.reader.buffer();
+            let before = buffer.len();
+            let stream = &self.stream;
+            let read = || fd::read_into(stream.as_fd(), buffer);
+            match stream.try_io(Interest::READABLE, read) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => {
+                    let n = read?;
+                    self.account(before, n);
+                    return Poll::Ready(Ok(n > 0));
+                }
             }
-        };
-        self.account(before, n);
-        Poll::Ready(Ok(n > 0))
+        }
     }
 
     /// Reads once, without waiting for the runtime to say that it can: what a

@@ -20,6 +20,9 @@ fn fork(body: impl FnOnce()) -> i32 {
     // SAFETY: the child does nothing but system calls until it is killed.
     match unsafe { libc::fork() } {
         0 => {
+            // Not for ever, should the test forget it.
+            // SAFETY: sets a timer.
+            unsafe { libc::alarm(100) };
             body();
             loop {
                 // SAFETY: waits for signals.
@@ -35,6 +38,15 @@ fn leave_the_group() {
     unsafe { libc::setsid() };
 }
 
+/// Waits until a child is out of reach, and tells its number.
+pub(crate) fn tell_of(stranger: i32, told: &str) {
+    // SAFETY: asks for a number.
+    while unsafe { libc::getpgid(stranger) } != stranger {
+        std::thread::yield_now();
+    }
+    note(told, &stranger.to_string());
+}
+
 fn wait_for_the_end() -> ! {
     loop {
         std::thread::sleep(Duration::from_secs(1000));
@@ -43,8 +55,7 @@ fn wait_for_the_end() -> ! {
 
 /// Leaves a child outside of the group, which has the socket and the page.
 fn leave_a_stranger(told: String) {
-    let child = fork(leave_the_group);
-    note(&told, &child.to_string());
+    tell_of(fork(leave_the_group), &told);
     std::process::abort()
 }
 
@@ -61,7 +72,7 @@ fn leave_a_scribbler(told: String) {
             unsafe { at.write_volatile((n >> 24) as u8) };
         }
     });
-    note(&told, &child.to_string());
+    tell_of(child, &told);
     std::process::abort()
 }
 

@@ -5,7 +5,9 @@
 
 mod answers;
 mod attack;
+mod conversations;
 mod decoding;
+mod descriptors;
 mod failures;
 mod from_inside_a_task;
 mod grandchildren;
@@ -25,7 +27,9 @@ mod support;
 /// Everything that a scripted worker can be told to play.
 const SCRIPTS: &[&[(&str, scripted::Script)]] = &[
     answers::SCRIPTS,
+    conversations::SCRIPTS,
     decoding::SCRIPTS,
+    descriptors::SCRIPTS,
     failures::SCRIPTS,
     greeting::SCRIPTS,
     lies::SCRIPTS,

@@ -72,7 +72,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
     ("scribble-at-random", |actor, seed| {
         let page = Page(actor.page.0.try_clone().unwrap());
         let mut random: u64 = seed.parse().unwrap();
-        random = random.wrapping_add(std::process::id().into());
+        random = random << 8 | actor.turn;
         std::thread::spawn(move || {
             loop {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

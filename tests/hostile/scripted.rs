@@ -30,28 +30,26 @@ const CLAIMS: &str = "HOSTILE_CLAIMS";
 pub(crate) fn play_if_told() {
     let Ok(script) = std::env::var(SCRIPT) else { return };
     let claims = std::env::var(CLAIMS).expect("who plays a script knows where to say so");
-    if !claim(&claims) {
-        return;
-    }
+    let Some(turn) = claim(&claims) else { return };
     let (name, arg) = script.split_once(':').unwrap_or((&script, ""));
     let script = crate::SCRIPTS
         .iter()
         .flat_map(|scripts| scripts.iter())
         .find_map(|(known, script)| (*known == name).then_some(script))
         .unwrap_or_else(|| panic!("no script {name}"));
-    let mut actor = Actor::take_over();
+    let mut actor = Actor::take_over(turn);
     script(&mut actor, arg);
     actor.rest()
 }
 
-/// Whether this process is one of those who play. Leaves its number.
-fn claim(claims: &str) -> bool {
-    fs::read_dir(claims).unwrap().flatten().any(|place| {
-        // Taken by renaming, which only one can.
-        let Some(place) = place.path().to_str().map(str::to_owned) else { return false };
-        let Some(stem) = place.strip_suffix(".free") else { return false };
-        let taken = fs::rename(&place, format!("{stem}.taken.{}", std::process::id())).is_ok();
-        taken
+/// Which of those who play this process is, if it is one. Leaves its number.
+fn claim(claims: &str) -> Option<u64> {
+    fs::read_dir(claims).unwrap().flatten().find_map(|place| {
+        let place = place.path();
+        let turn: u64 = place.to_str()?.strip_suffix(".free")?.rsplit('/').next()?.parse().ok()?;
+        // Renaming is what only one can do.
+        let taken = place.with_file_name(format!("{turn}.taken.{}", std::process::id()));
+        fs::rename(place, taken).is_ok().then_some(turn)
     })
 }
 
@@ -69,6 +67,8 @@ pub(crate) struct Heard {
 pub(crate) struct Actor {
     pub(crate) socket: UnixStream,
     pub(crate) page: Page,
+    /// How many play before this one.
+    pub(crate) turn: u64,
     /// What the parent said first, once it was read.
     version: u32,
     pub(crate) fingerprint: u64,
@@ -76,7 +76,7 @@ pub(crate) struct Actor {
 
 impl Actor {
     /// Receives what the parent has left at descriptor 0.
-    fn take_over() -> Self {
+    fn take_over(turn: u64) -> Self {
         // Nothing here watches for the parent's end.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
         // SAFETY: the descriptor was made for this process, and nothing in it
@@ -110,7 +110,7 @@ impl Actor {
         }
         // SAFETY: it came with the message, and nobody else has seen it.
         let page = Page(File::from(unsafe { OwnedFd::from_raw_fd(fds[0]) }));
-        Actor { socket: moved, page, version: 0, fingerprint: 0 }
+        Actor { socket: moved, page, turn, version: 0, fingerprint: 0 }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {

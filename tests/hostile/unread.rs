@@ -1,7 +1,8 @@
 //! Workers that do not read what they are sent.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use procession::{WorkerInfo, WorkerState};
 
 use crate::attack::echo;
 use crate::scripted::{Cast, Script};
@@ -72,17 +73,11 @@ fn tasks_skipped_by_a_worker_that_does_not_read() {
         let pool = cast.builder().workers(1).build().unwrap();
         pool.ready().await.unwrap();
         let peak = Peak::new();
-        let mut rounds = 0;
+        // As long as nobody minds, which the test's own limit ends.
         while pool.stats().workers_started == 1 {
-            rounds += 1;
-            assert!(rounds < 400, "nobody minds");
             let call = pool.apply_async(length, Bytes::from(vec![7; LENGTH]));
             assert!(!call.cancel().await.started);
-            let landed = || {
-                let idle = |worker: &WorkerInfo| worker.state == WorkerState::Idle;
-                pool.stats().workers_started > 1 || pool.workers().first().is_some_and(idle)
-            };
-            until("it is skipped", landed).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         peak.assert_below(32 << 20);
         assert_eq!(pool.apply(length, Bytes::from_static(b"ab")).await.unwrap(), 2);

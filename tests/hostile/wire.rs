@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt;
 
 /// Frame kinds as they are on the wire.
 pub(crate) const SETUP: u8 = 1;
-pub(crate) const RUN: u8 = 2;
 pub(crate) const BYE: u8 = 3;
 pub(crate) const HELLO: u8 = 16;
 pub(crate) const READY: u8 = 17;
@@ -108,13 +107,11 @@ pub(crate) fn take_varint(bytes: &mut &[u8]) -> u64 {
 }
 
 /// Phases of a slot word.
-pub(crate) const EMPTY: u8 = 0;
 pub(crate) const QUEUED: u8 = 1;
 pub(crate) const RUNNING: u8 = 2;
 pub(crate) const CANCEL_REQ: u8 = 3;
 pub(crate) const FINISHED: u8 = 4;
 pub(crate) const REVOKED: u8 = 5;
-pub(crate) const KILLING: u8 = 6;
 
 /// Where things are in the status page.
 pub(crate) const MAGIC_AT: u64 = 0;

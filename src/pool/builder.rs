@@ -352,8 +352,9 @@ impl PoolBuilder {
     }
 
     /// Believes nothing that a worker says about tasks it has not started: one
-    /// task at a time, and none goes to another worker when one dies. For
-    /// workers that may be taken over by what they process. Default: off.
+    /// task at a time, none goes to another worker when one dies, and one that is
+    /// cancelled after it was sent takes its worker along. For workers that may
+    /// be taken over by what they process. Default: off.
     pub fn untrusted(mut self) -> Self {
         self.untrusted = true;
         self

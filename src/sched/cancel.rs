@@ -393,6 +393,7 @@ impl<T> Scheduler<T> {
         words: &impl Words,
     ) {
         let grace = self.settings.grace_period;
+        let trusted = self.settings.trusted;
         let Some(slot) = self.worker_mut(worker) else { return };
         if slot.stage == Stage::Doomed {
             // Resolved by the death that is on its way.
@@ -402,6 +403,10 @@ impl<T> Scheduler<T> {
             match words.load(worker, seq).phase() {
                 Some(Phase::Queued) => {
                     if words.swap(worker, seq, Phase::Queued, Phase::Revoked) {
+                        if !trusted {
+                            // Only the worker says that it has not started.
+                            return self.doom(now, worker, Some(seq), None, words);
+                        }
                         slot.revoke(seq);
                         slot.watch_skip(now);
                         self.take_back(task);
@@ -499,11 +504,9 @@ impl<T> Scheduler<T> {
     /// A task that is known not to have started: back to the front of the
     /// queue, or to its end, if somebody asked for that.
     fn take_back(&mut self, task: TaskKey) {
-        let trusted = self.settings.trusted;
         let Some(entry) = self.tasks.get_mut(task) else { return };
         match (entry.intent, self.mode) {
-            // Only the worker says that it has not started.
-            (Some(intent), _) => self.finish(task, intent.ending(!trusted, None)),
+            (Some(intent), _) => self.finish(task, intent.ending(false, None)),
             (None, Mode::Terminated) => self.finish(task, Ending::Terminated { started: false }),
             (None, Mode::Broken) => self.finish(task, Ending::Broken),
             (None, Mode::Open | Mode::Closed) => self.tasks.requeue(task),

@@ -242,6 +242,8 @@ impl<T> Scheduler<T> {
             (Holds::Nothing, Answer::Ran { .. }) => {
                 return Err(ProtocolError(Violation::RevokedTaskRan { seq }));
             }
+            // An untrusted one, whose task was taken back: it ends with the worker.
+            (Holds::Task(_), Answer::Skipped) if slot.stage == Stage::Doomed => return Ok(None),
             (Holds::Task(_), Answer::Skipped) => {
                 return Err(ProtocolError(Violation::WrongAnswer));
             }

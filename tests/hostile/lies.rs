@@ -157,7 +157,7 @@ fn an_untrusted_worker_is_not_believed_about_what_it_has_not_started() {
 }
 
 #[test]
-fn a_cancelled_task_of_an_untrusted_worker_counts_as_started() {
+fn a_cancelled_task_of_an_untrusted_worker_takes_it_along() {
     checked(async {
         let scratch = Scratch::new();
         for round in 0..2 {
@@ -167,7 +167,11 @@ fn a_cancelled_task_of_an_untrusted_worker_counts_as_started() {
             let running = pool.apply_async(echo, 1);
             noted(&told).await;
             if round == 0 {
-                assert!(running.cancel().await.started);
+                let cancelled = running.cancel().await;
+                assert!(cancelled.started);
+                // Whatever it did, it does so no more.
+                assert_eq!(cancelled.exit.and_then(|exit| exit.signal()), Some(9));
+                assert_eq!(pool.apply(echo, 1).await.unwrap(), 1);
                 pool.terminate().await;
             } else {
                 pool.terminate().await;

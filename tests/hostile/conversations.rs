@@ -115,6 +115,7 @@ async fn converse(seed: u64) {
     let builder = cast.builder().workers(2).restart_limit(20).grace_period(Duration::ZERO);
     let builder = if seed % 2 == 0 { builder } else { builder.untrusted() };
     let pool = builder.build().unwrap();
+    cast.villain().await;
     let calls = (0..30).map(|n| {
         let mut call = pool.apply_async(echo, n);
         async move {
@@ -135,8 +136,6 @@ async fn converse(seed: u64) {
     });
     within(Duration::from_secs(30), join_all(calls)).await;
     within(Duration::from_secs(30), pool.terminate()).await;
-    // One that had nothing to do when the pool ended may never have played.
-    assert!(!cast.villains().is_empty(), "seed {seed}");
 }
 
 #[test]

@@ -25,6 +25,8 @@ mod task;
 mod model;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::Duration;

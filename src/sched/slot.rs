@@ -276,3 +276,80 @@ impl Timers {
         self.probe_at = now + self.probe_wait;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::TaskId;
+
+    const TASK: TaskKey = TaskKey { index: 0, id: TaskId(1) };
+
+    #[test]
+    fn numbers_are_consecutive_and_never_used_twice() {
+        let mut worker = Worker::new(WorkerId(1), Time(0), Time::FAR, 0);
+        for seq in 1..200 {
+            assert_eq!(worker.launch(Time(0), TASK), seq);
+            if seq % 3 == 0 {
+                worker.revoke(seq);
+            }
+            if seq > 60 {
+                worker.land();
+            }
+        }
+    }
+
+    #[test]
+    fn every_timer_is_waited_for() {
+        let timers = Timers::default;
+        let verdicts = [
+            Timers { stage_until: Time(5), ..timers() },
+            Timers { death_until: Time(5), ..timers() },
+            Timers { answer_until: (1, Time(5)), ..timers() },
+            Timers { skip_until: Time(5), ..timers() },
+        ];
+        let looks = [
+            Timers { timeout_at: Time(5), ..timers() },
+            Timers { polite_until: (1, Time(5)), ..timers() },
+            Timers { probe_at: Time(5), ..timers() },
+            Timers { idle_until: Time(5), ..timers() },
+        ];
+        for timers in verdicts {
+            assert_eq!((timers.next(), timers.next_verdict()), (Time(5), Time(5)), "{timers:?}");
+        }
+        for timers in looks {
+            assert_eq!((timers.next(), timers.next_verdict()), (Time(5), Time::FAR), "{timers:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_landed_is_not_waited_for_and_what_has_not_is() {
+        for landed in 1..6 {
+            let mut timers = Timers::default();
+            timers.expect_end(3, Time(5));
+            timers.expect_answer(4, Time(7));
+            timers.expect_answer(2, Time(9));
+            timers.settle(landed);
+            let end = if landed < 3 { (3, Time(5)) } else { (0, Time::FAR) };
+            let answer = if landed < 4 { (4, Time(9)) } else { (0, Time::FAR) };
+            assert_eq!((timers.polite_until, timers.answer_until), (end, answer));
+        }
+    }
+
+    #[test]
+    fn fruitless_probes_become_rare() {
+        let mut timers = Timers::default();
+        let mut waits = Vec::new();
+        let mut now = Time(0);
+        timers.probe_soon(now, true);
+        for _ in 0..9 {
+            waits.push((timers.probe_at - now).as_millis());
+            now = timers.probe_at;
+            timers.probe_later(now);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        timers.probe_soon(now, false);
+        assert_eq!(timers.probe_at, Time::FAR);
+        timers.probe_soon(now, true);
+        assert_eq!(timers.probe_at, now + PROBE_FIRST);
+    }
+}

@@ -256,11 +256,6 @@ impl Timers {
 
     /// Asks for the end of the task `seq` by `until`.
     pub(super) fn expect_end(&mut self, seq: u64, until: Time) {
-        let (before, its_until) = self.polite_until;
-        if its_until != Time::FAR {
-            // It must have ended, as another runs; what is missing is its answer.
-            self.expect_answer(before, its_until);
-        }
         self.polite_until = (seq, until);
     }
 

@@ -115,9 +115,17 @@ mod tests {
     }
 
     #[test]
-    fn unknown_is_not_success() {
-        assert!(!Exit::UNKNOWN.success());
-        assert_eq!(Exit::UNKNOWN.exitcode(), None);
-        assert_eq!(Exit::from_signal(15).exitcode(), Some(-15));
+    fn each_way_to_end_has_its_numbers() {
+        for (exit, code, signal, core_dumped, exitcode) in [
+            (Exit::from_code(0), Some(0), None, false, Some(0)),
+            (Exit::from_code(3), Some(3), None, false, Some(3)),
+            (Exit::from_signal(15), None, Some(15), false, Some(-15)),
+            (Exit::from_core_dump(11), None, Some(11), true, Some(-11)),
+            (Exit::UNKNOWN, None, None, false, None),
+        ] {
+            assert_eq!((exit.code(), exit.signal()), (code, signal));
+            assert_eq!((exit.core_dumped(), exit.exitcode()), (core_dumped, exitcode));
+            assert_eq!(exit.success(), code == Some(0), "an unknown end is no success");
+        }
     }
 }

@@ -67,3 +67,38 @@ impl fmt::Debug for SlotWord {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_what_it_was_made_of() {
+        let phases = [
+            Phase::Empty,
+            Phase::Queued,
+            Phase::Running,
+            Phase::CancelReq,
+            Phase::Done,
+            Phase::Revoked,
+            Phase::Killing,
+        ];
+        for seq in [0, 1, 63, 64, 255, 256, (1 << 56) - 1] {
+            for (number, phase) in (0..).zip(phases) {
+                let word = SlotWord::new(seq, phase);
+                assert_eq!((word.seq(), word.phase()), (seq, Some(phase)));
+                // The layout is the worker's as well.
+                assert_eq!(word.0, seq * 256 + number);
+            }
+        }
+        assert_eq!(format!("{:?}", SlotWord::new(7, Phase::Done)), "7:Done");
+    }
+
+    #[test]
+    fn a_number_that_is_no_phase_is_none() {
+        for number in 7..=255 {
+            assert_eq!(SlotWord(300 << 8 | number).phase(), None);
+        }
+        assert_eq!(format!("{:?}", SlotWord(7 << 8 | 200)), "7:?200");
+    }
+}

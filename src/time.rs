@@ -29,3 +29,18 @@ impl Sub for Time {
         Duration::from_nanos(self.0.saturating_sub(other.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_add_up_and_never_wrap() {
+        let nano = Duration::from_nanos(1);
+        assert_eq!(Time(5) + nano, Time(6));
+        assert_eq!(Time(6) - Time(5), nano);
+        assert_eq!(Time(5) - Time(6), Duration::ZERO);
+        assert_eq!(Time(5) + Duration::MAX, Time::FAR);
+        assert_eq!(Time::FAR + nano, Time::FAR);
+    }
+}

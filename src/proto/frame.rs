@@ -217,12 +217,88 @@ mod tests {
     }
 
     #[test]
-    fn reports_have_their_own_small_limit() {
-        let mut bytes = Vec::new();
-        put_header(&mut bytes, Kind::Failed, 0, 1, REPORT_BYTES_MAX + 1);
-        let mut reader = FrameReader::new(1 << 30);
-        reader.buffer().extend_from_slice(&bytes);
-        assert!(matches!(reader.next_frame(), Err(FrameError::TooLong { .. })));
+    fn a_frame_may_be_as_long_as_its_limit_and_no_longer() {
+        for (kind, limit) in [
+            (Kind::Setup, 100_000),
+            (Kind::Run, 100_000),
+            (Kind::Done, 100_000),
+            (Kind::Item, 100_000),
+            (Kind::Bye, REPORT_BYTES_MAX),
+            (Kind::Hello, REPORT_BYTES_MAX),
+            (Kind::Ready, REPORT_BYTES_MAX),
+            (Kind::InitFailed, REPORT_BYTES_MAX),
+            (Kind::Failed, REPORT_BYTES_MAX),
+            (Kind::Skipped, REPORT_BYTES_MAX),
+        ] {
+            for (len, fits) in [(limit, true), (limit + 1, false)] {
+                let mut bytes = Vec::new();
+                put_header(&mut bytes, kind, 3, u64::MAX - 1, len);
+                bytes.resize(bytes.len() + len, 7);
+                let mut reader = FrameReader::new(100_000);
+                reader.buffer().extend_from_slice(&bytes);
+                match reader.next_frame() {
+                    Ok(Some(frame)) if fits => {
+                        assert_eq!((frame.kind, frame.flags, frame.seq), (kind, 3, u64::MAX - 1));
+                        assert_eq!(frame.body, vec![7; len]);
+                    }
+                    Err(error) if !fits => {
+                        assert_eq!(error, FrameError::TooLong { size: len, limit });
+                    }
+                    other => panic!("{kind:?} of {len} bytes: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn headers_that_nobody_writes_are_refused() {
+        let refused = |at: usize, byte| {
+            let mut bytes = stream(&[vec![]]);
+            bytes[at] = byte;
+            let mut reader = FrameReader::new(1000);
+            reader.buffer().extend_from_slice(&bytes);
+            reader.next_frame().unwrap_err()
+        };
+        assert_eq!(refused(6, 1), FrameError::Reserved);
+        assert_eq!(refused(7, 128), FrameError::Reserved);
+        for byte in (0..=255).filter(|byte| !matches!(byte, 1..=3 | 16..=22)) {
+            assert_eq!(refused(4, byte), FrameError::UnknownKind(byte));
+        }
+    }
+
+    #[test]
+    fn a_long_frame_arrives_in_any_pieces_and_leaves_no_large_buffer() {
+        let body = vec![5; SPARE_BYTES_MAX + 100_000];
+        let bytes = stream(&[body.clone(), vec![1, 2]]);
+        let mut reader = FrameReader::new(body.len());
+        let (mut capacity, mut grown) = (0, 0);
+        for piece in bytes.chunks(5_000) {
+            let buffer = reader.buffer();
+            let (have, room) = (buffer.len(), buffer.capacity() - buffer.len());
+            let missing = (HEADER_BYTES + body.len()).saturating_sub(have);
+            assert!(room >= missing.clamp(1, READ_BYTES / 4), "{room} with {missing} missing");
+            assert!(buffer.capacity() <= 2 * (2 * have + READ_BYTES), "far more than has arrived");
+            grown += usize::from(buffer.capacity() > capacity);
+            capacity = buffer.capacity();
+            buffer.extend_from_slice(piece);
+        }
+        assert!(grown < 12, "it is copied {grown} times");
+        // Frames that wait to be taken do not keep others from arriving.
+        assert!(reader.buffer().capacity() > bytes.len());
+        assert_eq!(drain(&mut reader), [(0, body), (1, vec![1, 2])]);
+        assert!(reader.buffer().capacity() <= SPARE_BYTES_MAX);
+    }
+
+    #[test]
+    fn errors_read_well() {
+        let texts = [
+            (FrameError::UnknownKind(99), "unknown frame kind 99"),
+            (FrameError::Reserved, "reserved header bytes are not zero"),
+            (FrameError::TooLong { size: 7, limit: 5 }, "frame of 7 bytes is over the limit of 5"),
+        ];
+        for (error, text) in texts {
+            assert_eq!(error.to_string(), text);
+        }
     }
 
     proptest! {

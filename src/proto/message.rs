@@ -530,6 +530,87 @@ mod tests {
         }
     }
 
+    fn parsed(kind: Kind, flags: u8, body: &[u8]) -> (Option<ToWorker>, Option<FromWorker>) {
+        let frame = || Frame { kind, flags, seq: 1, body: BytesMut::from(body) };
+        (ToWorker::parse(frame()).ok(), FromWorker::parse(frame()).ok())
+    }
+
+    #[test]
+    fn only_flags_that_mean_something_are_taken() {
+        let body = [0; RUN_PREFIX_BYTES];
+        for flags in 0..=255 {
+            let known = matches!(flags, 0 | BATCH | STREAM) || flags == BATCH | STOP_ON_FAILURE;
+            assert_eq!(parsed(Kind::Run, flags, &body).0.is_some(), known, "run, {flags}");
+            for kind in [Kind::Ready, Kind::Done, Kind::Item] {
+                let known = matches!(flags, 0 | RETIRE);
+                assert_eq!(parsed(kind, flags, &body).1.is_some(), known, "{kind:?}, {flags}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_that_retires_says_so_and_no_other_does() {
+        for said in [false, true] {
+            let mut bytes = Vec::new();
+            begin_done(&mut bytes);
+            finish_done(&mut bytes, 0, 5, 99, 3, said);
+            let FromWorker::Done { retire, .. } = from_worker(&bytes) else { panic!("it is done") };
+            assert_eq!(retire, said);
+            let mut bytes = Vec::new();
+            put_failed(&mut bytes, 4, 1, said, &Failure::UnknownFunction);
+            let FromWorker::Failed { retire, .. } = from_worker(&bytes) else {
+                panic!("it failed")
+            };
+            assert_eq!(retire, said);
+        }
+    }
+
+    #[test]
+    fn bodies_have_the_length_that_their_kind_needs() {
+        for len in 0..30 {
+            let body = vec![0; len];
+            assert_eq!(parsed(Kind::Run, 0, &body).0.is_some(), len >= RUN_PREFIX_BYTES);
+            assert_eq!(parsed(Kind::Done, 0, &body).1.is_some(), len >= DONE_PREFIX_BYTES);
+            assert_eq!(parsed(Kind::Skipped, 0, &body).1.is_some(), len == 0);
+            assert!(parsed(Kind::Item, 0, &body).1.is_some());
+        }
+    }
+
+    #[test]
+    fn reports_are_clipped_at_a_characters_edge() {
+        let most = REPORT_TEXT_BYTES_MAX;
+        let clipped = |text: &str| {
+            let mut text = text.to_owned();
+            clip(&mut text);
+            text
+        };
+        let fits = "a".repeat(most);
+        assert_eq!(clipped(&fits), fits);
+        assert_eq!(clipped(&(fits.clone() + "a")), fits.clone() + "…");
+        let wide = "é".repeat(most / 2);
+        assert_eq!(clipped(&format!("a{wide}")), format!("a{}…", &wide[2..]));
+        let (long, cut) = (fits.clone() + "aa", fits + "…");
+        let report = PanicReport {
+            message: long.clone(),
+            location: Some(long.clone()),
+            backtrace: long.clone(),
+        };
+        let expected =
+            PanicReport { message: cut.clone(), location: Some(cut.clone()), backtrace: cut };
+        assert_eq!(report.clipped(), expected);
+        let nowhere = PanicReport { message: long, ..PanicReport::default() };
+        assert_eq!(nowhere.clipped().location, None);
+    }
+
+    #[test]
+    fn a_short_answer_that_is_kept_keeps_no_buffer() {
+        for (len, copied) in [(1, true), (COPY_BYTES_MAX, true), (COPY_BYTES_MAX + 1, false)] {
+            let body = BytesMut::from(&vec![1; len][..]);
+            let before = body.as_ptr();
+            assert_eq!(detach(body).as_ptr() != before, copied, "{len} bytes");
+        }
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bodies_never_panic(

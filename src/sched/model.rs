@@ -25,6 +25,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::cancel::FATAL_DELIVERIES_MAX;
+use super::slot::PROBE_FIRST;
 use super::{Action, Answer, Ending, Intent, Mode, Scheduler, Settings, Stage, Terms};
 use super::{TaskKey, Words, WorkerKey};
 use crate::exit::Exit;
@@ -140,6 +141,8 @@ pub(super) struct Meddling {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Life {
     Starting,
+    /// It said that it cannot start, and waits for its end.
+    Failed,
     Alive,
     Dead,
 }
@@ -333,6 +336,11 @@ impl World {
         }
     }
 
+    /// Whether it is in a task that only a request can end, if anything.
+    fn is_in_endless(&self, process: &Process) -> bool {
+        matches!(process.doing, Doing::Running { task, .. } if self.setup.tasks[task].endless)
+    }
+
     fn note_start(&mut self, task: usize) {
         let entry = &mut self.ledger[task];
         entry.starts += 1;
@@ -495,13 +503,14 @@ impl Model {
                     if world.can_step(process) {
                         will.push(Event::Step(key));
                     }
-                    if process.sent < process.replies.len() {
+                    if process.sent < process.replies.len() && !world.is_in_endless(process) {
                         will.push(Event::Flush(key));
                     }
                     if budget.garbage > 0 && !process.accused {
                         may.push(Event::Garbage(key));
                     }
                 }
+                Life::Failed => {}
                 Life::Dead => {
                     will.push(Event::Bury(key));
                     if budget.eofs > 0 && !process.eof {
@@ -610,6 +619,7 @@ impl Model {
             }
             Event::InitFailed(key) => {
                 budget.start_failures -= 1;
+                outside.0.get_mut().process(key).expect("starting").life = Life::Failed;
                 sched.handle_init_failed(now, key, &*outside);
             }
             Event::Step(key) => self.world().step(key),
@@ -677,10 +687,30 @@ impl Model {
         for _ in 0..32 {
             self.sched.handle_timeout(now, &self.outside);
             if self.sched.poll_timeout().is_none_or(|next| next > now) {
-                return;
+                return self.check_timeouts();
             }
         }
         self.fault("timers fire for ever at one moment");
+    }
+
+    /// What runs must not be over its time, as far as anybody looks.
+    fn check_timeouts(&mut self) {
+        let setup = self.setup;
+        let world = self.world();
+        let overdue = |process: &&Process| {
+            let Doing::Running { seq, task } = process.doing else { return false };
+            let Some(timeout) = setup.tasks[task].terms.timeout else { return false };
+            let phase = SlotWord(process.words[seq as usize - 1]).phase();
+            let mut starts = world.started.iter();
+            let start = starts.find(|start| start.0 == process.key && start.1 == seq);
+            let until = start.expect("it runs").2 + timeout.max(PROBE_FIRST);
+            let left_alone = process.life == Life::Alive && !process.stopped;
+            phase == Some(Phase::Running) && left_alone && until <= world.now
+        };
+        if let Some(process) = world.processes.iter().find(overdue) {
+            let what = format!("a task is over its time: {process:?}");
+            self.fault(what);
+        }
     }
 
     fn deliver_all(&mut self, key: WorkerKey) {
@@ -779,7 +809,9 @@ impl Model {
                     process.frames += 1;
                     process.inbox.push_back(Frame::Run { seq, task: label });
                     let full = process.frames - process.landed > depth;
-                    let gone = process.dismissed || process.life == Life::Starting;
+                    let gone = process.dismissed
+                        || process.stopped
+                        || matches!(process.life, Life::Starting | Life::Failed);
                     if process.frames != seq || full || gone {
                         let what = format!("task {seq} is sent to {process:?}");
                         world.fault(what);
@@ -825,7 +857,8 @@ impl Model {
         let began = [Some(Phase::Running), Some(Phase::CancelReq), Some(Phase::Done)];
         let stuck = phases.first() == Some(&Some(Phase::Revoked))
             && !phases.iter().any(|phase| began.contains(phase));
-        let reason = fenced || stuck || process.accused || process.life == Life::Starting;
+        let never_ready = matches!(process.life, Life::Starting | Life::Failed);
+        let reason = fenced || stuck || process.accused || never_ready;
         process.stopped = true;
         let late = slow && process.dismissed || process.life == Life::Dead || process.eof;
         let alive = process.life == Life::Alive;
@@ -927,7 +960,19 @@ impl Model {
         if open.len() > running && (running < workers || !goes_on) {
             return self.fault(format_args!("tasks {open:?} are open and nothing happens"));
         }
+        let alive = |process: &&Process| process.life == Life::Alive && !process.stopped;
+        if world.processes.iter().filter(alive).any(|process| !process.replies.is_empty()) {
+            return self.fault("an answer is held back and nobody fetches it");
+        }
         let over = self.sched.mode() != Mode::Open;
+        if !over && setup.settings.idle_timeout.is_none() {
+            if !self.sched.is_ready() {
+                return self.fault("a worker is missing");
+            }
+            if open.is_empty() && self.sched.poll_timeout().is_some() {
+                return self.fault("an idle pool does not sleep");
+            }
+        }
         if over && open.is_empty() && !self.sched.is_drained() {
             self.fault("the pool is over and does not end");
         }

@@ -330,6 +330,19 @@ fn answers_that_are_held_back_are_fetched() {
 }
 
 #[test]
+fn answers_are_fetched_again_after_each_that_came() {
+    let mut pool = Pool::new(1, 4).ready();
+    pool.sched.run_nanos = 1_000;
+    pool.submit(4);
+    for left in [3, 2] {
+        pool.answer(0, 1_000);
+        assert_eq!(pool.flights(0), left);
+        pool.scribble(0, 5 - left as u64, Phase::Done);
+        assert_eq!(pool.wait_for_deeds(), (ms(1), vec![Probe(0)]));
+    }
+}
+
+#[test]
 fn what_tasks_take_is_learned_slowly_and_within_reason() {
     let mut pool = Pool::new(1, 1);
     for (nanos, average) in [(0, 1), (0, 1), (8_000, 1_001), (1_001, 1_001)] {

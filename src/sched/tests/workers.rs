@@ -306,6 +306,49 @@ fn an_idle_worker_stays_for_what_waits_behind_another() {
 }
 
 #[test]
+fn nobody_is_woken_for_what_is_another_workers_to_the_end() {
+    // Both rest, and one comes back for a task.
+    let mut pool = idle_timeout(2, 1, ms(200));
+    pool.wait(ms(200));
+    pool.die(0);
+    pool.die(1);
+    pool.submit(1);
+    pool.get_ready(0);
+    pool.begin(0);
+    pool.deeds();
+    pool.violate(0, GARBAGE);
+    assert_eq!(pool.deeds(), [Stop(0, None)], "for a task that dies with its worker");
+    pool.submit(1);
+    assert_eq!(pool.deeds(), [Start(1)], "but for the next");
+    pool.die(0);
+    assert_eq!(pool.deeds(), [End(0, Ending::Violated { error: GARBAGE }), Start(0)]);
+
+    for (tasks, woken) in [(2, false), (3, true)] {
+        let mut pool = Pool::new(2, 3);
+        pool.get_ready(0);
+        pool.sched.run_nanos = 1_000;
+        pool.submit(tasks);
+        pool.close();
+        pool.fail_to_start(1);
+        pool.answer_and(0, 1, true);
+        pool.wait(ms(50));
+        // The last of them waits behind another, and need not.
+        assert_eq!(pool.deeds().ends_with(&[Start(1)]), woken, "{tasks} tasks");
+    }
+
+    let mut pool = idle_timeout(2, 1, ms(200));
+    pool.submit(1);
+    pool.begin(1);
+    pool.wait(ms(200));
+    pool.die(0);
+    pool.deeds();
+    pool.resize(1);
+    assert_eq!(pool.deeds(), []);
+    pool.submit(1);
+    assert_eq!(pool.deeds(), [Start(0)]);
+}
+
+#[test]
 fn an_idle_pool_is_left_in_peace() {
     let mut pool = Pool::new(3, 4).ready();
     pool.submit(20);
@@ -313,6 +356,22 @@ fn an_idle_pool_is_left_in_peace() {
     assert_eq!(pool.sched.poll_timeout().filter(|at| *at > pool.now + ms(2)), None);
     pool.wait(ms(2));
     assert_eq!(pool.sched.poll_timeout(), None);
+}
+
+#[test]
+fn nobody_looks_at_a_worker_that_has_one_task() {
+    for begun in [false, true] {
+        let mut pool = Pool::new(2, 2).ready();
+        pool.submit(3);
+        pool.answer(0, 1);
+        pool.answer(1, 1);
+        assert_eq!((pool.flights(0), pool.flights(1)), (1, 0));
+        if begun {
+            pool.begin(0);
+        }
+        pool.wait(ms(2));
+        assert_eq!(pool.sched.poll_timeout(), None, "one worker has a task, one has none");
+    }
 }
 
 // Resizing -------------------------------------------------------------------

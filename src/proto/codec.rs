@@ -192,6 +192,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn types_travel_in_their_compact_form() {
+        let address = std::net::IpAddr::from([127, 0, 0, 1]);
+        let bytes = encoded(&address);
+        assert_eq!(bytes, [0, 127, 0, 0, 1]);
+        assert_eq!(decode(&bytes), Ok(address));
+    }
+
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[expect(clippy::large_enum_variant, reason = "a chain of boxes must be costly")]
     enum Tree {

@@ -169,6 +169,21 @@ fn a_types_own_error_is_kept_but_not_at_any_length() {
 }
 
 #[test]
+fn a_type_may_say_more_about_the_error_of_a_part() {
+    struct Wraps(Refuses);
+
+    impl Serialize for Wraps {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let wrap = |error| ser::Error::custom(format_args!("in a part: {error}"));
+            self.0.serialize(serializer).map_err(wrap)
+        }
+    }
+
+    let failure = encode_into(&Wraps(Refuses("red".into())), &mut Vec::new(), 100).unwrap_err();
+    assert_eq!(failure, EncodeFailure::Refused("in a part: no: red".to_owned()));
+}
+
+#[test]
 fn failures_read_well() {
     struct Unprintable;
 

@@ -277,20 +277,33 @@ fn patience_with_a_long_task_is_four_times_what_is_usual_within_limits() {
 
 #[test]
 fn a_worker_in_a_long_task_gets_no_other_before_its_answer() {
-    let mut pool = Pool::new(2, 2).ready();
+    let mut pool = Pool::new(2, 8).ready();
+    pool.sched.run_nanos = 1_000;
     pool.submit(4);
     let (stuck, other) = (pool.sent[0].0, pool.sent[1].0);
     pool.begin(stuck);
     pool.wait(ms(20));
-    for _ in 0..2 {
+    while pool.flights(other) > 0 {
         pool.answer(other, 1_000);
     }
     pool.deeds();
-    pool.submit(4);
-    assert!(pool.deeds().iter().all(|deed| matches!(deed, Send(seat, _) if *seat == other)));
+    pool.submit(20);
+    let sent = pool.deeds();
+    assert!(!sent.is_empty());
+    assert!(sent.iter().all(|deed| matches!(deed, Send(seat, _) if *seat == other)), "{sent:?}");
     assert_eq!(pool.answer(stuck, 1_000), Some(0));
     assert_eq!(pool.answer(stuck, 1_000), None, "skipped");
     assert!(pool.deeds().iter().any(|deed| matches!(deed, Send(seat, _) if *seat == stuck)));
+}
+
+#[test]
+fn a_worker_whose_task_is_over_is_not_in_a_long_one() {
+    let mut pool = Pool::new(2, 2).ready();
+    pool.submit(4);
+    pool.begin(0);
+    pool.scribble(0, 1, Phase::Done);
+    pool.wait(ms(200));
+    assert_eq!(pool.phase(0, 2), Some(Phase::Queued));
 }
 
 #[test]

@@ -142,6 +142,22 @@ fn a_death_in_the_middle_of_something_is_not_blamed_on_what_waits_behind_it() {
 }
 
 #[test]
+fn whatever_a_worker_runs_is_fenced_before_it_is_stopped() {
+    for (before, after) in [
+        (Phase::Queued, Phase::Revoked),
+        (Phase::Running, Phase::Killing),
+        (Phase::CancelReq, Phase::Killing),
+        (Phase::Done, Phase::Done),
+    ] {
+        let mut pool = busy(1);
+        pool.scribble(0, 1, before);
+        pool.violate(0, GARBAGE);
+        assert_eq!(pool.deeds(), [Stop(0, None)]);
+        assert_eq!(pool.phase(0, 1), Some(after));
+    }
+}
+
+#[test]
 fn a_violation_is_told_to_the_task_that_runs_and_not_to_its_siblings() {
     let mut pool = busy(3);
     pool.violate(0, GARBAGE);

@@ -294,7 +294,8 @@ fn an_idle_worker_leaves_after_its_time_and_comes_back_for_work() {
 
 #[test]
 fn an_idle_worker_stays_for_what_waits_behind_another() {
-    let mut pool = idle_timeout(2, 2, ms(2));
+    // Shorter than anybody waits before taking it over.
+    let mut pool = idle_timeout(2, 2, Duration::from_micros(500));
     pool.submit(3);
     let (one, other) = (pool.sent[0].0, pool.sent[1].0);
     pool.begin(one);
@@ -346,6 +347,53 @@ fn nobody_is_woken_for_what_is_another_workers_to_the_end() {
     assert_eq!(pool.deeds(), []);
     pool.submit(1);
     assert_eq!(pool.deeds(), [Start(0)]);
+}
+
+#[test]
+fn a_look_that_comes_late_does_all_that_is_due() {
+    let asked = |word| {
+        let mut pool = busy(1);
+        pool.watch(0);
+        pool.cancel(0);
+        pool.scribble(0, 1, word);
+        pool
+    };
+    let mut stealing = Pool::new(2, 2);
+    stealing.get_ready(0);
+    stealing.submit(2);
+    stealing.begin(0);
+    stealing.get_ready(1);
+    let mut hung_up = busy(1);
+    hung_up.hang_up(0);
+    let mut silent = Pool::new(1, 1).ready();
+    silent.submit(1);
+    silent.cancel(0);
+    let mut failed = Pool::new(1, 1);
+    failed.fail_to_start(0);
+    let mut timed = Pool::new(1, 1).ready();
+    timed.submit_with(timeout(ms(50)));
+    timed.begin(0);
+    let mut held_back = busy(2);
+    held_back.scribble(0, 1, Phase::Done);
+    for (mut pool, due) in [
+        (Pool::new(1, 1), Stop(0, None)),
+        (hung_up, Stop(0, None)),
+        (silent, Stop(0, None)),
+        (asked(Phase::CancelReq), Stop(0, None)),
+        (asked(Phase::Done), Probe(0)),
+        (timed, Stop(0, Some(GRACE))),
+        (idle_timeout(1, 1, ms(5)), Dismiss(0)),
+        (stealing, Send(1, 1)),
+        (failed, Start(0)),
+        (held_back, Probe(0)),
+    ] {
+        pool.deeds();
+        pool.now = pool.now + ms(3_600_000);
+        while pool.sched.poll_timeout().is_some_and(|next| next <= pool.now) {
+            pool.look();
+        }
+        assert_eq!(pool.deeds(), [due]);
+    }
 }
 
 #[test]

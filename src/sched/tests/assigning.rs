@@ -292,8 +292,27 @@ fn a_worker_in_a_long_task_gets_no_other_before_its_answer() {
     assert!(!sent.is_empty());
     assert!(sent.iter().all(|deed| matches!(deed, Send(seat, _) if *seat == other)), "{sent:?}");
     assert_eq!(pool.answer(stuck, 1_000), Some(0));
+    assert!(pool.flights(stuck) > 2, "it has been given more, behind what it has to skip");
     assert_eq!(pool.answer(stuck, 1_000), None, "skipped");
-    assert!(pool.deeds().iter().any(|deed| matches!(deed, Send(seat, _) if *seat == stuck)));
+    pool.submit(20);
+    assert!(pool.flights(stuck) > 2);
+}
+
+#[test]
+fn a_skip_is_not_the_end_of_a_long_task() {
+    let mut pool = Pool::new(2, 8).ready();
+    pool.sched.run_nanos = 1_000;
+    pool.submit(8);
+    pool.cancel(pool.sent.iter().find(|sent| sent.0 == 0).unwrap().1);
+    pool.scribble(0, 2, Phase::Running);
+    pool.wait(ms(20));
+    assert_eq!(pool.phase(0, 3), Some(Phase::Revoked));
+    assert_eq!(pool.answer(0, 1_000), None, "skipped");
+    pool.deeds();
+    pool.submit(20);
+    pool.answer(1, 1_000);
+    let sent = pool.deeds();
+    assert!(sent.iter().all(|deed| matches!(deed, Send(1, _))), "{sent:?}");
 }
 
 #[test]

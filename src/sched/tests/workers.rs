@@ -293,6 +293,16 @@ fn an_idle_worker_leaves_after_its_time_and_comes_back_for_work() {
 }
 
 #[test]
+fn a_worker_that_leaves_is_not_waited_for() {
+    let mut pool = idle_timeout(2, 1, ms(200));
+    pool.wait(ms(200));
+    assert_eq!(pool.deeds(), [Dismiss(0), Dismiss(1)]);
+    pool.die(0);
+    pool.submit(1);
+    assert_eq!(pool.deeds(), [Start(0)]);
+}
+
+#[test]
 fn an_idle_worker_stays_for_what_waits_behind_another() {
     // Shorter than anybody waits before taking it over.
     let mut pool = idle_timeout(2, 2, Duration::from_micros(500));

@@ -315,6 +315,11 @@ impl World {
             Doing::Done { seq, task } => {
                 process.replies.push_back(Reply::Ran { seq, task });
                 process.doing = Doing::Nothing;
+                // The answer of a long task is sent at once, however lazy it is.
+                let all = process.replies.len();
+                if now - self.start_of(key, seq) >= PROBE_FIRST {
+                    self.process(key).expect("it steps").sent = all;
+                }
             }
             Doing::Parked => {}
         }
@@ -334,6 +339,12 @@ impl World {
             Doing::Done { .. } => true,
             Doing::Parked => false,
         }
+    }
+
+    /// When the body under `seq` started, long ago if it has not.
+    fn start_of(&self, worker: WorkerKey, seq: u64) -> Time {
+        let start = self.started.iter().find(|start| start.0 == worker && start.1 == seq);
+        start.map_or(Time::default(), |start| start.2)
     }
 
     /// Whether it is in a task that only a request can end, if anything.
@@ -447,9 +458,7 @@ impl Words for Outside {
     }
 
     fn started_at(&self, worker: WorkerKey, seq: u64) -> Time {
-        let world = self.0.borrow();
-        let start = world.started.iter().find(|start| start.0 == worker && start.1 == seq);
-        start.map_or(Time::default(), |start| start.2)
+        self.0.borrow().start_of(worker, seq)
     }
 }
 
@@ -701,9 +710,7 @@ impl Model {
             let Doing::Running { seq, task } = process.doing else { return false };
             let Some(timeout) = setup.tasks[task].terms.timeout else { return false };
             let phase = SlotWord(process.words[seq as usize - 1]).phase();
-            let mut starts = world.started.iter();
-            let start = starts.find(|start| start.0 == process.key && start.1 == seq);
-            let until = start.expect("it runs").2 + timeout.max(PROBE_FIRST);
+            let until = world.start_of(process.key, seq) + timeout.max(PROBE_FIRST);
             let left_alone = process.life == Life::Alive && !process.stopped;
             phase == Some(Phase::Running) && left_alone && until <= world.now
         };

@@ -286,6 +286,11 @@ mod tests {
         // Frames that wait to be taken do not keep others from arriving.
         assert!(reader.buffer().capacity() > bytes.len());
         assert_eq!(drain(&mut reader), [(0, body), (1, vec![1, 2])]);
+        // The long frame is dropped, and its room could be used again.
+        for _ in 0..3 {
+            reader.buffer().extend_from_slice(&stream(&[vec![1]]));
+            assert_eq!(drain(&mut reader).len(), 1);
+        }
         assert!(reader.buffer().capacity() <= SPARE_BYTES_MAX);
     }
 

@@ -25,7 +25,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::cancel::FATAL_DELIVERIES_MAX;
-use super::slot::PROBE_FIRST;
+use super::slot::{PROBE_FIRST, Seat};
 use super::{Action, Answer, Ending, Intent, Mode, Scheduler, Settings, Stage, Terms};
 use super::{TaskKey, Words, WorkerKey};
 use crate::exit::Exit;
@@ -914,6 +914,13 @@ impl Model {
         let (open, queued) = self.sched.task_counts();
         if idle > 0 && queued > 0 {
             self.fault("a task waits while a worker is idle");
+        }
+        let mut listed = vec![0; self.sched.seats.len()];
+        self.sched.idle.iter().for_each(|&seat| listed[seat as usize] += 1);
+        let is_listed = |seat: &Seat| seat.worker.as_ref().is_some_and(|slot| slot.listed);
+        let lists = self.sched.seats.iter().map(|seat| u32::from(is_listed(seat)));
+        if !lists.eq(listed) {
+            self.fault("the list of the idle is not what the workers think it is");
         }
         let ended = self.world().ledger.iter().filter(|entry| entry.end.is_some()).count();
         if open + ended != self.keys.len() {

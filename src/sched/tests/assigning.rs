@@ -29,6 +29,8 @@ fn depth_follows_how_long_tasks_take() {
     for (usual, depth_max, depth) in [
         (0, 64, 2),
         (1, 64, 64),
+        // There are no more slots.
+        (1, 1000, 64),
         (1_000, 64, 64),
         (20_000, 64, 50),
         (100_000, 64, 10),

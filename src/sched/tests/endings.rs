@@ -115,6 +115,14 @@ fn terminating_ends_what_waits_before_anything_else_can_start() {
 }
 
 #[test]
+fn terminating_ends_what_has_not_started_before_anybody_is_stopped() {
+    let mut pool = busy(3);
+    pool.terminate();
+    let ended = |task| End(task, Ending::Terminated { started: false });
+    assert_eq!(pool.deeds(), [ended(2), ended(1), Stop(0, Some(GRACE))]);
+}
+
+#[test]
 fn a_long_grace_period_does_not_let_idle_workers_stay() {
     let settings = Settings { grace_period: ms(60_000), ..settings(1, 1) };
     let mut pool = Pool::with(settings).ready();

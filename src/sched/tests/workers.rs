@@ -286,6 +286,8 @@ fn an_idle_worker_leaves_after_its_time_and_comes_back_for_work() {
     assert_eq!(pool.sched.poll_timeout(), None);
     pool.submit(1);
     assert_eq!(pool.deeds(), [Start(0)]);
+    pool.get_ready(0);
+    assert_eq!(pool.deeds(), [Send(0, 1)]);
     pool.submit(1);
     assert_eq!(pool.deeds(), [Start(1)]);
     pool.submit(1);

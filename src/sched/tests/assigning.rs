@@ -220,6 +220,30 @@ fn tasks_that_usually_take_long_are_taken_back_at_once() {
 }
 
 #[test]
+fn an_idle_worker_looks_again_in_a_moment() {
+    let mut pool = Pool::new(2, 2);
+    pool.get_ready(0);
+    pool.sched.run_nanos = 1_000;
+    pool.submit(2);
+    pool.begin(0);
+    pool.wait(Duration::from_micros(400));
+    pool.get_ready(1);
+    assert_eq!(pool.wait_for_deeds(), (ms(1), vec![Send(1, 1)]));
+}
+
+#[test]
+fn a_worker_that_has_just_answered_is_not_in_a_long_task() {
+    let mut pool = Pool::new(2, 8);
+    pool.get_ready(0);
+    pool.sched.run_nanos = 1_000;
+    pool.submit(6);
+    pool.wait(ms(1));
+    pool.answer(0, 1_000);
+    pool.get_ready(1);
+    assert_eq!((pool.flights(0), pool.flights(1)), (5, 0));
+}
+
+#[test]
 fn an_idle_worker_takes_half_rounded_up() {
     let mut pool = Pool::new(2, 8);
     pool.get_ready(0);

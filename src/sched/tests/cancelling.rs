@@ -220,6 +220,19 @@ fn a_skip_is_waited_for_while_its_worker_goes_on_unless_nothing_is_believed() {
 }
 
 #[test]
+fn that_it_goes_on_is_not_believed_of_a_worker_that_nobody_trusts() {
+    for (first, wait) in [(Phase::Done, REPLY_WAIT), (Phase::Queued, SKIP_WAIT)] {
+        let mut pool = Pool::with(Settings { trusted: false, ..settings(1, 2) }).ready();
+        pool.submit(2);
+        pool.scribble(0, 1, first);
+        pool.scribble(0, 2, Phase::Running);
+        pool.cancel(0);
+        pool.wait(wait);
+        assert_eq!(pool.deeds().last(), Some(&Stop(0, None)), "{first:?}");
+    }
+}
+
+#[test]
 fn a_skip_is_not_waited_for_while_another_task_runs() {
     let mut pool = busy(2);
     pool.cancel(1);

@@ -155,6 +155,32 @@ fn a_pools_end_is_final() {
 }
 
 #[test]
+fn a_word_that_is_set_back_does_not_bring_a_task_into_a_pool_that_is_over() {
+    let set_back = |pool: &mut Pool, ending: Ending| {
+        pool.scribble(0, 1, Phase::Queued);
+        pool.die(0);
+        assert_eq!(pool.deeds().last(), Some(&End(0, ending)));
+        assert_eq!(pool.sched.task_counts(), (0, 0));
+    };
+    let mut pool = busy(1);
+    pool.violate(0, GARBAGE);
+    pool.terminate();
+    set_back(&mut pool, Ending::Terminated { started: false });
+
+    let mut pool = Pool::new(2, 1);
+    pool.get_ready(0);
+    pool.submit(1);
+    pool.begin(0);
+    pool.violate(0, GARBAGE);
+    for _ in 0..3 {
+        pool.fail_to_start(1);
+        pool.wait(ms(1_000));
+    }
+    assert_eq!(pool.sched.mode(), Mode::Broken);
+    set_back(&mut pool, Ending::Broken);
+}
+
+#[test]
 fn abandoning_ends_all_and_says_what_had_started() {
     let mut pool = Pool::new(2, 1).ready();
     pool.submit(3);

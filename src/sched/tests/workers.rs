@@ -319,6 +319,21 @@ fn an_idle_worker_stays_for_what_waits_behind_another() {
 }
 
 #[test]
+fn an_idle_worker_leaves_when_what_it_stayed_for_is_gone() {
+    let mut pool = idle_timeout(2, 2, Duration::from_micros(500));
+    pool.submit(3);
+    pool.answer(1, 1);
+    assert_eq!(pool.flights(0), 2);
+    pool.begin(0);
+    pool.wait(Duration::from_micros(600));
+    pool.cancel(2);
+    assert_eq!(pool.deeds().last(), Some(&End(2, UNSTARTED)));
+    let (waited, deeds) = pool.wait_for_deeds();
+    assert_eq!(deeds, [Dismiss(1)]);
+    assert!(waited <= ms(1), "{waited:?}");
+}
+
+#[test]
 fn nobody_is_woken_for_what_is_another_workers_to_the_end() {
     // Both rest, and one comes back for a task.
     let mut pool = idle_timeout(2, 1, ms(200));

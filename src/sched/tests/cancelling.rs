@@ -14,6 +14,19 @@ fn a_task_that_waits_is_cancelled_once_and_nobody_hears_of_it() {
 }
 
 #[test]
+fn a_task_is_not_cancelled_for_one_that_was_in_its_place() {
+    let mut pool = busy(1);
+    pool.answer(0, 1);
+    pool.submit(1);
+    assert_eq!(pool.keys[0].index, pool.keys[1].index);
+    pool.begin(0);
+    pool.deeds();
+    pool.cancel(0);
+    assert_eq!(pool.deeds(), []);
+    assert_eq!(pool.phase(0, 2), Some(Phase::Running));
+}
+
+#[test]
 fn a_task_that_was_sent_and_has_not_started_is_taken_back() {
     let mut pool = busy(2);
     pool.cancel(1);

@@ -210,7 +210,7 @@ fn a_worker_that_does_not_skip_what_was_taken_back_is_stopped_in_time() {
 }
 
 #[test]
-fn a_skip_is_waited_for_while_its_worker_goes_on_unless_nothing_is_believed() {
+fn a_skip_is_waited_for_while_its_worker_goes_on() {
     let mut pool = Pool::new(1, 2).ready();
     pool.submit(2);
     pool.cancel(0);
@@ -223,13 +223,17 @@ fn a_skip_is_waited_for_while_its_worker_goes_on_unless_nothing_is_believed() {
     assert_eq!(pool.answer(0, 1), None);
     assert_eq!(pool.answer(0, 1), Some(1));
     assert_eq!(pool.sched.poll_timeout(), None);
+}
 
+#[test]
+fn what_was_sent_to_an_untrusted_worker_ends_with_it() {
     let mut pool = untrusted(1);
     pool.submit(1);
-    pool.cancel(0);
-    pool.submit(1);
     pool.deeds();
-    assert_eq!(pool.wait_for_deeds(), (SKIP_WAIT, vec![Stop(0, None)]));
+    pool.cancel(0);
+    assert_eq!(pool.deeds(), [Stop(0, None)]);
+    pool.die(0);
+    assert_eq!(pool.deeds(), [End(0, STOPPED), Start(0)]);
 }
 
 #[test]

@@ -73,3 +73,21 @@ fn what_waits_behind_a_long_task_does_not_keep_the_pool_awake() {
     }
     assert!(looks < 120, "{looks} looks in 100 ms");
 }
+
+#[test]
+fn a_timeout_ends_tasks_whose_word_hides_them() {
+    let second = ms(1_000);
+    let stops = |phase, after| {
+        let mut pool = Pool::new(1, 2).ready();
+        pool.submit_with(timeout(second));
+        pool.scribble(0, 1, phase);
+        pool.wait(after);
+        pool.deeds().contains(&Stop(0, None))
+    };
+    for phase in [Phase::Empty, Phase::Revoked, Phase::Killing] {
+        assert!(stops(phase, second), "{phase:?}");
+    }
+    // That one was in time, and its answer may be long.
+    assert!(!stops(Phase::Done, 30 * second));
+    assert!(stops(Phase::Done, 31 * second));
+}

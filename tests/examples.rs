@@ -1,7 +1,7 @@
 //! Every example does and prints what its first lines say, and none hangs.
 //!
-//! A new file in `examples/` is run without being listed here. `sha256sum` has
-//! tests of its own.
+//! A new file in `examples/` is run without being listed here. `sha256sum` and
+//! `chaos` have tests of their own.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -67,27 +67,39 @@ async fn examples_print_what_they_say() {
     assert!(names.len() > 1, "{names:?}");
     for source in names {
         let name = source.file_stem().unwrap().to_str().unwrap();
-        if name == "sha256sum" {
+        if matches!(name, "sha256sum" | "chaos") {
             continue;
         }
-        let source = fs::read_to_string(&source).unwrap();
-        let promised = promised(&source, name);
-        let output = output(&mut command(program(name))).await;
-        assert!(output.status.success(), "{name}: {output:?}");
-        let printed = text(&output.stdout);
-        let same = printed.lines().count() == promised.len()
-            && printed.lines().zip(&promised).all(|(line, promise)| fits(line, promise));
-        assert!(same, "{name} promises {promised:#?} and prints {printed}");
+        prints_what_it_says(&mut command(program(name)), name, &source).await;
     }
+}
+
+async fn prints_what_it_says(command: &mut Command, name: &str, source: &Path) {
+    let source = fs::read_to_string(source).unwrap();
+    let promised = promised(&source, name);
+    let output = output(command).await;
+    assert!(output.status.success(), "{name}: {output:?}");
+    let printed = text(&output.stdout);
+    let same = printed.lines().count() == promised.len()
+        && printed.lines().zip(&promised).all(|(line, promise)| fits(line, promise));
+    assert!(same, "{name} promises {promised:#?} and prints {printed}");
 }
 
 /// The lines after the command in the example's first comment.
 fn promised<'a>(source: &'a str, name: &str) -> Vec<&'a str> {
     let comment = source.lines().map_while(|line| line.strip_prefix("//!"));
     let mut lines = comment.map(|line| line.strip_prefix(' ').unwrap_or(line));
-    let run = format!("$ cargo run --example {name}");
-    assert!(lines.any(|line| line.starts_with(&run)), "{name} does not say `{run}`");
+    let run = format!("--example {name}");
+    let runs = |line: &str| line.starts_with("$ cargo run ") && line.contains(&run);
+    assert!(lines.any(runs), "{name} does not say `cargo run {run}`");
     lines.take_while(|line| *line != "```").collect()
+}
+
+#[tokio::test]
+async fn chaos_ends_with_its_books_in_balance() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/chaos/main.rs");
+    let mut command = command(program("chaos"));
+    prints_what_it_says(command.args(["--seed", "1", "--seconds", "5"]), "chaos", &source).await;
 }
 
 /// Whether a line is what was promised, where `…` stands for anything.

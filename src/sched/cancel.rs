@@ -133,6 +133,15 @@ impl<T> Scheduler<T> {
         }
     }
 
+    /// The worker's process has ended, and [`handle_death`](Self::handle_death)
+    /// will follow once it has been collected. Its silence until then is no
+    /// fault of its own.
+    pub(crate) fn handle_ended(&mut self, worker: WorkerKey) {
+        if let Some(slot) = self.worker_mut(worker) {
+            slot.timers.drop_verdicts();
+        }
+    }
+
     /// The worker is dead, its socket drained. Its words tell what it started.
     pub(crate) fn handle_death(
         &mut self,

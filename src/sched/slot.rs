@@ -238,6 +238,14 @@ impl Timers {
         self.stage_until.min(self.death_until).min(self.answer_until.1).min(self.skip_until)
     }
 
+    /// Nothing that it has not said will be held against it.
+    pub(super) fn drop_verdicts(&mut self) {
+        self.stage_until = Time::FAR;
+        self.death_until = Time::FAR;
+        self.answer_until = (0, Time::FAR);
+        self.skip_until = Time::FAR;
+    }
+
     /// The task with number `seq` has landed.
     fn settle(&mut self, seq: u64) {
         if self.polite_until.0 <= seq {

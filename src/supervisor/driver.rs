@@ -92,13 +92,21 @@ impl Driver {
         let now = Time(monotonic_nanos());
         if next <= now {
             let verdicts = self.supervisor.core().sched.verdicts_due(now);
+            let mut ended = Vec::new();
             for link in self.links.iter_mut().filter(|link| verdicts.contains(&link.worker())) {
                 // The runtime may have been kept from telling us for long.
                 link.catch_up();
                 link.fetch(true);
+                // And so may the warden.
+                if link.has_ended() {
+                    ended.push(link.worker());
+                }
             }
             self.note_start_timeouts(now);
-            self.supervisor.act(|sched, now, links| sched.handle_timeout(now, links));
+            self.supervisor.act(|sched, now, links| {
+                ended.into_iter().for_each(|worker| sched.handle_ended(worker));
+                sched.handle_timeout(now, links);
+            });
             return true;
         }
         // A sleep that ends too early is cheaper than setting it anew each

@@ -31,6 +31,7 @@ use crate::start::spawn::Ends;
 use crate::sys::clock::monotonic_nanos;
 use crate::sys::fd;
 use crate::sys::page::Page;
+use crate::sys::wait::has_ended;
 use crate::time::Time;
 use crate::transport::{Outgoing, Transport};
 
@@ -322,6 +323,11 @@ impl Link {
 
     pub(super) fn worker(&self) -> WorkerKey {
         self.worker
+    }
+
+    /// Whether there is no process any more: the warden will say so.
+    pub(super) fn has_ended(&self) -> bool {
+        self.supervisor.core().links.pid(self.worker).is_none_or(|pid| has_ended(pid as i32))
     }
 
     /// Takes in all that the worker has sent so far, whether the runtime has

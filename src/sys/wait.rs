@@ -1,5 +1,5 @@
-//! Pidfds, and how a process ended. Called by `start` only: an ending is
-//! collected once, by one owner.
+//! Pidfds, and how a process ended. Only `start` collects an ending: once, and
+//! by one owner. Others may look.
 
 use std::io;
 use std::mem;
@@ -27,13 +27,19 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 ///
 /// `ECHILD` if something else in this program has collected it.
 pub(crate) fn peek_exit(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
-    wait(pidfd, libc::WEXITED | libc::WNOWAIT | libc::WNOHANG)
+    wait(libc::P_PIDFD, pidfd.as_raw_fd(), libc::WEXITED | libc::WNOWAIT | libc::WNOHANG)
+}
+
+/// Whether the child with this number has ended, collected or not.
+pub(crate) fn has_ended(pid: i32) -> bool {
+    let running = wait(libc::P_PID, pid, libc::WEXITED | libc::WNOWAIT | libc::WNOHANG);
+    !matches!(running, Ok(None))
 }
 
 /// Collects the child's ending, waiting for it if need be. Unknown if
 /// something else in this program was faster.
 pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Exit {
-    match wait(pidfd, libc::WEXITED) {
+    match wait(libc::P_PIDFD, pidfd.as_raw_fd(), libc::WEXITED) {
         Ok(Some(exit)) => exit,
         Ok(None) | Err(_) => Exit::UNKNOWN,
     }
@@ -51,14 +57,13 @@ pub(crate) fn try_reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
 
 // By hand, because nix has no name for real-time signals and fails on them
 // after the kernel has already forgotten the child.
-fn wait(pidfd: BorrowedFd<'_>, options: libc::c_int) -> io::Result<Option<Exit>> {
+fn wait(which: libc::idtype_t, id: i32, options: libc::c_int) -> io::Result<Option<Exit>> {
     loop {
         // SAFETY: zeroes are a valid siginfo for the kernel to overwrite, and
         // its pid tells afterwards whether the kernel did.
         let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
-        let id = pidfd.as_raw_fd() as libc::id_t;
         // SAFETY: `info` is ours to write.
-        let waited = unsafe { libc::waitid(libc::P_PIDFD, id, &mut info, options) };
+        let waited = unsafe { libc::waitid(which, id as libc::id_t, &mut info, options) };
         match Errno::result(waited) {
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
@@ -120,12 +125,17 @@ mod tests {
     fn peeking_collects_nothing() {
         let mut child = Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let pidfd = pidfd_open(child.id() as i32).unwrap();
+        let pid = child.id() as i32;
         assert_eq!(peek_exit(pidfd.as_fd()).unwrap(), None);
+        assert!(!has_ended(pid));
         child.kill().unwrap();
         // Blocks until the ending is there, and leaves it there.
-        let seen = wait(pidfd.as_fd(), libc::WEXITED | libc::WNOWAIT).unwrap();
+        let waiting = libc::WEXITED | libc::WNOWAIT;
+        let seen = wait(libc::P_PIDFD, pidfd.as_raw_fd(), waiting).unwrap();
         assert_eq!(seen, Some(Exit::from_signal(9)));
         assert_eq!(peek_exit(pidfd.as_fd()).unwrap(), Some(Exit::from_signal(9)));
+        assert!(has_ended(pid));
         assert_eq!(reap(pidfd.as_fd()), Exit::from_signal(9));
+        assert!(has_ended(pid), "it is no child any more");
     }
 }

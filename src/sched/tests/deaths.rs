@@ -205,3 +205,23 @@ fn a_socket_that_closes_is_followed_by_a_death_or_by_a_kill() {
     pool.wait(ms(60_000));
     assert_eq!(pool.deeds(), []);
 }
+
+#[test]
+fn a_worker_whose_death_is_told_late_is_not_blamed_for_its_closed_socket() {
+    for told in [false, true] {
+        let mut pool = busy(1);
+        pool.hang_up(0);
+        if told {
+            pool.sched.handle_ended(pool.key(0));
+        }
+        pool.wait(ms(3_600_000));
+        pool.deeds();
+        pool.die(0);
+        let ended = match &pool.deeds()[..] {
+            [End(0, ending), Start(0)] => ending.clone(),
+            deeds => panic!("{deeds:?}"),
+        };
+        assert_eq!(matches!(ended, Ending::Lost { .. }), told, "{ended:?}");
+        assert_eq!(matches!(ended, Ending::Violated { .. }), !told, "{ended:?}");
+    }
+}

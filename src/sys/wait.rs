@@ -52,7 +52,7 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Exit {
 ///
 /// `ECHILD` if something else in this program has collected it.
 pub(crate) fn try_reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
-    wait(pidfd, libc::WEXITED | libc::WNOHANG)
+    wait(libc::P_PIDFD, pidfd.as_raw_fd(), libc::WEXITED | libc::WNOHANG)
 }
 
 // By hand, because nix has no name for real-time signals and fails on them

@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use nix::unistd::getpgrp;
 
 /// `PIDFD_SIGNAL_PROCESS_GROUP` of pidfd_send_signal(2), Linux 6.9.
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
@@ -124,10 +123,13 @@ pub(crate) fn continue_on_parent_death() -> io::Result<()> {
 
 /// Ends this process and everything it has started, at once.
 pub(crate) fn exit_group_now() -> ! {
-    // In a group that somebody else leads, killing it would be an attack.
-    if getpgrp().as_raw() == process::id() as i32 {
+    let pid = process::id() as i32;
+    // Only we can have led this group, and it may have others in it even if we
+    // have left it. (For the first process of a namespace, which ends with it
+    // anyway, the number would mean everybody.)
+    if pid > 1 {
         // SAFETY: takes two integers and touches no memory of ours.
-        unsafe { libc::kill(0, libc::SIGKILL) };
+        unsafe { libc::kill(-pid, libc::SIGKILL) };
     }
     // SAFETY: runs no exit handlers, which is the point: they may wait for
     // locks held by threads that are stuck.

@@ -20,6 +20,19 @@ pub(crate) struct Boot {
     /// Blocking.
     pub(crate) socket: UnixStream,
     pub(crate) page: Page,
+    pub(crate) ties: Ties,
+}
+
+/// By what a worker knows that its parent is there.
+#[derive(Debug)]
+pub(crate) struct Ties {
+    /// A pidfd of the thread that started it, or of that one's process. Tells
+    /// even if the parent has made a copy of itself, which has its sockets.
+    pub(crate) warden: OwnedFd,
+    /// Hangs up when nobody has the other end any more. Already the kernel sends
+    /// SIGKILL to the worker's group then, whatever that does; as long as it is
+    /// open in this process.
+    pub(crate) leash: OwnedFd,
 }
 
 /// Makes this process a worker if it was started as one. Afterwards standard
@@ -34,20 +47,21 @@ pub(crate) fn boot() -> io::Result<Option<Boot>> {
     let Some(parent) = fd::peer_pid(io::stdin().as_fd())? else {
         return Ok(None);
     };
+    // First of all, so that the parent's death is not missed from here on.
+    signal::continue_on_parent_death()?;
     if parent != parent_id() as i32 {
         // We were handed to another parent: ours is dead. Nobody wants this
         // worker, and even less a second copy of the program.
         process::exit(1);
     }
-    // First of all, so that the parent's death is not missed from here on.
-    signal::continue_on_parent_death()?;
     let mut socket = UnixStream::from(fd::move_stdin_away()?);
-    let (page, stdout) = receive_message(&mut socket)?;
+    let Message { page, ties, stdout } = receive_message(&mut socket)?;
+    signal::kill_group_on_hang_up(ties.leash.as_fd())?;
     if let Some(stdout) = stdout {
         fd::replace_stdout(stdout)?;
     }
     signal::reset_signals()?;
-    Ok(Some(Boot { socket, page: Page::open(page)? }))
+    Ok(Some(Boot { socket, page: Page::open(page)?, ties }))
 }
 
 /// Whether this process was started to be a worker, whatever became of that.
@@ -58,15 +72,24 @@ pub(crate) fn is_marked() -> bool {
         .is_some_and(|arg0| arg0.as_bytes().windows(mark.len()).any(|part| part == mark))
 }
 
-fn receive_message(socket: &mut UnixStream) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+struct Message {
+    page: OwnedFd,
+    ties: Ties,
+    stdout: Option<OwnedFd>,
+}
+
+fn receive_message(socket: &mut UnixStream) -> io::Result<Message> {
     let mut bytes = [0; message::MESSAGE_BYTES];
     // The descriptors come with the first byte.
     let (len, fds) = fd::recv_with_fds(socket.as_fd(), &mut bytes, message::FDS_MAX)?;
     socket.read_exact(&mut bytes[len..])?;
     let mut fds = fds.into_iter();
-    match (message::decode(&bytes), fds.next(), fds.next()) {
-        (Some(false), Some(page), None) => Ok((page, None)),
-        (Some(true), Some(page), Some(stdout)) => Ok((page, Some(stdout))),
+    match (message::decode(&bytes), fds.next(), fds.next(), fds.next(), fds.next()) {
+        (Some(has_stdout), Some(page), Some(warden), Some(leash), stdout)
+            if has_stdout == stdout.is_some() =>
+        {
+            Ok(Message { page, ties: Ties { warden, leash }, stdout })
+        }
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not the boot message of a worker")),
     }
 }

@@ -4,7 +4,9 @@
 //!
 //! ```text
 //!  "process"  flags        with  status page
-//!   7 bytes   1 byte             standard output, if flags & 1
+//!   7 bytes   1 byte             pidfd of the warden's thread
+//!                                the worker's end of the leash
+//!                                standard output, if flags & 1
 //! ```
 
 /// Marks a worker in its `argv[0]`, as in `thumbs: procession worker eu/3`.
@@ -12,7 +14,7 @@
 pub(crate) const ARG0_MARK: &str = ": procession worker ";
 
 pub(crate) const MESSAGE_BYTES: usize = 8;
-pub(crate) const FDS_MAX: usize = 2;
+pub(crate) const FDS_MAX: usize = 4;
 
 const MAGIC: &[u8; 7] = b"process";
 const HAS_STDOUT: u8 = 1;
@@ -24,7 +26,7 @@ pub(crate) fn encode(has_stdout: bool) -> [u8; MESSAGE_BYTES] {
     message
 }
 
-/// Whether a descriptor for the standard output follows that of the page.
+/// Whether a descriptor for the standard output follows the others.
 /// `None` if this is not a boot message.
 pub(crate) fn decode(message: &[u8]) -> Option<bool> {
     match message.strip_prefix(MAGIC)? {

@@ -52,6 +52,8 @@ pub(crate) enum OutputTo {
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) pidfd: OwnedFd,
+    /// Our end. As long as it is open the worker may live.
+    pub(crate) leash: UnixStream,
     pub(crate) ends: Ends,
 }
 
@@ -67,14 +69,16 @@ pub(crate) struct Ends {
     pub(crate) stderr: Option<OwnedFd>,
 }
 
-/// Starts a worker that shows as `arg0` in `ps`.
+/// Starts a worker that shows as `arg0` in `ps`. `warden` is a pidfd of the
+/// calling thread.
 ///
 /// # Errors
 ///
 /// Whatever kept the process from being started; nothing is left of it.
-pub(crate) fn spawn(spec: &SpawnSpec, arg0: &str) -> io::Result<Spawned> {
+pub(crate) fn spawn(spec: &SpawnSpec, arg0: &str, warden: BorrowedFd<'_>) -> io::Result<Spawned> {
     let (page, page_fd) = Page::create()?;
     let (ours, theirs) = UnixStream::pair()?;
+    let (leash, collar) = UnixStream::pair()?;
     let mut command = Command::new(THIS_PROGRAM);
     command.arg0(arg0).stdin(OwnedFd::from(theirs)).process_group(0);
     set_environment(&mut command, spec);
@@ -83,20 +87,20 @@ pub(crate) fn spawn(spec: &SpawnSpec, arg0: &str) -> io::Result<Spawned> {
     match spec.test_main {
         None => {
             command.stdout(stdio(spec.stdout));
-            send_boot_message(&ours, page_fd, None)?;
+            send_boot_message(&ours, [page_fd.as_fd(), warden, collar.as_fd()], None)?;
         }
         Some(test) => {
             run_only(&mut command, test);
             let (sent, kept) = output_for_message(spec.stdout)?;
             piped = kept;
-            send_boot_message(&ours, page_fd, sent)?;
+            send_boot_message(&ours, [page_fd.as_fd(), warden, collar.as_fd()], sent)?;
         }
     }
     ours.set_nonblocking(true)?;
     let mut child = command.spawn()?;
-    // Close our copy of the worker's end now: while we hold it, its death
+    // Close our copies of the worker's ends now: while we hold them, its death
     // never shows up as end-of-file.
-    drop(command);
+    drop((command, collar));
     let pid = child.id() as i32;
     let pidfd = match wait::pidfd_open(pid) {
         Ok(pidfd) => pidfd,
@@ -107,7 +111,7 @@ pub(crate) fn spawn(spec: &SpawnSpec, arg0: &str) -> io::Result<Spawned> {
     };
     let stdout = piped.or_else(|| child.stdout.take().map(OwnedFd::from));
     let stderr = child.stderr.take().map(OwnedFd::from);
-    Ok(Spawned { pidfd, ends: Ends { pid, socket: ours, page, stdout, stderr } })
+    Ok(Spawned { pidfd, leash, ends: Ends { pid, socket: ours, page, stdout, stderr } })
 }
 
 fn set_environment(command: &mut Command, spec: &SpawnSpec) {
@@ -164,11 +168,11 @@ fn output_for_message(output: OutputTo) -> io::Result<(Option<OwnedFd>, Option<O
 /// has its message.
 fn send_boot_message(
     mut socket: &UnixStream,
-    page: OwnedFd,
+    fds: [BorrowedFd<'_>; 3],
     stdout: Option<OwnedFd>,
 ) -> io::Result<()> {
-    let fds: Vec<BorrowedFd<'_>> =
-        [Some(&page), stdout.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
+    let stdout_fd = stdout.as_ref().map(AsFd::as_fd);
+    let fds: Vec<BorrowedFd<'_>> = fds.into_iter().chain(stdout_fd).collect();
     let bytes = message::encode(stdout.is_some());
     let sent = fd::send_with_fds(socket.as_fd(), &bytes, &fds)?;
     socket.write_all(&bytes[sent..])

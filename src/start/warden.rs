@@ -11,6 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -121,10 +122,22 @@ impl Warden {
     fn new() -> io::Result<Warden> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (commands, received) = mpsc::channel();
-        let watch = Watch::new(received, Arc::clone(&wake))?;
+        let (ready, is_ready) = mpsc::sync_channel(1);
+        let on_thread = {
+            let wake = Arc::clone(&wake);
+            move || match Watch::new(received, wake) {
+                Ok(watch) => {
+                    // Somebody waits for this.
+                    let _ = ready.send(Ok(()));
+                    watch.run()
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        };
         let thread = thread::Builder::new().name("procession-warden".into());
         // Workers start with this mask too, and empty it when they boot.
-        signal::with_signals_blocked(|| thread.spawn(move || watch.run()))??;
+        signal::with_signals_blocked(|| thread.spawn(on_thread))??;
+        is_ready.recv().map_err(io::Error::other)??;
         Ok(Warden { process: process::id(), commands, wake })
     }
 
@@ -162,6 +175,8 @@ struct Watch {
     commands: mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
     epoll: Epoll,
+    /// By what workers know that this thread is there.
+    pidfd: OwnedFd,
     /// Starts whose turn has not come. Between two of them the warden looks
     /// after deaths, timers and commands.
     waiting: VecDeque<Start>,
@@ -178,6 +193,8 @@ struct Child {
     owner: Arc<dyn Owner>,
     pid: i32,
     pidfd: OwnedFd,
+    /// Held, and let go of only when it is dead: that would kill it.
+    _leash: UnixStream,
     stopping: Stopping,
     /// Dead, and kept by a tracer: when to report it all the same.
     report_at: Option<Instant>,
@@ -204,13 +221,16 @@ const WAKE: u64 = 0;
 const BLIND_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Watch {
+    /// To be called on the thread that runs it.
     fn new(commands: mpsc::Receiver<Command>, wake: Arc<EventFd>) -> io::Result<Watch> {
+        let pidfd = wait::pidfd_of_this_thread()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         Ok(Watch {
             commands,
             wake,
             epoll,
+            pidfd,
             waiting: VecDeque::new(),
             children: HashMap::new(),
             kept: HashMap::new(),
@@ -218,7 +238,7 @@ impl Watch {
         })
     }
 
-    fn run(mut self) {
+    fn run(mut self) -> ! {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let ready = match self.epoll.wait(&mut events, self.timeout()) {
@@ -306,10 +326,11 @@ impl Watch {
     fn start(&mut self, start: Start) {
         let Start { worker, owner, spec, arg0 } = start;
         match self.spawn_watched(&spec, &arg0) {
-            Ok((token, pidfd, ends)) => {
+            Ok((token, Spawned { pidfd, leash, ends })) => {
                 let (pid, stopping) = (ends.pid, Stopping::No);
                 let told = Arc::clone(&owner);
-                let child = Child { worker, owner, pid, pidfd, stopping, report_at: None };
+                let child =
+                    Child { worker, owner, pid, pidfd, _leash: leash, stopping, report_at: None };
                 self.children.insert(token, child);
                 tell(told, Event::Started { worker, ends });
             }
@@ -317,16 +338,17 @@ impl Watch {
         }
     }
 
-    fn spawn_watched(&mut self, spec: &SpawnSpec, arg0: &str) -> io::Result<(u64, OwnedFd, Ends)> {
-        let Spawned { pidfd, ends } = spawn(spec, arg0)?;
+    fn spawn_watched(&mut self, spec: &SpawnSpec, arg0: &str) -> io::Result<(u64, Spawned)> {
+        let spawned = spawn(spec, arg0, self.pidfd.as_fd())?;
+        let pidfd = spawned.pidfd.as_fd();
         self.last_token += 1;
         // An edge for the death, and another when a tracer lets go of the dead.
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, self.last_token);
-        match self.epoll.add(&pidfd, event) {
-            Ok(()) => Ok((self.last_token, pidfd, ends)),
+        match self.epoll.add(pidfd, event) {
+            Ok(()) => Ok((self.last_token, spawned)),
             Err(errno) => {
-                let _ = signal::kill_group(pidfd.as_fd(), ends.pid, Signal::SIGKILL);
-                wait::reap(pidfd.as_fd());
+                let _ = signal::kill_group(pidfd, spawned.ends.pid, Signal::SIGKILL);
+                wait::reap(pidfd);
                 Err(errno.into())
             }
         }

@@ -122,6 +122,34 @@ pub(crate) fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     }
 }
 
+/// Gives the calling thread a table of descriptors for itself, with none but
+/// `kept` in it: whatever other threads do to theirs, these stay. Returns the
+/// same descriptors in the table that it leaves to the other threads, one of
+/// which is to drop them.
+///
+/// # Errors
+///
+/// Fails before Linux 5.9. The table is shared as before then.
+pub(crate) fn keep_for_this_thread(kept: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
+    let mut numbers: Vec<_> = kept.iter().map(|fd| fd.as_raw_fd() as libc::c_uint).collect();
+    numbers.sort_unstable();
+    let mut next = 0;
+    for end in numbers.into_iter().chain([libc::c_uint::MAX]) {
+        if next < end {
+            let (first, last) = (next, end - 1);
+            // SAFETY: the first call makes the table this thread's own, so that
+            // nobody's descriptors are closed.
+            Errno::result(unsafe {
+                libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_UNSHARE)
+            })?;
+        }
+        next = end.saturating_add(1);
+    }
+    // SAFETY: each number stands for two descriptors now, one in each table;
+    // these are the others.
+    Ok(kept.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) }).collect())
+}
+
 /// Moves what is at descriptor 0 to one that programs do not inherit, and
 /// leaves `/dev/null` at 0.
 pub(crate) fn move_stdin_away() -> io::Result<OwnedFd> {
@@ -205,6 +233,35 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
             assert_eq!(kept.read(&mut [0]).unwrap(), 0, "end of file: no copy is left");
         }
+    }
+
+    #[test]
+    fn a_thread_keeps_its_descriptors_whatever_others_close() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let (other, other_end) = UnixStream::pair().unwrap();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let (closed, is_closed) = std::sync::mpsc::channel::<()>();
+        let number = theirs.as_raw_fd();
+        let thread = std::thread::spawn(move || {
+            let kept = [OwnedFd::from(theirs)];
+            let left = keep_for_this_thread(&kept).unwrap();
+            // SAFETY: reads a flag.
+            let is_open = |fd: &RawFd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1;
+            ready.send((left, (0..1000).filter(is_open).collect::<Vec<_>>())).unwrap();
+            is_closed.recv().unwrap_err();
+            let [kept] = kept;
+            UnixStream::from(kept).write_all(b"here").unwrap();
+        });
+        let (left, open) = is_ready.recv().unwrap();
+        assert_eq!(open, [number]);
+        drop(left);
+        drop(other_end);
+        assert_eq!((&other).read(&mut [0]).unwrap(), 0, "no copy is left of what it has not kept");
+        drop(closed);
+        thread.join().unwrap();
+        let mut text = String::new();
+        ours.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "here");
     }
 
     #[test]

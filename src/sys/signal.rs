@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::unistd::getpgrp;
 
 /// `PIDFD_SIGNAL_PROCESS_GROUP` of pidfd_send_signal(2), Linux 6.9.
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
@@ -112,12 +113,36 @@ pub(crate) fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> io::Result<T
 /// Asks for a SIGCONT when the thread that started this process ends. The
 /// wish is the calling thread's, and ends with it.
 ///
-/// A worker notices its parent's death by the hang-up of its socket, and then
-/// kills its own group. One that is stopped notices nothing, and would outlive
-/// the parent until somebody continued it. So let the kernel do that. SIGKILL
-/// here would leave the group behind.
+/// A worker's lifeline notices its parent's death, and kills the worker's group.
+/// In one that is stopped it notices nothing until somebody continues that. So
+/// let the kernel do it. SIGKILL here would leave the group behind.
 pub(crate) fn continue_on_parent_death() -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGCONT)?;
+    Ok(())
+}
+
+/// Commands of fcntl(2), the same on all machines that we support; libc has no
+/// names for them.
+const F_SETOWN: libc::c_int = 8;
+const F_SETSIG: libc::c_int = 10;
+
+/// Has the kernel send SIGKILL to the group that this process leads, when
+/// `socket` hangs up or has data: nobody may ever send any. That needs no thread
+/// of ours that runs, and spares nobody who is stopped, again and again even.
+///
+/// Holds as long as the socket is open in any process. What is too late is not
+/// told: whether the socket has hung up already has to be looked at.
+pub(crate) fn kill_group_on_hang_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let control = |command, argument: libc::c_int| {
+        // SAFETY: these commands take an integer and touch no memory of ours.
+        Errno::result(unsafe { libc::fcntl(socket.as_raw_fd(), command, argument) })
+    };
+    // A group that somebody else leads is none of our business.
+    let pid = process::id() as i32;
+    control(F_SETOWN, if getpgrp().as_raw() == pid { -pid } else { pid })?;
+    control(F_SETSIG, libc::SIGKILL)?;
+    let flags = control(libc::F_GETFL, 0)?;
+    control(libc::F_SETFL, flags | libc::O_ASYNC)?;
     Ok(())
 }
 

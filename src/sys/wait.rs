@@ -7,17 +7,35 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::unistd::{getpid, gettid};
 
 use crate::exit::Exit;
 
 /// A descriptor for a child that has not been reaped yet. Becomes readable
 /// when the child ends.
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    open(pid, 0)
+}
+
+fn open(id: i32, flags: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: takes two integers and touches no memory of ours.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, id, flags) })?;
     // SAFETY: the kernel made this descriptor just now, close-on-exec, and
     // nobody else has seen it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// `PIDFD_THREAD` of pidfd_open(2), Linux 6.9.
+const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
+
+/// A descriptor that becomes readable when the calling thread ends, as it also
+/// does when its process becomes another program. Before Linux 6.9: when its
+/// process ends.
+pub(crate) fn pidfd_of_this_thread() -> io::Result<OwnedFd> {
+    match open(gettid().as_raw(), PIDFD_THREAD) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(getpid().as_raw(), 0),
+        opened => opened,
+    }
 }
 
 /// How the child ended, leaving it unreaped: its pid and its group's number
@@ -119,6 +137,26 @@ mod tests {
         assert_eq!(decode(libc::CLD_KILLED, 64), Exit::from_signal(64));
         assert!(decode(libc::CLD_DUMPED, libc::SIGSEGV).core_dumped());
         assert_eq!(decode(libc::CLD_STOPPED, libc::SIGSTOP), Exit::UNKNOWN);
+    }
+
+    #[test]
+    fn the_end_of_a_thread_is_told_by_its_descriptor() {
+        use nix::poll::{PollFd, PollFlags, poll};
+        let is_readable = |pidfd: &OwnedFd, wait: u16| {
+            let mut watched = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            poll(&mut watched, wait).unwrap() > 0
+        };
+        let thread = std::thread::spawn(move || {
+            let pidfd = pidfd_of_this_thread().unwrap();
+            assert!(!is_readable(&pidfd, 0));
+            pidfd
+        });
+        let pidfd = thread.join().unwrap();
+        if open(gettid().as_raw(), PIDFD_THREAD).is_ok() {
+            assert!(is_readable(&pidfd, 30_000));
+        } else {
+            assert!(!is_readable(&pidfd, 0), "the process goes on");
+        }
     }
 
     #[test]

@@ -1,36 +1,56 @@
 //! Ends the worker, and every process in its group, when the parent is gone,
 //! however busy the worker is. A thread that only ever waits.
+//!
+//! It looks at three things, because each can fail: the parent's end of the
+//! socket and of the leash may be open in a process that the parent has forked,
+//! and a parent of before Linux 6.9 that becomes another program keeps its
+//! pidfd. That the kernel kills the group when the leash hangs up does not help
+//! a worker that has left the group.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::start::boot::Ties;
+use crate::sys::fd::keep_for_this_thread;
 use crate::sys::signal::exit_group_now;
-use crate::sys::wait::pidfd_open;
 
 /// Starts the thread.
-pub(super) fn start(socket: &UnixStream) -> std::io::Result<()> {
+pub(super) fn start(socket: &UnixStream, ties: Ties) -> io::Result<()> {
     let socket = socket.try_clone()?;
-    // The parent's process as well as its socket: a process that it forked may
-    // hold a copy of the other end.
-    let parent = pidfd_open(nix::unistd::getppid().as_raw());
-    std::thread::Builder::new().name("procession-lifeline".into()).spawn(move || {
-        let half_closed = PollFlags::from_bits_retain(libc::POLLRDHUP);
-        let hang_up = half_closed | PollFlags::POLLHUP | PollFlags::POLLERR;
-        let parent = parent.ok();
-        loop {
-            // Data is left to the main thread: only hang-ups wake this one.
-            let mut watched = vec![PollFd::new(socket.as_fd(), hang_up)];
-            let parent: Option<BorrowedFd<'_>> = parent.as_ref().map(AsFd::as_fd);
-            watched.extend(parent.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-            if poll(&mut watched, PollTimeout::NONE).is_ok()
-                && watched.iter().any(|fd| fd.any().unwrap_or(true))
-            {
-                exit_group_now();
-            }
-        }
+    let (up, is_up) = mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("procession-lifeline".into());
+    thread.spawn(move || {
+        let watched = [socket.into(), ties.leash, ties.warden];
+        // A task may close all descriptors that it does not know, or put others
+        // in their places. Where this fails we share its fate.
+        // Somebody waits for this, to drop what is left to the other threads.
+        let _ = up.send(keep_for_this_thread(&watched));
+        watch(&watched)
     })?;
+    drop(is_up.recv());
     Ok(())
+}
+
+fn watch([socket, leash, warden]: &[OwnedFd; 3]) -> ! {
+    // Data is left to the main thread: only hang-ups wake this one.
+    let half_closed = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    let mut watched = [
+        PollFd::new(socket.as_fd(), half_closed),
+        PollFd::new(leash.as_fd(), half_closed),
+        PollFd::new(warden.as_fd(), PollFlags::POLLIN),
+    ];
+    loop {
+        // Nothing here may allocate: the task may have been stopped, for good,
+        // with the allocator's lock.
+        if poll(&mut watched, PollTimeout::NONE).is_ok()
+            && watched.iter().any(|fd| fd.any().unwrap_or(true))
+        {
+            exit_group_now();
+        }
+    }
 }

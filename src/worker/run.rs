@@ -23,7 +23,7 @@ use crate::proto::message::{
 };
 use crate::registry::{FnId, Kind, Table};
 use crate::slot_word::Phase;
-use crate::start::boot::Boot;
+use crate::start::boot::{Boot, Ties};
 use crate::sys::clock::monotonic_nanos;
 use crate::sys::memory::Statm;
 use crate::sys::page::Page;
@@ -49,7 +49,7 @@ pub(crate) fn run(boot: Boot) -> ! {
     // blocking work that async tasks have left behind; forgotten, leak checkers
     // would find it, and give the worker another exit code.
     let mut kept = None;
-    let served = Worker::new(boot.socket, page)
+    let served = Worker::new(boot.socket, page, boot.ties)
         .and_then(|worker| kept.insert(ManuallyDrop::new(worker)).serve());
     match served {
         // Runs exit handlers and flushes what tasks have printed.
@@ -73,6 +73,8 @@ struct Worker {
     reader: FrameReader,
     page: Arc<Page>,
     desk: Desk,
+    /// Whether somebody watches over the parent.
+    lifeline: io::Result<()>,
     table: &'static Table,
     /// Resident bytes above which to ask for replacement, and the means to
     /// tell them.
@@ -82,13 +84,16 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(socket: UnixStream, page: Arc<Page>) -> io::Result<Self> {
+    fn new(socket: UnixStream, page: Arc<Page>, ties: Ties) -> io::Result<Self> {
+        // Before the first wait for the parent.
+        let lifeline = lifeline::start(&socket, ties);
         let outbox = Outbox::new(Arc::clone(&page), socket.try_clone()?);
         Ok(Worker {
             reader: FrameReader::new(FRAME_BYTES_MAX_MOST + FRAME_OVERHEAD_BYTES),
             socket,
             desk: Desk::new(Arc::clone(&page), outbox),
             page,
+            lifeline,
             table: Table::global(),
             memory: None,
             unsent_since: None,
@@ -147,15 +152,16 @@ impl Worker {
         let setting = |what: &'static str| {
             move |error: io::Error| Failure::Setting(format!("could not set {what}: {error}"))
         };
-        // Before there is a second thread: niceness and affinity are each
-        // thread's own, and inherited.
+        // Before the task starts any thread: niceness and affinity are each
+        // thread's own, and inherited. The lifeline is better off without.
         if let Some(nice) = setup.nice {
             limits::set_nice(nice).map_err(setting("nice"))?;
         }
         if !setup.cpu_affinity.is_empty() {
             limits::set_affinity(&setup.cpu_affinity).map_err(setting("cpu_affinity"))?;
         }
-        lifeline::start(&self.socket).map_err(setting("the watch over the parent"))?;
+        std::mem::replace(&mut self.lifeline, Ok(()))
+            .map_err(setting("the watch over the parent"))?;
         if let Some(most) = setup.memory_bytes_max {
             let statm = Statm::open().map_err(setting("max_worker_memory"))?;
             self.memory = Some((most, statm));

@@ -8,6 +8,7 @@ mod cancel;
 mod cancel_storm;
 mod fuzz;
 mod life;
+mod orphans;
 mod parents;
 mod polite;
 mod resize;

@@ -37,7 +37,8 @@ pub enum TaskError {
         stderr: String,
     },
     /// The call was cancelled. `exit` is how the worker ended for it, or
-    /// `None` if the task had not started or ended politely.
+    /// `None` if the task had not started or ended politely, or if its worker
+    /// was killed and [does not die](crate::WorkerState::Abandoned).
     Cancelled {
         /// The ending of the worker.
         exit: Option<Exit>,
@@ -46,7 +47,9 @@ pub enum TaskError {
     TimedOut {
         /// The timeout.
         after: Duration,
-        /// The ending of the worker, or `None` if the task ended politely.
+        /// The ending of the worker, or `None` if the task ended politely, or if
+        /// its worker was killed and [does not
+        /// die](crate::WorkerState::Abandoned).
         exit: Option<Exit>,
     },
     /// The arguments or the result could not be encoded.

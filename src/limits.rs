@@ -102,3 +102,8 @@ pub(crate) const KILL_AGAIN_WAIT: Duration = Duration::from_secs(1);
 
 /// After a write for which the kernel had no memory.
 pub(crate) const WRITE_AGAIN_WAIT: Duration = Duration::from_millis(5);
+
+/// How long a worker may take to die of SIGKILL before its pool goes on without
+/// it. Giving back many gigabytes takes seconds; a system call that waits for a
+/// disk or a server that is not there takes for ever.
+pub(crate) const DEATH_WAIT: Duration = Duration::from_secs(5);

@@ -53,6 +53,10 @@ pub(crate) fn worker_ended(span: &Span, exit: Exit, expected: bool) {
     }
 }
 
+pub(crate) fn worker_abandoned(span: &Span) {
+    tracing::error!(target: "procession::worker", parent: span, "was killed and does not die");
+}
+
 pub(crate) fn worker_misbehaved(span: &Span, error: &dyn std::fmt::Display) {
     tracing::error!(target: "procession::worker", parent: span, %error, "broke the protocol");
 }

@@ -35,6 +35,8 @@ pub struct Status {
     pub idle: usize,
     /// Workers that run a task.
     pub busy: usize,
+    /// Workers that were killed and do not die, see [`WorkerState::Abandoned`].
+    pub abandoned: usize,
     /// Calls that wait, in the queue or for their turn on a worker.
     pub queued: usize,
     /// Calls that run. A chunk of a map counts as one.
@@ -58,6 +60,7 @@ impl Status {
             starting: count(WorkerState::Starting),
             idle: count(WorkerState::Idle),
             busy,
+            abandoned: count(WorkerState::Abandoned),
             queued: view.tasks - running,
             running,
         }
@@ -88,6 +91,9 @@ pub struct Stats {
     pub workers_started: u64,
     /// Workers that died without having been asked to.
     pub workers_lost: u64,
+    /// Workers that were killed and did not die within 5 seconds, whatever
+    /// became of them later.
+    pub workers_abandoned: u64,
 }
 
 impl Stats {
@@ -102,6 +108,7 @@ impl Stats {
             failed: counts.failed,
             workers_started: counts.workers_started,
             workers_lost: counts.workers_lost,
+            workers_abandoned: counts.workers_abandoned,
         }
     }
 }
@@ -120,6 +127,12 @@ pub enum WorkerState {
     Leaving,
     /// Being stopped.
     Stopping,
+    /// It was killed and does not die: it waits in the kernel for something
+    /// that does not come, a disk or a server, or has very much memory to give
+    /// back. It runs no code any more, its task's call has ended, and another
+    /// worker has its place; but if that one does not die either, there is no
+    /// third. Nothing waits for it. It leaves this list when it is dead.
+    Abandoned,
 }
 
 /// A worker at one moment, from [`Pool::workers`](crate::Pool::workers).
@@ -168,5 +181,6 @@ fn worker_state(report: &WorkerReport) -> WorkerState {
         Stage::Ready => WorkerState::Idle,
         Stage::Leaving => WorkerState::Leaving,
         Stage::Doomed => WorkerState::Stopping,
+        Stage::Abandoned => WorkerState::Abandoned,
     }
 }

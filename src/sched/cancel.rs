@@ -3,7 +3,7 @@
 //! that it had. The reasons are in each step; the order matters everywhere.
 
 use super::key::TaskKey;
-use super::slot::{Flight, Holds, Stage};
+use super::slot::{Flight, Holds, Stage, Worker};
 use super::task::{Ending, Intent, Place};
 use super::{Action, Mode, PROOF_OF_LIFE, Scheduler, Words, WorkerKey};
 use crate::exit::Exit;
@@ -78,7 +78,7 @@ impl<T> Scheduler<T> {
                         slot.timers.stage_until = now + grace.min(LEAVE_WAIT);
                     }
                 }
-                Stage::Leaving | Stage::Doomed => {}
+                Stage::Leaving | Stage::Doomed | Stage::Abandoned => {}
             }
         }
         self.dismiss_idle(now);
@@ -103,6 +103,7 @@ impl<T> Scheduler<T> {
         }
         for seat in &mut self.seats {
             seat.worker = None;
+            seat.abandoned = None;
         }
     }
 
@@ -150,12 +151,50 @@ impl<T> Scheduler<T> {
         exit: Exit,
         words: &impl Words,
     ) {
-        if self.worker_mut(worker).is_none() {
-            return;
-        }
         let seat = &mut self.seats[worker.seat as usize];
-        let dead = seat.worker.take().expect("found just above");
+        if seat.abandoned.as_ref().is_some_and(|slot| slot.id == worker.id) {
+            seat.abandoned = None;
+            // Another may have waited for this.
+            if let Some(next) = seat.worker.take_if(|slot| slot.stage == Stage::Abandoned) {
+                seat.abandoned = Some(next);
+                seat.restarts += 1;
+            }
+            return self.fill_seats(now);
+        }
+        let Some(dead) = seat.worker.take_if(|slot| slot.id == worker.id) else { return };
         seat.restarts += 1;
+        if dead.stage == Stage::Abandoned {
+            return self.fill_seats(now);
+        }
+        self.part_with(now, worker, &dead, Some(exit), words);
+    }
+
+    /// The worker was killed, its socket is drained, and it does not die. It
+    /// will not run on either: the pool goes on without it, as if it were dead.
+    pub(crate) fn handle_overdue(&mut self, now: Time, worker: WorkerKey, words: &impl Words) {
+        let seat = &mut self.seats[worker.seat as usize];
+        let is_it = |slot: &mut Worker| slot.id == worker.id && slot.stage != Stage::Abandoned;
+        let Some(undead) = seat.worker.take_if(is_it) else { return };
+        let left = undead.abandoned();
+        if seat.abandoned.is_none() {
+            seat.abandoned = Some(left);
+            seat.restarts += 1;
+        } else {
+            seat.worker = Some(left);
+        }
+        self.part_with(now, worker, &undead, None, words);
+    }
+
+    /// What the end of a worker means for its tasks and its successor. `exit`:
+    /// none if it did not end, but was given up.
+    fn part_with(
+        &mut self,
+        now: Time,
+        worker: WorkerKey,
+        dead: &Worker,
+        exit: Option<Exit>,
+        words: &impl Words,
+    ) {
         let waited = |flight: &Flight| {
             let word = words.load(worker, flight.seq);
             let waits = matches!(word.phase(), Some(Phase::Queued | Phase::Revoked));
@@ -171,7 +210,7 @@ impl<T> Scheduler<T> {
                 back.push(task);
             } else {
                 had_work = true;
-                lost.push((task, Ending::Lost { worker, seq: flight.seq, exit }));
+                lost.push((task, flight.seq));
             }
         }
         // Nothing had started: receiving the first of them may be what killed
@@ -181,7 +220,7 @@ impl<T> Scheduler<T> {
             entry.fatal_deliveries += 1;
             if entry.fatal_deliveries >= FATAL_DELIVERIES_MAX {
                 let seq = dead.flights.front().map_or(0, |flight| flight.seq);
-                lost.push((first, Ending::Lost { worker, seq, exit }));
+                lost.push((first, seq));
                 back.remove(0);
             }
         }
@@ -190,7 +229,8 @@ impl<T> Scheduler<T> {
         for task in back.into_iter().rev() {
             self.take_back(task);
         }
-        for (task, ending) in lost.into_iter().rev() {
+        for (task, seq) in lost.into_iter().rev() {
+            let ending = Ending::Lost { worker, seq, exit: exit.unwrap_or(Exit::UNKNOWN) };
             self.lose(task, exit, ending, dead.verdict);
         }
         if dead.listed {
@@ -198,7 +238,7 @@ impl<T> Scheduler<T> {
         }
         match dead.ready_at {
             _ if dead.unwanted => {}
-            None => self.handle_failed_start(now, &dead),
+            None => self.handle_failed_start(now, dead),
             // It had done nothing, and may be the first of many.
             Some(at) if dead.answered == 0 && !had_work && now - at < PROOF_OF_LIFE => {
                 self.respawn.handle_early_death(now);
@@ -522,13 +562,20 @@ impl<T> Scheduler<T> {
         }
     }
 
-    /// A task that may have started and whose worker is dead.
-    fn lose(&mut self, task: TaskKey, exit: Exit, lost: Ending, verdict: Option<ProtocolError>) {
+    /// A task that may have started and whose worker is dead, or does not die:
+    /// there, it is not certain enough that the task has ended to run it again.
+    fn lose(
+        &mut self,
+        task: TaskKey,
+        exit: Option<Exit>,
+        lost: Ending,
+        verdict: Option<ProtocolError>,
+    ) {
         let going_on = matches!(self.mode, Mode::Open | Mode::Closed);
         let Some(entry) = self.tasks.get_mut(task) else { return };
         match (entry.intent, verdict) {
-            (Some(intent), _) => self.finish(task, intent.ending(true, Some(exit))),
-            (None, _) if going_on && entry.terms.retries > 0 => {
+            (Some(intent), _) => self.finish(task, intent.ending(true, exit)),
+            (None, _) if going_on && exit.is_some() && entry.terms.retries > 0 => {
                 entry.terms.retries -= 1;
                 self.tasks.requeue(task);
             }

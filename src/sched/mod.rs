@@ -405,20 +405,28 @@ impl<T> Scheduler<T> {
 
     /// The worker with this id, if it is still there.
     pub(crate) fn find(&self, id: WorkerId) -> Option<WorkerKey> {
-        let has = |seat: &Seat| seat.worker.as_ref().is_some_and(|slot| slot.id == id);
+        let has = |seat: &Seat| seat.workers().any(|slot| slot.id == id);
         let seat = self.seats.iter().position(has)? as u32;
         Some(WorkerKey { seat, id })
     }
 
     /// Where a worker is in its life.
     pub(crate) fn stage(&self, worker: WorkerKey) -> Option<Stage> {
-        let slot = self.seats.get(worker.seat as usize)?.worker.as_ref()?;
-        (slot.id == worker.id).then_some(slot.stage)
+        let mut workers = self.seats.get(worker.seat as usize)?.workers();
+        workers.find(|slot| slot.id == worker.id).map(|slot| slot.stage)
     }
 
-    /// Whether nothing is left: no task, no worker.
+    /// Whether nothing is left: no task, no worker but those that do not die.
     pub(crate) fn is_drained(&self) -> bool {
-        self.tasks.len() == 0 && self.seats.iter().all(|seat| seat.worker.is_none())
+        let mut seats = self.seats.iter();
+        let gone = |slot: &Worker| slot.stage == Stage::Abandoned;
+        self.tasks.len() == 0 && seats.all(|seat| seat.worker.as_ref().is_none_or(gone))
+    }
+
+    /// Whether the death of a worker that was given up is still to come.
+    pub(crate) fn has_abandoned(&self) -> bool {
+        let mut workers = self.seats.iter().flat_map(Seat::workers);
+        workers.any(|slot| slot.stage == Stage::Abandoned)
     }
 
     /// Whether every worker that the pool wants is ready.
@@ -437,9 +445,9 @@ impl<T> Scheduler<T> {
 
     /// All workers there are, with how often their seat was taken before.
     pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
-        self.seats.iter().enumerate().filter_map(|(index, seat)| {
-            let slot = seat.worker.as_ref()?;
-            Some(WorkerView {
+        let seats = self.seats.iter().enumerate();
+        seats.flat_map(|(index, seat)| seat.workers().map(move |slot| (index, seat, slot))).map(
+            |(index, seat, slot)| WorkerView {
                 key: WorkerKey { seat: index as u32, id: slot.id },
                 stage: slot.stage,
                 began: slot.began,
@@ -453,8 +461,8 @@ impl<T> Scheduler<T> {
                         Holds::Nothing => None,
                     })
                     .collect(),
-            })
-        })
+            },
+        )
     }
 
     // Workers ---------------------------------------------------------------
@@ -546,7 +554,7 @@ impl<T> Scheduler<T> {
                 slot.retiring = true;
                 self.settle(now, seat, words);
             }
-            Stage::Leaving | Stage::Doomed => {}
+            Stage::Leaving | Stage::Doomed | Stage::Abandoned => {}
         }
     }
 

@@ -71,6 +71,8 @@ pub(super) struct Budget {
     pub(super) ticks: u8,
     pub(super) start_failures: u8,
     pub(super) eofs: u8,
+    /// A worker that was killed does not die, or not soon.
+    pub(super) overdue: u8,
     pub(super) closes: u8,
     pub(super) terminates: u8,
     pub(super) resizes: Vec<usize>,
@@ -122,6 +124,8 @@ pub(super) enum Event {
     Fetch(WorkerKey),
     /// The signal arrives.
     Die(WorkerKey),
+    /// It does not: the parent hears that, and takes in what there is.
+    Overdue(WorkerKey),
     Crash(WorkerKey),
     Garbage(WorkerKey),
     /// The parent hears that the socket is closed.
@@ -144,6 +148,8 @@ enum Life {
     /// It said that it cannot start, and waits for its end.
     Failed,
     Alive,
+    /// Killed: it does nothing any more, and is not dead.
+    Overdue,
     Dead,
 }
 
@@ -520,6 +526,7 @@ impl Model {
                     }
                 }
                 Life::Failed => {}
+                Life::Overdue => may.push(Event::Die(key)),
                 Life::Dead => {
                     will.push(Event::Bury(key));
                     if budget.eofs > 0 && !process.eof {
@@ -535,9 +542,12 @@ impl Model {
                     will.push(Event::Fetch(key));
                 }
             }
-            if process.life != Life::Dead {
+            if matches!(process.life, Life::Starting | Life::Alive) {
                 if process.stopped {
                     will.push(Event::Die(key));
+                    if budget.overdue > 0 {
+                        may.push(Event::Overdue(key));
+                    }
                 } else if budget.crashes > 0 {
                     may.push(Event::Crash(key));
                 }
@@ -647,6 +657,15 @@ impl Model {
                 self.deliver_all(key);
             }
             Event::Die(key) => self.die(key),
+            Event::Overdue(key) => {
+                budget.overdue -= 1;
+                let process = outside.0.get_mut().process(key).expect("killed");
+                process.life = Life::Overdue;
+                if !process.accused {
+                    self.deliver_all(key);
+                }
+                self.sched.handle_overdue(now, key, &self.outside);
+            }
             Event::Crash(key) => {
                 budget.crashes -= 1;
                 self.world().process(key).expect("alive").crashed = true;
@@ -778,12 +797,13 @@ impl Model {
                 Action::Start(key) => {
                     let wanted = self.sched.settings.workers;
                     let world = self.outside.0.get_mut();
-                    if world
-                        .processes
-                        .iter()
-                        .any(|process| process.key.seat == key.seat && process.life != Life::Dead)
-                        || key.seat as usize >= wanted
-                    {
+                    let there = world.processes.iter().filter(|process| {
+                        process.key.seat == key.seat && process.life != Life::Dead
+                    });
+                    // One that does not die may be beside it.
+                    let there: Vec<_> = there.map(|process| process.life).collect();
+                    let free = there.is_empty() || there == [Life::Overdue];
+                    if !free || key.seat as usize >= wanted {
                         world.fault(format_args!("{key:?} is started in a seat that is taken"));
                     }
                     world.processes.push(Process {
@@ -957,7 +977,12 @@ impl Model {
 
     /// What must hold when only time can pass.
     fn check_quiet(&mut self) {
-        let workers = self.sched.settings.workers;
+        let wanted = self.sched.settings.workers;
+        let seats = self.sched.seats.iter().take(wanted);
+        let stuck = |seat: &&super::slot::Seat| {
+            seat.worker.as_ref().is_some_and(|slot| slot.stage == Stage::Abandoned)
+        };
+        let workers = wanted - seats.filter(stuck).count();
         let goes_on = matches!(self.sched.mode(), Mode::Open | Mode::Closed);
         let setup = self.setup;
         let world = self.world();
@@ -1010,7 +1035,7 @@ impl Model {
         (&sched.idle, sched.full, until(sched.steal_at), sched.run_nanos).hash(h);
         (sched.respawn.round(), until(sched.respawn.not_before()), sched.next_worker).hash(h);
         for seat in &sched.seats {
-            seat.dormant.hash(h);
+            (seat.dormant, seat.abandoned.as_ref().map(|slot| slot.id)).hash(h);
             let Some(slot) = &seat.worker else { continue };
             (slot.id, slot.stage, &slot.flights, slot.given, slot.answered > 0).hash(h);
             (slot.round, slot.retiring, slot.unwanted, slot.listed).hash(h);
@@ -1219,6 +1244,29 @@ fn a_terminated_pool_ends_whatever_happens() {
     let mut setup = setup(2, 2, &[endless, SHORT, SHORT]);
     setup.budget = Budget { terminates: 1, ticks: 1, ..Budget::default() };
     assert_holds(setup);
+}
+
+/// Both workers of the one seat may refuse to die, in turn.
+fn undying_worker() -> Setup {
+    let mut setup = setup(1, 2, &[ENDLESS, ENDLESS, SHORT]);
+    setup.budget = Budget {
+        cancels: 2,
+        overdue: 2,
+        crashes: 1,
+        closes: 1,
+        terminates: 1,
+        ..Budget::default()
+    };
+    setup
+}
+
+#[test]
+fn a_worker_that_does_not_die_keeps_nobody_waiting() {
+    assert_holds(undying_worker());
+    let mut untrusted = undying_worker();
+    untrusted.settings.trusted = false;
+    untrusted.settings.depth_max = 1;
+    assert_holds(untrusted);
 }
 
 #[test]

@@ -29,14 +29,15 @@ fn call() -> impl Strategy<Value = Call> {
 
 fn budget() -> impl Strategy<Value = Budget> {
     let resizes = prop::collection::vec(1usize..5, 0..4);
-    (resizes, 0u8..8, 0u8..4, 0u8..2, 0u8..3, 0u8..3).prop_map(
-        |(resizes, cancels, crashes, garbage, start_failures, eofs)| Budget {
+    (resizes, 0u8..8, 0u8..4, 0u8..2, 0u8..3, 0u8..3, 0u8..4).prop_map(
+        |(resizes, cancels, crashes, garbage, start_failures, eofs, overdue)| Budget {
             cancels,
             crashes,
             garbage,
             ticks: 30,
             start_failures,
             eofs,
+            overdue,
             closes: 1,
             terminates: 1,
             resizes,

@@ -17,6 +17,10 @@ use crate::time::Time;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seat {
     pub(super) worker: Option<Worker>,
+    /// One that sat here and does not die. There is room for one only: the next
+    /// such worker stays where it is, so that those who cannot be ended are
+    /// never more than twice the seats.
+    pub(super) abandoned: Option<Worker>,
     /// Workers that have sat here before.
     pub(super) restarts: u64,
     /// Emptied because there was nothing to do: filled again only for work.
@@ -33,6 +37,8 @@ pub(crate) enum Stage {
     Leaving,
     /// Being killed.
     Doomed,
+    /// Killed, and does not die. Has no tasks any more.
+    Abandoned,
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +88,13 @@ pub(super) enum Holds {
     Task(TaskKey),
     /// The task was taken back; the worker has yet to say that it skipped it.
     Nothing,
+}
+
+impl Seat {
+    /// Who sits here, and who was given up.
+    pub(super) fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.worker.iter().chain(&self.abandoned)
+    }
 }
 
 impl Worker {
@@ -167,6 +180,17 @@ impl Worker {
                 Some(Phase::Running | Phase::CancelReq | Phase::Done)
             )
         })
+    }
+
+    /// What is left of it when it is given up: all but its tasks.
+    pub(super) fn abandoned(&self) -> Worker {
+        Worker {
+            stage: Stage::Abandoned,
+            flights: VecDeque::new(),
+            listed: false,
+            timers: Timers::default(),
+            ..self.clone()
+        }
     }
 
     /// Drops the oldest flight, and the timers that waited for it.

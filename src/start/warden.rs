@@ -24,7 +24,7 @@ use nix::sys::signal::Signal;
 
 use crate::exit::Exit;
 use crate::id::WorkerId;
-use crate::limits::KILL_AGAIN_WAIT;
+use crate::limits::{DEATH_WAIT, KILL_AGAIN_WAIT};
 use crate::start::spawn::{Ends, SpawnSpec, Spawned, spawn};
 use crate::sys::{signal, wait};
 
@@ -39,7 +39,7 @@ pub(crate) trait Owner: Send + Sync + 'static {
 }
 
 /// What became of a worker. Every start has either one `StartFailed`, or one
-/// `Started` and later one `Died`.
+/// `Started` and later one `Died`, with at most one `Overdue` between them.
 #[derive(Debug)]
 pub(crate) enum Event {
     Started {
@@ -52,10 +52,18 @@ pub(crate) enum Event {
         worker: WorkerId,
         error: io::Error,
     },
-    /// It has been reaped, and its group has been killed.
+    /// It has been reaped, and its group has been killed. `overdue`: that was
+    /// said before.
     Died {
         worker: WorkerId,
         exit: Exit,
+        overdue: bool,
+    },
+    /// It was killed a while ago and is not dead: it is somewhere in the kernel
+    /// from where there is no way back yet. It will not run on. Its death is
+    /// waited for, and told.
+    Overdue {
+        worker: WorkerId,
     },
 }
 
@@ -204,10 +212,14 @@ enum Stopping {
     No,
     /// Terminated; to be killed at this time, if ever.
     KillAt(Option<Instant>),
-    /// Killed; to be killed again at this time, if it is still there.
+    /// Killed; to be killed again at one time if it is still there, and to be
+    /// dead by the other.
     Killed {
         again_at: Instant,
+        until: Instant,
     },
+    /// Killed, and not dead in time.
+    Overdue,
 }
 
 /// How long a tracer may keep a dead worker before that is reported without its
@@ -265,7 +277,7 @@ impl Watch {
                 self.handle_command(command);
             }
             let now = Instant::now();
-            self.kill_overdue(now);
+            self.check_times(now);
             self.report_kept(now);
             if let Some(start) = self.waiting.pop_front() {
                 self.start(start);
@@ -277,7 +289,7 @@ impl Watch {
         if !self.waiting.is_empty() {
             return EpollTimeout::ZERO;
         }
-        let Some(next) = self.children.values().filter_map(Child::due_at).min() else {
+        let Some(next) = self.children.values().filter_map(Child::next_time).min() else {
             return EpollTimeout::NONE;
         };
         // Rounded up, or the last millisecond would be spent spinning.
@@ -371,11 +383,13 @@ impl Watch {
 
     /// Reports a child that has been collected.
     fn bury(&mut self, token: u64, exit: Exit) {
-        let Some(Child { worker, owner, pidfd, .. }) = self.children.remove(&token) else { return };
+        let Some(child) = self.children.remove(&token) else { return };
+        let overdue = matches!(child.stopping, Stopping::Overdue);
+        let Child { worker, owner, pidfd, _leash, .. } = child;
         self.forget(&pidfd);
         // Whoever hears of a death may count descriptors.
-        drop(pidfd);
-        tell(owner, Event::Died { worker, exit });
+        drop((pidfd, _leash));
+        tell(owner, Event::Died { worker, exit, overdue });
     }
 
     fn forget(&self, pidfd: &OwnedFd) {
@@ -390,11 +404,11 @@ impl Watch {
         let due: Vec<u64> =
             self.children.iter().filter(|(_, child)| due(child)).map(|(token, _)| *token).collect();
         for token in due {
-            let Some(Child { worker, owner, pidfd, .. }) = self.children.remove(&token) else {
-                continue;
-            };
-            self.kept.insert(token, pidfd);
-            tell(owner, Event::Died { worker, exit: Exit::UNKNOWN });
+            let Some(child) = self.children.remove(&token) else { continue };
+            let overdue = matches!(child.stopping, Stopping::Overdue);
+            self.kept.insert(token, child.pidfd);
+            let (worker, exit) = (child.worker, Exit::UNKNOWN);
+            tell(child.owner, Event::Died { worker, exit, overdue });
         }
     }
 
@@ -410,29 +424,37 @@ impl Watch {
         dead.into_iter().for_each(|token| self.handle_death(token));
     }
 
-    fn kill_overdue(&mut self, now: Instant) {
+    fn check_times(&mut self, now: Instant) {
         for child in self.children.values_mut() {
-            if child.kill_at().is_some_and(|at| at <= now) {
-                child.kill();
+            let due = child.report_at.is_none() && child.next_time().is_some_and(|at| at <= now);
+            if due {
+                child.handle_time(now);
             }
         }
     }
 }
 
 impl Child {
-    fn kill_at(&self) -> Option<Instant> {
+    /// When its patience, or ours, is over.
+    fn next_time(&self) -> Option<Instant> {
         match self.stopping {
-            Stopping::No => None,
+            _ if self.report_at.is_some() => self.report_at,
             Stopping::KillAt(at) => at,
-            Stopping::Killed { again_at } => Some(again_at),
+            Stopping::Killed { again_at, until } => Some(again_at.min(until)),
+            Stopping::No | Stopping::Overdue => None,
         }
     }
 
-    /// When to look at it.
-    fn due_at(&self) -> Option<Instant> {
-        match self.report_at {
-            Some(at) => Some(at),
-            None => self.kill_at(),
+    fn handle_time(&mut self, now: Instant) {
+        let Stopping::Killed { until, .. } = &mut self.stopping else { return self.kill() };
+        if now < *until {
+            self.kill();
+        } else if matches!(wait::peek_exit(self.pidfd.as_fd()), Ok(None)) {
+            self.stopping = Stopping::Overdue;
+            tell(Arc::clone(&self.owner), Event::Overdue { worker: self.worker });
+        } else {
+            // We have been slow, not it: the news of its death is on its way.
+            *until = now + DEATH_WAIT;
         }
     }
 
@@ -440,7 +462,7 @@ impl Child {
         // A grace too long for the clock never ends.
         let at = Instant::now().checked_add(grace);
         let at = match self.stopping {
-            Stopping::Killed { .. } => return,
+            Stopping::Killed { .. } | Stopping::Overdue => return,
             Stopping::No => at,
             // Asking again gives no more time than was given before.
             Stopping::KillAt(before) => at.into_iter().chain(before).min(),
@@ -450,7 +472,14 @@ impl Child {
     }
 
     fn kill(&mut self) {
-        self.stopping = Stopping::Killed { again_at: Instant::now() + KILL_AGAIN_WAIT };
+        let again_at = Instant::now() + KILL_AGAIN_WAIT;
+        self.stopping = match self.stopping {
+            Stopping::No | Stopping::KillAt(_) => {
+                Stopping::Killed { again_at, until: Instant::now() + DEATH_WAIT }
+            }
+            Stopping::Killed { until, .. } => Stopping::Killed { again_at, until },
+            Stopping::Overdue => Stopping::Overdue,
+        };
         self.signal(Signal::SIGKILL);
     }
 

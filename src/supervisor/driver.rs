@@ -11,9 +11,10 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, Sleep};
 
-use super::link::Link;
+use super::link::{End, Link};
 use super::{Supervisor, os_error};
 use crate::error::{Cause, SpawnError};
+use crate::id::WorkerId;
 use crate::observe;
 use crate::sched::Stage;
 use crate::start::warden::{Event, Stop};
@@ -63,21 +64,27 @@ impl Driver {
                     }
                 });
             }
-            Event::Died { worker, exit } => {
-                let mut core = self.supervisor.core();
-                let Some(key) = core.sched.find(worker) else { return };
-                match core.links.get_mut(key) {
-                    // The link has to empty the socket first.
-                    Some(link) => {
-                        link.exit = Some(exit);
-                        link.alarm.ring();
-                    }
-                    None => {
-                        drop(core);
-                        self.supervisor
-                            .act(|sched, now, links| sched.handle_death(now, key, exit, links));
-                    }
-                }
+            Event::Died { worker, exit, .. } => self.handle_end(worker, End::Died(exit)),
+            Event::Overdue { worker } => self.handle_end(worker, End::Overdue),
+        }
+    }
+
+    fn handle_end(&mut self, worker: WorkerId, end: End) {
+        let mut core = self.supervisor.core();
+        let Some(key) = core.sched.find(worker) else { return };
+        match core.links.get_mut(key) {
+            // The link has to empty the socket first.
+            Some(link) => {
+                link.end = Some(end);
+                link.alarm.ring();
+            }
+            None => {
+                core.links.forget_abandoned(key);
+                drop(core);
+                self.supervisor.act(|sched, now, links| match end {
+                    End::Died(exit) => sched.handle_death(now, key, exit, links),
+                    End::Overdue => sched.handle_overdue(now, key, links),
+                });
             }
         }
     }

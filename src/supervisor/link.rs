@@ -53,8 +53,8 @@ pub(super) struct LinkState {
     /// The outbox is worth a look.
     pub(super) probe: bool,
     pub(super) greeted: bool,
-    /// The process has ended.
-    pub(super) exit: Option<Exit>,
+    /// It is over with the process.
+    pub(super) end: Option<End>,
     /// The last it printed to stderr; filled in at its death.
     stderr: String,
 }
@@ -66,35 +66,59 @@ impl LinkState {
     }
 }
 
-/// All workers that there are processes of, by seat.
+/// How it is over with a worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    Died(Exit),
+    /// It was killed, and does not die.
+    Overdue,
+}
+
+/// All workers that there are processes of.
 #[derive(Debug, Default)]
-pub(super) struct Links(Vec<Option<LinkState>>);
+pub(super) struct Links {
+    seats: Vec<Option<LinkState>>,
+    /// Those that do not die, and their pids.
+    abandoned: Vec<(WorkerKey, u32)>,
+}
 
 impl Links {
     pub(super) fn get(&self, worker: WorkerKey) -> Option<&LinkState> {
-        self.0.get(worker.seat as usize)?.as_ref().filter(|link| link.worker == worker)
+        self.seats.get(worker.seat as usize)?.as_ref().filter(|link| link.worker == worker)
     }
 
     pub(super) fn get_mut(&mut self, worker: WorkerKey) -> Option<&mut LinkState> {
-        self.0.get_mut(worker.seat as usize)?.as_mut().filter(|link| link.worker == worker)
+        self.seats.get_mut(worker.seat as usize)?.as_mut().filter(|link| link.worker == worker)
     }
 
     fn insert(&mut self, link: LinkState) {
         let seat = link.worker.seat as usize;
-        if self.0.len() <= seat {
-            self.0.resize_with(seat + 1, || None);
+        if self.seats.len() <= seat {
+            self.seats.resize_with(seat + 1, || None);
         }
-        self.0[seat] = Some(link);
+        self.seats[seat] = Some(link);
     }
 
     fn remove(&mut self, worker: WorkerKey) {
         if self.get(worker).is_some() {
-            self.0[worker.seat as usize] = None;
+            self.seats[worker.seat as usize] = None;
         }
     }
 
+    /// As `remove`, and keeps the pid in mind.
+    fn abandon(&mut self, worker: WorkerKey) {
+        self.abandoned.extend(self.get(worker).map(|link| (worker, link.pid)));
+        self.remove(worker);
+    }
+
+    /// One that did not die is dead.
+    pub(super) fn forget_abandoned(&mut self, worker: WorkerKey) {
+        self.abandoned.retain(|(key, _)| *key != worker);
+    }
+
     pub(super) fn pid(&self, worker: WorkerKey) -> Option<u32> {
-        self.get(worker).map(|link| link.pid)
+        let abandoned = || self.abandoned.iter().find(|(key, _)| *key == worker);
+        self.get(worker).map(|link| link.pid).or_else(|| abandoned().map(|(_, pid)| *pid))
     }
 
     /// Lets the stream that is in this place send `n` more items.
@@ -182,7 +206,7 @@ impl Link {
             alarm: Arc::clone(&alarm),
             probe: false,
             greeted: false,
-            exit: None,
+            end: None,
             stderr: String::new(),
         });
         Ok(Link {
@@ -203,15 +227,15 @@ impl Link {
     }
 
     /// Takes what has gathered for the worker. Returns whether the outbox
-    /// should be looked into, and how the process ended, if it did.
-    fn collect(&mut self) -> (bool, Option<Exit>) {
+    /// should be looked into, and how it is over with the process, if it is.
+    fn collect(&mut self) -> (bool, Option<End>) {
         let mut core = self.supervisor.core();
         let Some(link) = core.links.get_mut(self.worker) else { return (false, None) };
         if self.transport.is_written() {
             self.transport.swap_outgoing(&mut link.outgoing);
             link.unsent_from = None;
         }
-        (std::mem::take(&mut link.probe), link.exit)
+        (std::mem::take(&mut link.probe), link.end)
     }
 
     /// Writes what it can.
@@ -347,8 +371,9 @@ impl Link {
         }
     }
 
-    /// The process is dead: takes in what it has left, and closes the book.
-    fn bury(&mut self, exit: Exit) {
+    /// The process is dead, or does not die: takes in what it has left, and
+    /// closes the book.
+    fn bury(&mut self, end: End) {
         self.catch_up();
         self.fetch(false);
         for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
@@ -357,16 +382,28 @@ impl Link {
         let tail = self.stderr.as_ref().map(Output::tail).unwrap_or_default();
         let supervisor = &self.supervisor;
         let mut effects = Effects::default();
-        let expected =
-            supervisor.core().note_death(self.worker, exit, tail, self.peer.is_greeted());
-        // Told before anybody can see that it is gone.
-        observe::worker_ended(&self.span, exit, expected);
         let worker = self.worker;
+        let greeted = self.peer.is_greeted();
+        // Told before anybody can see that it is gone.
+        match end {
+            End::Died(exit) => {
+                let expected = supervisor.core().note_death(worker, exit, tail, greeted);
+                observe::worker_ended(&self.span, exit, expected);
+            }
+            End::Overdue => {
+                supervisor.core().note_abandoned(worker, tail);
+                observe::worker_abandoned(&self.span);
+            }
+        }
         let mut core = supervisor.core();
-        core.act(supervisor, &mut effects, |sched, now, links| {
-            sched.handle_death(now, worker, exit, links);
+        core.act(supervisor, &mut effects, |sched, now, links| match end {
+            End::Died(exit) => sched.handle_death(now, worker, exit, links),
+            End::Overdue => sched.handle_overdue(now, worker, links),
         });
-        core.links.remove(worker);
+        match end {
+            End::Died(_) => core.links.remove(worker),
+            End::Overdue => core.links.abandon(worker),
+        }
         let broken = core.sched.mode() == sched::Mode::Broken;
         let cause = core.last_failure.clone().filter(|_| broken);
         drop(core);
@@ -387,9 +424,9 @@ impl Future for Link {
             output.poll_drain(cx, &this.span);
         }
         for _ in 0..ROUNDS_MAX {
-            let (probe, exit) = this.collect();
-            if let Some(exit) = exit {
-                this.bury(exit);
+            let (probe, end) = this.collect();
+            if let Some(end) = end {
+                this.bury(end);
                 return Poll::Ready(());
             }
             this.write(cx);
@@ -532,7 +569,15 @@ impl Core {
                 self.counts.workers_lost += 1;
                 false
             }
-            Some(Stage::Leaving | Stage::Doomed) | None => true,
+            Some(Stage::Leaving | Stage::Doomed | Stage::Abandoned) | None => true,
         }
+    }
+
+    /// As `note_death`, for a worker that does not die.
+    fn note_abandoned(&mut self, worker: WorkerKey, tail: String) {
+        if let Some(link) = self.links.get_mut(worker) {
+            link.stderr = tail;
+        }
+        self.counts.workers_abandoned += 1;
     }
 }

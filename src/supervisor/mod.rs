@@ -115,7 +115,8 @@ pub(crate) struct Supervisor {
     alarm: Alarm,
     /// What the warden said, for the driver. At most a few entries per worker.
     inbox: Mutex<VecDeque<Event>>,
-    /// Workers that were asked for and of which a process may exist.
+    /// Workers that were asked for and of which a process may exist that is
+    /// worth waiting for.
     processes: AtomicUsize,
     /// Copy of the scheduler's, for those who only plan by it.
     workers_wanted: AtomicUsize,
@@ -483,7 +484,10 @@ impl Core {
     /// Whether the driver has nothing left to do, now and ever.
     fn is_over(&self) -> bool {
         self.abandoned
-            || (self.sched.mode() != Mode::Open && self.begun == 0 && self.sched.is_drained())
+            || (self.sched.mode() != Mode::Open
+                && self.begun == 0
+                && self.sched.is_drained()
+                && !self.sched.has_abandoned())
     }
 }
 
@@ -493,7 +497,12 @@ impl Owner for Supervisor {
     }
 
     fn handle_event(&self, event: Event) {
-        if matches!(event, Event::Died { .. } | Event::StartFailed { .. }) {
+        let is_last = match event {
+            Event::Died { overdue, .. } => !overdue,
+            Event::StartFailed { .. } | Event::Overdue { .. } => true,
+            Event::Started { .. } => false,
+        };
+        if is_last {
             self.processes.fetch_sub(1, Ordering::AcqRel);
         }
         self.inbox().push_back(event);

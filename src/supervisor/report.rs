@@ -25,6 +25,7 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
     pub(crate) workers_started: u64,
     pub(crate) workers_lost: u64,
+    pub(crate) workers_abandoned: u64,
 }
 
 impl Counts {

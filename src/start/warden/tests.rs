@@ -157,7 +157,7 @@ impl Probe {
 
     fn died(&self, id: u64) -> Exit {
         match self.next() {
-            Event::Died { worker, exit } if worker == WorkerId(id) => exit,
+            Event::Died { worker, exit, overdue: false } if worker == WorkerId(id) => exit,
             other => panic!("{other:?}"),
         }
     }

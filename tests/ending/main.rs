@@ -16,6 +16,7 @@ mod runtimes;
 mod starting;
 mod stuck;
 mod tasks;
+mod undying;
 
 #[path = "../support/mod.rs"]
 mod support;

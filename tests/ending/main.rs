@@ -7,6 +7,7 @@ mod bystanders;
 mod cancel;
 mod cancel_storm;
 mod fuzz;
+mod inheritance;
 mod life;
 mod orphans;
 mod parents;
@@ -16,6 +17,7 @@ mod runtimes;
 mod starting;
 mod stuck;
 mod tasks;
+mod traced;
 mod undying;
 
 #[path = "../support/mod.rs"]

@@ -254,6 +254,19 @@ mod tests {
     }
 
     #[test]
+    fn large_values_count_for_more_levels() {
+        // Six levels each: five for some 4 KiB, one for the option.
+        let nested = |nodes: usize| {
+            let mut bytes = [vec![0; 512], vec![1]].concat().repeat(nodes);
+            *bytes.last_mut().unwrap() = 0;
+            decode::<Wide>(&bytes).map(|_| ())
+        };
+        let too_deep = DecodeFailure::TooDeep { limit: limits::DECODE_DEPTH_MAX };
+        assert_eq!(nested(19), Ok(()));
+        assert_eq!(nested(22), Err(too_deep));
+    }
+
+    #[test]
     fn honest_nesting_is_decoded() {
         let levels = limits::DECODE_DEPTH_MAX as usize;
         let mut bytes = vec![2; levels - 1];

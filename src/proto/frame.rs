@@ -286,12 +286,15 @@ mod tests {
         // Frames that wait to be taken do not keep others from arriving.
         assert!(reader.buffer().capacity() > bytes.len());
         assert_eq!(drain(&mut reader), [(0, body), (1, vec![1, 2])]);
-        // The long frame is dropped, and its room could be used again.
-        for _ in 0..3 {
-            reader.buffer().extend_from_slice(&stream(&[vec![1]]));
+        // Its room is used again now and then, but not kept.
+        let short = stream(&[vec![1; 4000]]);
+        let mut large = 0;
+        for _ in 0..4000 {
+            large += usize::from(reader.buffer().capacity() > SPARE_BYTES_MAX);
+            reader.buffer().extend_from_slice(&short);
             assert_eq!(drain(&mut reader).len(), 1);
         }
-        assert!(reader.buffer().capacity() <= SPARE_BYTES_MAX);
+        assert!(large < 10, "{large} times");
     }
 
     #[test]

@@ -942,6 +942,14 @@ impl Model {
         if !lists.eq(listed) {
             self.fault("the list of the idle is not what the workers think it is");
         }
+        let world = self.outside.0.borrow();
+        let mut undying = world.processes.iter().filter(|process| process.life == Life::Overdue);
+        let known = |process: &Process| self.sched.stage(process.key) == Some(Stage::Abandoned);
+        let all_known = undying.all(known);
+        drop(world);
+        if !all_known {
+            self.fault("a worker that does not die is forgotten");
+        }
         let ended = self.world().ledger.iter().filter(|entry| entry.end.is_some()).count();
         if open + ended != self.keys.len() {
             self.fault(format_args!("{open} tasks are open and {ended} have ended"));

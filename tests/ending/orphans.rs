@@ -302,7 +302,7 @@ enum Death {
     Exec,
     /// A thread that is not the main one becomes another program.
     ExecByThread,
-    /// It has made a copy of itself, which lives on.
+    /// In another session, and it has made a copy of itself, which lives on.
     Forked,
     /// As above, and it becomes another program itself.
     ForkedExec,
@@ -398,6 +398,9 @@ fn parent_process() {
             std::thread::scope(|scope| drop(scope.spawn(|| become_sleep(&folder))));
         }
         Death::Forked | Death::ForkedExec => {
+            // In the same session, the kernel itself continues orphans that are
+            // stopped.
+            setsid().unwrap();
             // SAFETY: the child calls nothing but the kernel.
             match unsafe { fork() }.unwrap() {
                 // SAFETY: as promised; an alarm is not inherited.

@@ -6,7 +6,7 @@
 //! ```text
 //!  pool                    warden                       worker
 //!   │ start                  │                            ·
-//!   ├───────────────────────▶│ page, socket pair          ·
+//!   ├───────────────────────▶│ page, socket pair, leash   ·
 //!   │                        │ boot message into socket   ·
 //!   │                        ├── /proc/self/exe ─────────▶│ main → boot
 //!   │◀───────────────────────┤ pidfd                      │ takes fd 0 away

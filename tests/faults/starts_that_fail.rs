@@ -174,8 +174,8 @@ fn first_pool() {
     let needs: &[(Call, &[i32])] = &[
         (Call::EventFd, &[EMFILE, ENFILE, ENOMEM]),
         (Call::EpollCreate, &[EMFILE, ENFILE, ENOMEM]),
-        // The first two are of a pair of sockets that asks after the runtime.
-        (Call::RegisterSocket, &[ENOSPC, ENOMEM]),
+        (Call::PidfdOpen, &[EMFILE, ENFILE, ENOMEM]),
+        (Call::WatchDeath, &[ENOSPC, ENOMEM]),
         (Call::Thread, &[EAGAIN, ENOMEM, EPERM]),
     ];
     runtime.block_on(async {

@@ -7,7 +7,7 @@ use nix::libc::*;
 use procession::{Pool, PoolBuilder, Resource, Stdio, TaskError};
 
 use crate::interpose::{Call, Plan, Who, arm_workers, hits_in_workers};
-use crate::scenario::{Expect, builder, checked_with, is_full, live, live_for_each_in_worker};
+use crate::scenario::{Expect, builder, checked_with, is_full, live_for_each_in_worker};
 use crate::support::Scratch;
 
 /// What a boot needs, and how it fails. The first error is the likeliest.
@@ -88,13 +88,4 @@ fn workers_that_never_boot_break_the_pool_and_name_the_cause() {
             assert!(hits_in_workers(&folder) >= 2, "{call:?} was not reached");
         }
     }
-}
-
-#[test]
-fn a_worker_without_a_view_of_its_parents_process_boots() {
-    let scratch = Scratch::new();
-    let folder = scratch.path("fault");
-    let plan = Plan::nth(Call::PidfdOpen, 1, EMFILE);
-    live(arm_workers(builder(), Who::AllWorkers, plan, &folder), None, Expect::Nothing);
-    assert!(hits_in_workers(&folder) > 0);
 }

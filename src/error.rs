@@ -399,6 +399,11 @@ pub(crate) enum Cause {
         output: String,
     },
     Protocol(ProtocolError),
+    /// This process was killed, does not die, and is the second such in its
+    /// worker's place.
+    SeatTaken {
+        pid: u32,
+    },
     /// The pool was closed before its workers were ready.
     Closed,
 }
@@ -484,6 +489,9 @@ impl fmt::Display for SpawnError {
                 tail(f, output)
             }
             Cause::Protocol(error) => error.fmt(f),
+            Cause::SeatTaken { pid } => {
+                write!(f, "the worker (pid {pid}) was killed and does not die")
+            }
             Cause::Closed => f.write_str("the pool was closed before its workers were ready"),
         }
     }

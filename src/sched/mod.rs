@@ -438,9 +438,11 @@ impl<T> Scheduler<T> {
     }
 
     /// Whether workers cannot start: not for now, where others keep the pool
-    /// from being broken.
+    /// from being broken, or where one that does not die has their seat.
     pub(crate) fn cannot_start(&self) -> bool {
-        self.respawn.is_at_limit()
+        let taken =
+            |seat: &Seat| seat.worker.as_ref().is_some_and(|slot| slot.stage == Stage::Abandoned);
+        self.respawn.is_at_limit() || self.seats.iter().take(self.settings.workers).any(taken)
     }
 
     /// All workers there are, with how often their seat was taken before.

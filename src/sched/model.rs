@@ -542,7 +542,7 @@ impl Model {
                     will.push(Event::Fetch(key));
                 }
             }
-            if matches!(process.life, Life::Starting | Life::Alive) {
+            if matches!(process.life, Life::Starting | Life::Failed | Life::Alive) {
                 if process.stopped {
                     will.push(Event::Die(key));
                     if budget.overdue > 0 {
@@ -1013,7 +1013,7 @@ impl Model {
         }
         let over = self.sched.mode() != Mode::Open;
         if !over && setup.settings.idle_timeout.is_none() {
-            if !self.sched.is_ready() {
+            if !self.sched.is_ready() && !self.sched.cannot_start() {
                 return self.fault("a worker is missing");
             }
             if open.is_empty() && self.sched.poll_timeout().is_some() {

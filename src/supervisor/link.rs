@@ -577,6 +577,7 @@ impl Core {
     fn note_abandoned(&mut self, worker: WorkerKey, tail: String) {
         if let Some(link) = self.links.get_mut(worker) {
             link.stderr = tail;
+            self.last_failure = Some(SpawnError::new(Cause::SeatTaken { pid: link.pid }));
         }
         self.counts.workers_abandoned += 1;
     }

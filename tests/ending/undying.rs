@@ -140,11 +140,14 @@ fn nobody_waits_for_a_worker_that_does_not_die() {
         assert_eq!(abandoned(&pool).len(), 2);
         assert_eq!(pool.status().workers, 1);
         assert_eq!(pool.stats().workers_started, 2);
+        let unready = within(SOON, pool.ready()).await.unwrap_err().to_string();
+        assert!(unready.ends_with("was killed and does not die"), "{unready}");
         let waiting = pool.apply_async(answer, 4);
 
         // Once they can, they die, and everything is as before.
         freezer.set("THAWED");
         assert_eq!(within(SOON, waiting).await.unwrap(), answer(4));
+        within(SOON, pool.ready()).await.unwrap();
         for pool in [&pool, &terminated, &shut, &killed, &joined] {
             until("the dead are forgotten", || pool.status().abandoned == 0).await;
             assert!(abandoned(pool).is_empty());

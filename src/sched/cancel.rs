@@ -352,11 +352,7 @@ impl<T> Scheduler<T> {
                 // One task at a time, so it could start when it was sent.
                 _ if !self.settings.trusted => flight.sent + after,
                 Some(Phase::Running) => {
-                    let started = flight.started.unwrap_or_else(|| {
-                        // A time that has yet to come is a lie.
-                        let started = words.started_at(key, flight.seq);
-                        if started <= now { started } else { flight.sent }
-                    });
+                    let started = flight.began(now, key, words);
                     first_looks.push((flight.seq, started));
                     started + after
                 }
@@ -450,7 +446,7 @@ impl<T> Scheduler<T> {
         }
         for _ in 0..LOOKS {
             match words.load(worker, seq).phase() {
-                Some(Phase::Queued) => {
+                Some(Phase::Queued) if !slot.has_started(seq) => {
                     if words.swap(worker, seq, Phase::Queued, Phase::Revoked) {
                         if !trusted {
                             // Only the worker says that it has not started.
@@ -484,7 +480,9 @@ impl<T> Scheduler<T> {
                     self.actions.push_back(Action::Probe(worker));
                     return;
                 }
-                Some(Phase::Empty | Phase::Revoked | Phase::Killing) | None => break,
+                Some(Phase::Empty | Phase::Queued | Phase::Revoked | Phase::Killing) | None => {
+                    break;
+                }
             }
         }
         self.handle_violation(now, worker, ProtocolError(Violation::Page), words);

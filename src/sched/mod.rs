@@ -285,8 +285,10 @@ impl<T> Scheduler<T> {
     /// task's data, unless the item is not wanted any more.
     pub(crate) fn handle_item(
         &mut self,
+        now: Time,
         worker: WorkerKey,
         seq: u64,
+        words: &impl Words,
     ) -> Result<Option<&mut T>, ProtocolError> {
         let Some(slot) = self.worker_mut(worker) else { return Ok(None) };
         let due = slot.flights.front().copied();
@@ -295,6 +297,9 @@ impl<T> Scheduler<T> {
                 let Holds::Task(key) = flight.holds else {
                     return Err(ProtocolError(Violation::RevokedTaskRan { seq }));
                 };
+                // It runs, whatever its word says: another worker would send
+                // the same items again, and be blamed for their number.
+                slot.note_started(seq, flight.began(now, worker, words));
                 let task = self.tasks.get_mut(key);
                 Ok(task.filter(|task| task.intent.is_none()).map(|task| &mut task.data))
             }

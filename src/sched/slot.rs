@@ -97,6 +97,17 @@ impl Seat {
     }
 }
 
+impl Flight {
+    /// When its body began, as the worker says.
+    pub(super) fn began(&self, now: Time, worker: WorkerKey, words: &impl Words) -> Time {
+        self.started.unwrap_or_else(|| {
+            let began = words.started_at(worker, self.seq);
+            // A time that has yet to come is a lie.
+            if began <= now { began } else { self.sent }
+        })
+    }
+}
+
 impl Worker {
     pub(super) fn new(id: WorkerId, now: Time, start_until: Time, round: u32) -> Self {
         Worker {
@@ -157,6 +168,11 @@ impl Worker {
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.seq == seq) {
             flight.started.get_or_insert(at);
         }
+    }
+
+    /// Whether the task has been seen to run.
+    pub(super) fn has_started(&self, seq: u64) -> bool {
+        self.flights.iter().any(|flight| flight.seq == seq && flight.started.is_some())
     }
 
     /// Sets the time for skipping, if that is what comes next: a worker that is

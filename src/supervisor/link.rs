@@ -540,7 +540,7 @@ impl Core {
                 }
             }
             FromWorker::Item { seq, payload } => {
-                if let Some(call) = self.sched.handle_item(worker, seq)? {
+                if let Some(call) = self.sched.handle_item(now, worker, seq, &self.links)? {
                     let Sink::Stream(items, _) = &call.sink else {
                         return Err(ProtocolError(Violation::WrongAnswer));
                     };

@@ -127,7 +127,7 @@ fn a_stream_that_sends_items_is_a_long_task_too() {
     let worker = pool.key(0);
     for _ in 0..20 {
         pool.wait(Duration::from_micros(200));
-        assert!(pool.sched.handle_item(worker, 1).unwrap().is_some());
+        assert!(pool.item(worker, 1).unwrap().is_some());
     }
     assert_eq!(pool.flights(1), 1);
 }

@@ -225,3 +225,22 @@ fn a_worker_whose_death_is_told_late_is_not_blamed_for_its_closed_socket() {
         assert_eq!(matches!(ended, Ending::Violated { .. }), !told, "{ended:?}");
     }
 }
+
+#[test]
+fn a_stream_that_has_sent_an_item_is_not_begun_again() {
+    for cancelled in [false, true] {
+        let mut pool = Pool::new(2, 2).ready();
+        pool.submit(1);
+        let (seat, _) = pool.sent[0];
+        pool.deeds();
+        // Its word says that it waits.
+        assert!(pool.item(pool.key(seat), 1).unwrap().is_some());
+        if cancelled {
+            pool.cancel(0);
+            assert_eq!(pool.deeds(), [Stop(seat, None)], "its end comes with the exit");
+        }
+        pool.die(seat);
+        let deeds = pool.deeds();
+        assert!(matches!(deeds[..], [End(0, _), Start(_)]), "{deeds:?}");
+    }
+}

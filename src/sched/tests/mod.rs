@@ -321,6 +321,11 @@ impl Pool {
         result.map(|answered| answered.map(|(_, task)| task))
     }
 
+    /// The worker sends an item of a stream.
+    fn item(&mut self, worker: WorkerKey, seq: u64) -> Result<Option<&mut usize>, ProtocolError> {
+        self.sched.handle_item(self.now, worker, seq, &self.board)
+    }
+
     /// Lets all tasks run, one after the other, on all workers.
     fn finish_all(&mut self, run_nanos: u64) {
         for round in 0.. {

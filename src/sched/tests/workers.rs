@@ -156,7 +156,7 @@ fn only_the_answer_that_is_due_is_taken() {
     pool.submit(2);
     for seq in [0, 2, 3] {
         assert_eq!(pool.say(0, seq, ran), wrong(seq, Some(1)));
-        let item = pool.sched.handle_item(pool.key(0), seq).map(|data| data.copied());
+        let item = pool.item(pool.key(0), seq).map(|data| data.copied());
         assert_eq!(item, wrong(seq, Some(1)));
     }
     assert_eq!(pool.say(0, 1, Answer::Skipped), Err(ProtocolError(Violation::WrongAnswer)));
@@ -171,7 +171,7 @@ fn only_the_answer_that_is_due_is_taken() {
     pool.cancel(1);
     let error = Err(ProtocolError(Violation::RevokedTaskRan { seq: 2 }));
     assert_eq!(pool.say(0, 2, ran), error);
-    assert_eq!(pool.sched.handle_item(pool.key(0), 2).map(|data| data.copied()), error);
+    assert_eq!(pool.item(pool.key(0), 2).map(|data| data.copied()), error);
     assert_eq!(pool.say(0, 2, Answer::Skipped), Ok(None));
 }
 
@@ -185,7 +185,7 @@ fn answers_of_a_buried_worker_are_for_nobody() {
     let ran = Answer::Ran { run_nanos: 1, retire: false };
     let answered = pool.sched.handle_answer(pool.now, gone, 1, ran, &pool.board);
     assert_eq!(answered, Ok(None));
-    assert_eq!(pool.sched.handle_item(gone, 1), Ok(None));
+    assert_eq!(pool.item(gone, 1), Ok(None));
 }
 
 #[test]
@@ -194,10 +194,10 @@ fn items_reach_a_task_until_it_is_to_end() {
     pool.submit(1);
     pool.begin(0);
     let worker = pool.key(0);
-    assert_eq!(pool.sched.handle_item(worker, 1), Ok(Some(&mut 0)));
+    assert_eq!(pool.item(worker, 1), Ok(Some(&mut 0)));
     pool.watch(0);
     pool.cancel(0);
-    assert_eq!(pool.sched.handle_item(worker, 1), Ok(None));
+    assert_eq!(pool.item(worker, 1), Ok(None));
 }
 
 // Leaving --------------------------------------------------------------------

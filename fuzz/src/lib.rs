@@ -1,0 +1,46 @@
+//! What is fuzzed: one function for each target, assertions included. Called by
+//! `fuzz_targets`, and by `tests/replay.rs` with the stored inputs. The README
+//! says what each asserts.
+//!
+//! The library's pure middle is compiled into this crate, source by source: it
+//! is private, and stays so.
+
+mod heap;
+mod target;
+
+pub use target::{decode, encode, frame, message, peer, sched};
+
+#[path = "../../src/exit.rs"]
+#[allow(dead_code, reason = "the targets use part of it")]
+mod exit;
+#[path = "../../src/id.rs"]
+#[allow(dead_code, reason = "the targets use part of it")]
+mod id;
+#[path = "../../src/limits.rs"]
+#[allow(dead_code, reason = "the targets use part of it")]
+mod limits;
+#[path = "../../src/proto/mod.rs"]
+#[allow(dead_code, reason = "the targets use part of it")]
+mod proto;
+#[path = "../../src/resource.rs"]
+mod resource;
+#[path = "../../src/sched/mod.rs"]
+#[allow(dead_code, reason = "the targets use part of it")]
+mod sched;
+#[path = "../../src/slot_word.rs"]
+mod slot_word;
+#[path = "../../src/time.rs"]
+mod time;
+
+/// A target takes any bytes, and panics if a promise does not hold.
+pub type Target = fn(&[u8]);
+
+/// All targets, by the name of their binary and of their folders of inputs.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("decode", decode),
+    ("encode", encode),
+    ("frame", frame),
+    ("message", message),
+    ("peer", peer),
+    ("sched", sched),
+];

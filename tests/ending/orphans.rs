@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio, id};
+use std::process::{Child, Command, Stdio, id};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -358,7 +358,6 @@ fn parent_process() {
         waits_for_a_lock,
         waits_for_a_file_lock,
         is_stopped,
-        stops_again_and_again,
         ignores_signals,
         blocks_signals,
         has_many_threads,
@@ -372,6 +371,13 @@ fn parent_process() {
         has_forked_and_is_stopped,
         is_async
     );
+    if matches!(death, Death::Forked | Death::ForkedExec) {
+        // Only the leash holds one that stops again and again, and the copy has
+        // its other end.
+        run!(is_stopped);
+    } else {
+        run!(stops_again_and_again);
+    }
     let mut stream = Box::pin(pool.stream(streams, folder.clone()));
     // One that is not read waits for somebody who takes its items.
     assert_eq!(runtime.block_on(stream.next()).unwrap().unwrap(), 0);
@@ -507,6 +513,16 @@ fn namespace(death: Death) -> Option<Vec<&'static str>> {
     })
 }
 
+/// A process that ends with the test.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn nobody_is_left(death: Death) {
     alone(|| {
         let Some(prefix) = namespace(death) else {
@@ -528,12 +544,12 @@ fn nobody_is_left(death: Death) {
             command.process_group(0);
         }
         prctl::set_child_subreaper(death == Death::BelowSubreaper).unwrap();
-        let mut started = command.spawn().unwrap();
+        let mut started = Started(command.spawn().unwrap());
         wait_until("the parent is up", || {
-            assert!(started.try_wait().unwrap().is_none(), "the parent has ended too early");
+            assert!(started.0.try_wait().unwrap().is_none(), "the parent has ended too early");
             !notes(format!("{folder}/up")).is_empty()
         });
-        let outermost = Pid::from_raw(started.id() as i32);
+        let outermost = Pid::from_raw(started.0.id() as i32);
         let below = |pid: Pid| Pid::from_raw(*children_of(pid.as_raw()).first().unwrap());
         let parent = match death {
             Death::AsFirst | Death::AsUser => below(outermost),
@@ -563,14 +579,10 @@ fn nobody_is_left(death: Death) {
         for copy in notes(format!("{folder}/copy")) {
             kill(Pid::from_raw(copy.parse().unwrap()), Signal::SIGKILL).unwrap();
         }
-        let _ = started.kill();
         if death == Death::AsSecond {
-            // The first process of the namespace, if it is still there.
-            if let Some(&first) = children_of(outermost.as_raw()).first() {
-                let _ = kill(Pid::from_raw(first), Signal::SIGKILL);
-            }
+            kill(below(outermost), Signal::SIGKILL).unwrap();
         }
-        started.wait().unwrap();
+        drop(started);
         prctl::set_child_subreaper(false).unwrap();
         if death == Death::BelowSubreaper {
             // Now they are our children; we have no others.

@@ -5,7 +5,8 @@
 //! socket and of the leash may be open in a process that the parent has forked,
 //! and a parent of before Linux 6.9 that becomes another program keeps its
 //! pidfd. That the kernel kills the group when the leash hangs up does not help
-//! a worker that has left the group.
+//! a worker that has left the group. Nor does this thread help against a task
+//! that stops its process again and again: that is for the leash alone.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

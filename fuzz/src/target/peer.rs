@@ -16,7 +16,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::exit::Exit;
-use crate::limits::{ANSWER_WAIT, FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES};
+use crate::limits::{ANSWER_WAIT, FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, SLOTS};
 use crate::proto::VERSION;
 use crate::proto::frame::FrameReader;
 use crate::proto::message::{
@@ -28,7 +28,7 @@ use crate::proto::peer::{Peer, ProtocolError, Violation};
 use crate::sched::{
     Action, Answer, Ending, Intent, Scheduler, Settings, TaskKey, Terms, Words, WorkerKey,
 };
-use crate::slot_word::{Phase, SLOTS, SlotWord};
+use crate::slot_word::{Phase, SlotWord};
 use crate::time::Time;
 
 const OPS_MAX: usize = 400;

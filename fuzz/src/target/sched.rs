@@ -13,13 +13,13 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::exit::Exit;
-use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT};
+use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT, SLOTS};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::sched::{
     Action, Answer, Ending, Intent, Mode, Scheduler, Settings, Stage, TaskKey, Terms, Words,
     WorkerKey,
 };
-use crate::slot_word::{Phase, SLOTS, SlotWord};
+use crate::slot_word::{Phase, SlotWord};
 use crate::time::Time;
 
 /// More would only be slower.

@@ -185,7 +185,7 @@ fn a_socket_closed_in_the_middle_of_a_task() {
     checked(async {
         join_all(["write", "both"].map(|which| async move {
             let error = trial(&format!("answer-closes:{which}")).await;
-            assert_protocol(&error, "the worker closed its socket and did not end");
+            assert_protocol(&error, "the connection to the worker broke, and it did not end");
         }))
         .await;
     });

@@ -87,7 +87,7 @@ impl Actor {
         std::mem::forget(socket);
         let mut bytes = [0; 8];
         let mut parts = [IoSliceMut::new(&mut bytes)];
-        let mut space = nix::cmsg_space!([i32; 2]);
+        let mut space = nix::cmsg_space!([i32; 4]);
         let message = recvmsg::<()>(
             moved.as_raw_fd(),
             &mut parts,
@@ -104,7 +104,8 @@ impl Actor {
             })
             .collect();
         assert_eq!(bytes[..7], *b"process");
-        if let Some(&stdout) = fds.get(1) {
+        // The page, the warden's pidfd and the leash, and sometimes an output.
+        if let Some(&stdout) = fds.get(3) {
             // SAFETY: both descriptors are open; what was at 1 is not used.
             unsafe { nix::libc::dup2(stdout, 1) };
         }

@@ -51,6 +51,7 @@ fn an_idle_pool_makes_no_wake_ups() {
                 assert_eq!(pool.map(square, 0..1000).await.unwrap().len(), 1000);
                 assert_eq!(pool.imap(square, 0..1000).count().await, 1000);
                 pool.apply_async(square, 4).cancel().await;
+                pool.ready().await.unwrap();
             }
             pools
         });

@@ -40,7 +40,6 @@ async fn cancel_at_each_step(call: impl Fn(&Pool, String) -> TaskHandle<u64>) ->
             return false;
         }
         has_stopped(victim).await;
-        let before = notes(&journal);
         let cancelling = target.cancel();
         send(victim, Signal::SIGCONT);
         let cancelled = cancelling.await;
@@ -49,8 +48,9 @@ async fn cancel_at_each_step(call: impl Fn(&Pool, String) -> TaskHandle<u64>) ->
         match cancelled {
             NOT_STARTED => assert!(notes(&journal).is_empty(), "at step {step}"),
             OVER => assert!(!notes(&journal).is_empty(), "at step {step}"),
-            // It has done nothing more.
-            _ => assert_eq!(notes(&journal), before, "at step {step}"),
+            // The signal follows the fence, and the worker was let go meanwhile:
+            // it may have gone on with this task, which is known to be lost.
+            _ => assert!(notes(&journal).len() <= 1, "at step {step}"),
         }
         works_on(&pool, victim, cancelled.exit.is_some()).await;
         if !seen.contains(&cancelled) {

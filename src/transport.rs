@@ -9,12 +9,11 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncWrite, Interest};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use crate::proto::frame::FrameReader;
@@ -105,6 +104,18 @@ pub(crate) struct Transport {
     wanted: u64,
     /// Position of the next byte from the socket.
     read: u64,
+    news: News,
+}
+
+/// What the runtime has said of the socket's readability. It tells once, when
+/// bytes arrive, and a read that fails takes that back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum News {
+    /// Nothing was read since.
+    Fresh,
+    Used,
+    /// It was taken back although there was something: read on without asking.
+    Mistaken,
 }
 
 impl Transport {
@@ -120,6 +131,7 @@ impl Transport {
             outgoing: Outgoing::default(),
             wanted: 0,
             read: 0,
+            news: News::Fresh,
         })
     }
 
@@ -141,10 +153,24 @@ impl Transport {
         while !self.outgoing.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.outgoing.slices(&mut slices);
-            let write = Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]);
-            match std::task::ready!(write) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                written => self.outgoing.advance(written?),
+            let send = || fd::send_slices(self.stream.as_fd(), &slices[..count]);
+            let sent = match self.stream.poll_write_ready(cx)? {
+                Poll::Ready(()) => self.stream.try_io(Interest::WRITABLE, send),
+                // Seldom, and nobody would call again if that were a mistake.
+                Poll::Pending => match send() {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Poll::Pending;
+                    }
+                    sent => sent,
+                },
+            };
+            match sent {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) => {}
+                sent => self.outgoing.advance(sent?),
             }
         }
         Poll::Ready(Ok(()))
@@ -157,18 +183,28 @@ impl Transport {
     /// attached or urgent bytes were, and what is behind them is no news.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
-            std::task::ready!(self.stream.poll_read_ready(cx))?;
-            let buffer = self.reader.buffer();
-            let before = buffer.len();
-            let stream = &self.stream;
-            let read = || fd::read_into(stream.as_fd(), buffer);
-            match stream.try_io(Interest::READABLE, read) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => {
-                    let n = read?;
-                    self.account(before, n);
-                    return Poll::Ready(Ok(n > 0));
+            let read = if self.news == News::Mistaken {
+                self.read_now()
+            } else {
+                if self.stream.poll_read_ready(cx)?.is_pending() {
+                    self.news = News::Fresh;
+                    return Poll::Pending;
                 }
+                let buffer = self.reader.buffer();
+                let before = buffer.len();
+                let stream = &self.stream;
+                let read = || fd::read_into(stream.as_fd(), buffer);
+                let read = stream.try_io(Interest::READABLE, read);
+                read.inspect(|&n| self.account(before, n))
+            };
+            let blocked = matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            self.news = match self.news {
+                News::Fresh if blocked => News::Mistaken,
+                News::Mistaken if !blocked => News::Mistaken,
+                News::Fresh | News::Used | News::Mistaken => News::Used,
+            };
+            if !blocked {
+                return Poll::Ready(read.map(|n| n > 0));
             }
         }
     }

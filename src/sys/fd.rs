@@ -187,6 +187,12 @@ pub(crate) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result
     Ok(n)
 }
 
+/// Sends once. A socket that nobody reads any more is an error, and no SIGPIPE:
+/// that ends programs that have it as the system has it.
+pub(crate) fn send_slices(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    Ok(sendmsg::<()>(socket.as_raw_fd(), slices, &[], MsgFlags::MSG_NOSIGNAL, None)?)
+}
+
 /// Whether a write that failed like this may work a moment later.
 pub(crate) fn is_passing(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);

@@ -277,3 +277,26 @@ fn a_forked_copy_of_the_program_drops_nothing_of_the_originals() {
         assert_eq!(pool.stats().workers_started, 1);
     });
 }
+
+/// As it is for programs that write to pipes and want to end quietly. A worker
+/// that died while it was written to was once the end of such a program.
+#[test]
+fn a_program_that_dies_of_broken_pipes_does_not_die_of_a_workers() {
+    checked(async {
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: nothing here runs in a handler.
+        let before = unsafe { sigaction(Signal::SIGPIPE, &default) }.unwrap();
+        let pool = Pool::builder().workers(1).build().unwrap();
+        for _ in 0..20 {
+            let id = pool.apply(pid, ()).await.unwrap() as i32;
+            // It does not read any more.
+            kill(Pid::from_raw(id), Signal::SIGSTOP).unwrap();
+            let large = pool.apply_async(length, bytes::Bytes::from(vec![0; 8 << 20]));
+            tokio::task::yield_now().await;
+            kill(Pid::from_raw(id), Signal::SIGKILL).unwrap();
+            assert_eq!(within(SOON, large).await.unwrap(), 8 << 20);
+        }
+        // SAFETY: as above.
+        unsafe { sigaction(Signal::SIGPIPE, &before) }.unwrap();
+    });
+}

@@ -37,7 +37,7 @@ calls! {
     Memfd Truncate Seal Seals MapPage Socketpair SendMessage Nonblock OpenNull Pipe Duplicate Spawn
     PidfdOpen WatchDeath RegisterSocket
     // Serving it.
-    SocketRead SocketWrite WatchWait RuntimeWait Wake Woken WaitId Signal Kill FutexWait Poll
+    SocketRead SocketSend SocketWrite WatchWait RuntimeWait Wake Woken WaitId Signal Kill FutexWait Poll
     // Making the warden, and threads of a worker.
     EventFd EpollCreate Thread
     // A worker's boot.
@@ -370,9 +370,12 @@ interpose! {
         if fails(Call::Socketpair) { return -1; }
     }
     fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
-        if fails_or_is_interrupted(Call::SendMessage) { return -1; }
         // SAFETY: the caller's message.
-        let short = unsafe { shortened(&*message) };
+        let what = unsafe { &*message };
+        let call = if what.msg_controllen > 0 { Call::SendMessage } else { Call::SocketSend };
+        if fails_or_is_interrupted(call) { return -1; }
+        // SAFETY: the caller's message.
+        let short = unsafe { shortened(call, what) };
         let message = short.as_ref().map_or(message, |(message, _)| message);
     }
     fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
@@ -536,9 +539,8 @@ unsafe fn shorter_part(call: Call, parts: *const iovec, count: usize) -> Option<
 /// # Safety
 ///
 /// The message must be as a caller of sendmsg gives it.
-unsafe fn shortened(message: &msghdr) -> Option<(msghdr, Box<iovec>)> {
+unsafe fn shortened(call: Call, message: &msghdr) -> Option<(msghdr, Box<iovec>)> {
     // SAFETY: as promised.
-    let mut part =
-        Box::new(unsafe { shorter_part(Call::SendMessage, message.msg_iov, message.msg_iovlen) }?);
+    let mut part = Box::new(unsafe { shorter_part(call, message.msg_iov, message.msg_iovlen) }?);
     Some((msghdr { msg_iov: &mut *part, msg_iovlen: 1, ..*message }, part))
 }

@@ -33,7 +33,7 @@ fn every_second_call_that_can_wait_is_interrupted() {
         &[
             Call::SendMessage,
             Call::SocketRead,
-            Call::SocketWrite,
+            Call::SocketSend,
             Call::WatchWait,
             Call::RuntimeWait,
             Call::Wake,
@@ -41,7 +41,7 @@ fn every_second_call_that_can_wait_is_interrupted() {
             Call::WaitId,
             Call::FutexWait,
         ],
-        &[Call::ReceiveMessage, Call::SendMessage, Call::SocketRead, Call::Poll, Call::FutexWait],
+        &[Call::ReceiveMessage, Call::SocketSend, Call::SocketRead, Call::Poll, Call::FutexWait],
     );
 }
 
@@ -52,6 +52,6 @@ fn every_second_wait_for_a_futex_ends_for_no_reason() {
 
 #[test]
 fn writes_take_a_byte_at_a_time() {
-    let writes = [Call::SendMessage, Call::SocketWrite];
-    everywhere(Fault::ShortWrites, &writes, &writes);
+    let (boot, serve) = (Call::SendMessage, [Call::SocketSend, Call::SocketWrite]);
+    everywhere(Fault::ShortWrites, &[boot, serve[0], serve[1]], &serve);
 }

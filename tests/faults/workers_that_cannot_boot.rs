@@ -26,7 +26,7 @@ const NEEDS: &[(Call, &[i32])] = &[
     (Call::Thread, &[EAGAIN]),
     (Call::OpenStatm, &[EMFILE, ENOENT]),
     (Call::SetLimit, &[EPERM]),
-    (Call::SendMessage, &[EIO]),
+    (Call::SocketSend, &[EIO]),
     (Call::SocketRead, &[ENOMEM, EIO]),
 ];
 
@@ -48,7 +48,7 @@ fn nobody_notices_a_worker_that_cannot_boot() {
             // What is called again later is not part of the boot.
             let most = match call {
                 Call::SocketRead => 1,
-                Call::SendMessage | Call::Duplicate => 2,
+                Call::SocketSend | Call::Duplicate => 2,
                 _ => u32::MAX,
             };
             let builder = || with_options(builder());

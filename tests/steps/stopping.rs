@@ -22,7 +22,8 @@ const KILLED: Cancelled = Cancelled { started: true, exit: Some(Exit::from_signa
 type Call = fn(&Pool, String) -> TaskHandle<()>;
 
 /// Cancels the task that `call` makes while its worker is held at each step, with
-/// another task behind it. Returns what that came to.
+/// another task behind it. Returns what that came to, in no order: at which step
+/// a worker is first met depends on how quick it is.
 async fn cancel_at_each_step(call: impl Fn(&Pool, String) -> TaskHandle<u64>) -> Vec<Cancelled> {
     let pool = Pool::builder().workers(1).build().unwrap();
     make_hasty(&pool).await;
@@ -63,11 +64,15 @@ async fn cancel_at_each_step(call: impl Fn(&Pool, String) -> TaskHandle<u64>) ->
     seen
 }
 
+fn assert_are(seen: &[Cancelled], all: &[Cancelled]) {
+    assert!(seen.len() == all.len() && all.iter().all(|one| seen.contains(one)), "{seen:?}");
+}
+
 #[test]
 fn a_task_is_cancelled_before_while_or_after_it_runs() {
     checked(async {
         let seen = cancel_at_each_step(|pool, journal| pool.apply_async(quick, (journal, 0))).await;
-        assert_eq!(seen, [NOT_STARTED, TERMINATED, OVER]);
+        assert_are(&seen, &[NOT_STARTED, TERMINATED, OVER]);
     });
 }
 
@@ -81,7 +86,7 @@ fn a_polite_task_is_cancelled_before_while_or_after_it_runs() {
     }
     checked(async {
         let seen = cancel_at_each_step(|pool, journal| pool.apply_async(polite, journal)).await;
-        assert_eq!(seen, [NOT_STARTED, OVER]);
+        assert_are(&seen, &[NOT_STARTED, OVER]);
     });
 }
 

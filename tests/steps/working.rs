@@ -84,8 +84,9 @@ fn a_task_is_done_elsewhere_or_lost_or_answered() {
                     [(Answered, false), (Answered, true), (LostInBody, false), (LostBefore, false)];
                 assert_eq!(seen, BTreeSet::from(all), "{blow:?}");
                 // Between the task's claim and its first note there are but a few
-                // steps: it opens a file, and writes.
-                assert!(before <= 8, "{before}");
+                // steps: it opens a file, and writes. (Other threads may take
+                // some of theirs meanwhile.)
+                assert!(before <= 24, "{before}");
                 assert!(done_and_lost > 0);
             } else {
                 assert_eq!(seen, BTreeSet::from([(Fate::Answered, false)]));

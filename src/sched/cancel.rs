@@ -339,7 +339,9 @@ impl<T> Scheduler<T> {
     fn check_timeout(&mut self, now: Time, key: WorkerKey, words: &impl Words) {
         let Some(slot) = self.worker_mut(key) else { return };
         let flights = slot.flights.clone();
-        let timeout = |task| self.tasks.get(task)?.terms.timeout;
+        // One whose end is asked for has other timers.
+        let timeout =
+            |task| self.tasks.get(task).filter(|task| task.intent.is_none())?.terms.timeout;
         let mut next = Time::FAR;
         let mut over = None;
         // The last that is over without its answer having come.
@@ -352,7 +354,8 @@ impl<T> Scheduler<T> {
             let until = match word.phase().filter(|_| word.seq() == flight.seq) {
                 // One task at a time, so it could start when it was sent.
                 _ if !self.settings.trusted => flight.sent + after,
-                Some(Phase::Running) => {
+                // Nobody has asked for its end: the worker wrote that itself.
+                Some(Phase::Running | Phase::CancelReq) => {
                     let started = flight.began(now, key, words);
                     first_looks.push((flight.seq, started));
                     started + after
@@ -368,7 +371,6 @@ impl<T> Scheduler<T> {
                     owed = Some((flight.seq, after));
                     continue;
                 }
-                Some(Phase::CancelReq) => continue,
                 Some(Phase::Empty | Phase::Queued | Phase::Revoked | Phase::Killing) | None => {
                     let error = ProtocolError(Violation::Page);
                     return self.handle_violation(now, key, error, words);

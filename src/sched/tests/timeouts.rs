@@ -84,7 +84,7 @@ fn a_timeout_ends_tasks_whose_word_hides_them() {
         pool.wait(after);
         pool.deeds().contains(&Stop(0, None))
     };
-    for phase in [Phase::Empty, Phase::Revoked, Phase::Killing] {
+    for phase in [Phase::Empty, Phase::CancelReq, Phase::Revoked, Phase::Killing] {
         assert!(stops(SlotWord::new(1, phase), second), "{phase:?}");
     }
     assert!(!stops(SlotWord::new(1, Phase::Queued), second));

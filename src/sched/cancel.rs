@@ -387,10 +387,15 @@ impl<T> Scheduler<T> {
         for (seq, started) in first_looks {
             slot.note_started(seq, started);
         }
-        if let (Some((seq, after)), (_, Time::FAR)) = (owed, slot.timers.answer_until) {
+        match (owed, slot.timers.answer_until.1) {
+            (None, _) => {}
             // It was in time, but that is no reason to wait for ever.
-            slot.timers.expect_answer(seq, now + after.max(ANSWER_WAIT));
-            self.actions.push_back(Action::Probe(key));
+            (Some((seq, after)), Time::FAR) => {
+                slot.timers.expect_answer(seq, now + after.max(ANSWER_WAIT));
+                self.actions.push_back(Action::Probe(key));
+            }
+            // Another answer is waited for, perhaps one before it.
+            (Some(_), until) => slot.timers.timeout_at = next.min(until),
         }
         if let Some((task, after)) = over {
             self.handle_cancel(now, task, Intent::TimeOut { after }, words);

@@ -93,3 +93,19 @@ fn a_timeout_ends_tasks_whose_word_hides_them() {
     assert!(!stops(SlotWord::new(1, Phase::Done), 30 * second));
     assert!(stops(SlotWord::new(1, Phase::Done), 31 * second));
 }
+
+#[test]
+fn an_answer_that_was_waited_for_does_not_hide_that_the_next_is_missing() {
+    let mut pool = Pool::new(1, 2).ready();
+    for seq in [1, 2] {
+        pool.submit_with(timeout(ms(1_000)));
+        pool.scribble(0, seq, Phase::Done);
+    }
+    pool.wait(ms(500));
+    pool.cancel(0);
+    pool.wait(ms(750));
+    pool.answer(0, 1_000);
+    pool.deeds();
+    pool.wait(ms(40_000));
+    assert!(pool.deeds().contains(&Stop(0, None)));
+}

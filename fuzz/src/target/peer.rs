@@ -458,8 +458,9 @@ struct Pool {
     terminated: bool,
     /// The worker whose death is being taken in.
     buried: Option<WorkerKey>,
-    /// Whether the answer that is being taken in may be accepted.
-    acceptable: bool,
+    /// If the answer that is being taken in may be accepted: how many numbers
+    /// it settles.
+    lands: Option<u64>,
 }
 
 impl Drop for Pool {
@@ -495,7 +496,7 @@ impl Pool {
             tasks: Vec::new(),
             terminated: false,
             buried: None,
-            acceptable: false,
+            lands: None,
         };
         pool.perform();
         pool
@@ -734,13 +735,17 @@ impl Pool {
         let view = self.sched.workers().find(|view| view.key == key);
         let holds = view.is_some_and(|view| view.in_flight.iter().any(|flight| flight.0 == seq));
         let done = self.workers.load(key, seq) == SlotWord::new(seq, Phase::Done);
-        let due = self.workers.with(key, |worker| worker.landed + 1);
-        self.acceptable = due == Some(seq) && holds == ran && (done || !ran);
+        let worker = self.workers.with(key, |worker| (worker.landed + 1, worker.stopped));
+        let (due, stopped) = worker.expect("who is heard is there");
+        // What a worker has that is being stopped ends with it.
+        let kept = holds && stopped && !ran;
+        let acceptable = due == seq && (holds == ran || kept) && (done || !ran);
+        self.lands = acceptable.then_some(u64::from(!kept));
     }
 
     fn accept_answer(&mut self, key: WorkerKey) {
-        assert!(self.acceptable, "a wrong answer of {key:?} is accepted");
-        self.workers.with(key, |worker| worker.landed += 1);
+        let lands = self.lands.unwrap_or_else(|| panic!("{key:?} gives a wrong answer, accepted"));
+        self.workers.with(key, |worker| worker.landed += lands);
     }
 
     fn bury(&mut self, index: usize) {

@@ -43,6 +43,8 @@ impl Handles {
     pub(crate) async fn end(&self) {
         let handles = std::mem::take(&mut *self.0.lock().unwrap());
         for (name, handle) in handles {
+            // Shown if the test fails: the last one is the one that hangs.
+            println!("awaiting {name}");
             let end = handle.await;
             assert!(matches!(end, Ok(()) | Err(TaskError::Terminated)), "{name}: {end:?}");
         }

@@ -85,6 +85,14 @@ pub(crate) const REPLY_WAIT: Duration = Duration::from_secs(1);
 /// enough for the largest answers.
 pub(crate) const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
+/// How long a worker that has nothing else to do may take to begin what it was
+/// sent before others get it, once it has moved no byte of it for as long. It
+/// takes some 50 µs, unless the worker is kept from running.
+pub(crate) const START_WAIT: Duration = Duration::from_millis(500);
+
+/// And how long before it is replaced, where there are no others.
+pub(crate) const START_WAIT_MAX: Duration = Duration::from_secs(10);
+
 /// How long a worker that has nothing else to do may take to skip a task that
 /// was taken back. It does so at once, unless it is kept from running.
 pub(crate) const SKIP_WAIT: Duration = Duration::from_secs(10);

@@ -100,6 +100,8 @@ pub(crate) struct Transport {
     reader: FrameReader,
     /// Being written; what is new gathers elsewhere until this is through.
     outgoing: Outgoing,
+    /// Whether some of it was since this was last asked.
+    has_written: bool,
     /// Position of the next byte that `reader` wants.
     wanted: u64,
     /// Position of the next byte from the socket.
@@ -129,6 +131,7 @@ impl Transport {
             page,
             reader: FrameReader::new(frame_bytes_max),
             outgoing: Outgoing::default(),
+            has_written: false,
             wanted: 0,
             read: 0,
             news: News::Fresh,
@@ -139,6 +142,11 @@ impl Transport {
     /// be swapped in.
     pub(crate) fn is_written(&self) -> bool {
         self.outgoing.is_empty()
+    }
+
+    /// Whether the socket has taken anything since this was last asked.
+    pub(crate) fn has_written(&mut self) -> bool {
+        std::mem::take(&mut self.has_written)
     }
 
     /// Trades what has been written (nothing is left of it but its memory) for
@@ -170,7 +178,10 @@ impl Transport {
                         error.kind(),
                         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                     ) => {}
-                sent => self.outgoing.advance(sent?),
+                sent => {
+                    self.outgoing.advance(sent?);
+                    self.has_written = true;
+                }
             }
         }
         Poll::Ready(Ok(()))

@@ -39,7 +39,8 @@ impl<R> Apply<R> {
     ///
     /// The clock starts with the task's body, not while it waits in the queue;
     /// for a limit to both, use [`tokio::time::timeout`], which drops the call
-    /// and so cancels it. The task is ended as a cancelled one is.
+    /// and so cancels it. The task is ended as a cancelled one is. A worker that
+    /// does not begin it is replaced, so that the clock does start.
     pub fn timeout(mut self, after: Duration) -> Self {
         self.launch.terms.timeout = Some(after);
         self

@@ -142,6 +142,8 @@ pub(crate) enum Violation {
     AnswerMissing,
     /// A task that was taken back was not skipped.
     NotSkipped,
+    /// A task that was sent was not begun, though nothing was before it.
+    NotStarted,
 }
 
 impl fmt::Display for ProtocolError {
@@ -189,6 +191,7 @@ impl fmt::Display for ProtocolError {
             Violation::ClosedButAlive => {
                 f.write_str("the connection to the worker broke, and it did not end")
             }
+            Violation::NotStarted => f.write_str("it did not begin what it was given"),
             Violation::NotSkipped => {
                 f.write_str("the worker does not go on after a task that was taken back")
             }

@@ -10,8 +10,9 @@ use super::key::WorkerKey;
 use super::slot::{Holds, Stage, Worker};
 use super::task::Place;
 use super::{Action, Scheduler, Words};
-use crate::limits::SLOTS;
-use crate::slot_word::Phase;
+use crate::limits::{SLOTS, START_WAIT, START_WAIT_MAX};
+use crate::proto::peer::{ProtocolError, Violation};
+use crate::slot_word::{Phase, SlotWord};
 use crate::time::Time;
 
 /// Tasks in flight to one worker should last about this long: long enough to
@@ -45,6 +46,7 @@ impl<T> Scheduler<T> {
                 slot.timers.idle_until = Time::FAR;
             }
             let seq = slot.launch(now, task);
+            slot.watch_start(now);
             if slot.flights.len() > 1 {
                 slot.timers.probe_soon(now, true);
             }
@@ -125,7 +127,7 @@ impl<T> Scheduler<T> {
         while self.tasks.queued() == 0 && self.has_idle() {
             let (victim, more_later) = self.victim(now, words);
             let taken = victim.is_some_and(|(waiting, seat)| {
-                self.take_from(now, seat, waiting.div_ceil(2), words)
+                self.take_from(now, seat, 1, waiting.div_ceil(2), words)
             });
             if !taken {
                 if victim.is_some() || more_later {
@@ -171,13 +173,21 @@ impl<T> Scheduler<T> {
         (victim, more_later)
     }
 
-    /// Takes back up to `wanted` of the tasks that wait at a worker, newest
-    /// first. Returns whether there was any that it had not started meanwhile.
-    fn take_from(&mut self, now: Time, seat: u32, wanted: usize, words: &impl Words) -> bool {
+    /// Takes back up to `wanted` of the tasks that wait at a worker behind the
+    /// first `kept`, newest first. Returns whether there was any that it had not
+    /// started meanwhile.
+    fn take_from(
+        &mut self,
+        now: Time,
+        seat: u32,
+        kept: usize,
+        wanted: usize,
+        words: &impl Words,
+    ) -> bool {
         let key = self.key(seat).expect("a victim is a worker");
         let slot = self.worker_mut(key).expect("a victim is a worker");
         let mut taken = Vec::new();
-        for index in (1..slot.flights.len()).rev() {
+        for index in (kept..slot.flights.len()).rev() {
             if taken.len() == wanted {
                 break;
             }
@@ -217,8 +227,45 @@ impl<T> Scheduler<T> {
         }
         slot.stuck = true;
         let waiting = slot.held() - 1;
-        if self.take_from(now, key.seat, waiting, words) {
+        if self.take_from(now, key.seat, 1, waiting, words) {
             self.assign(now, None, words);
+        }
+    }
+
+    /// Looks whether a worker begins what it was sent. One that is stopped, or
+    /// does not read, would keep it for ever, and a timeout that counts from
+    /// the start would never end it.
+    pub(super) fn check_start(&mut self, now: Time, key: WorkerKey, words: &impl Words) {
+        let trusted = self.settings.trusted;
+        let fresh = |slot: &Worker| slot.stage == Stage::Ready && !slot.retiring && !slot.stuck;
+        let mut others = self.seats.iter().filter_map(|seat| seat.worker.as_ref());
+        let elsewhere = trusted && others.any(|slot| fresh(slot) && slot.id != key.id);
+        let Some(slot) = self.worker_mut(key) else { return };
+        let due = std::mem::replace(&mut slot.timers.start_until, Time::FAR);
+        let Some(&first) = slot.flights.front() else { return };
+        let waits = first.holds != Holds::Nothing
+            && first.started.is_none()
+            && words.load(key, first.seq) == SlotWord::new(first.seq, Phase::Queued);
+        if !waits {
+            // Whatever is behind that has its turn once the first has landed.
+            return;
+        }
+        if now - due > START_WAIT {
+            // We have been kept from looking, and perhaps from sending; so
+            // may the worker have been from everything.
+            slot.heard = now;
+        }
+        let silent = now - slot.heard.max(first.sent);
+        if elsewhere && silent >= START_WAIT {
+            slot.stuck = true;
+            let all = slot.flights.len();
+            self.take_from(now, key.seat, 0, all, words);
+            self.assign(now, None, words);
+        } else if silent >= START_WAIT_MAX {
+            let error = ProtocolError(Violation::NotStarted);
+            self.handle_violation(now, key, error, words);
+        } else {
+            slot.watch_start(now);
         }
     }
 

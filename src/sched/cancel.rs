@@ -271,6 +271,9 @@ impl<T> Scheduler<T> {
         if timers.answer_until.1 <= now {
             return self.check_answer(now, key, words);
         }
+        if timers.start_until <= now {
+            return self.check_start(now, key, words);
+        }
         if timers.polite_until.1 <= now {
             let seq = timers.polite_until.0;
             timers.polite_until = (0, Time::FAR);

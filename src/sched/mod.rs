@@ -39,7 +39,7 @@ use self::queue::Tasks;
 use self::respawn::Respawn;
 use self::slot::{Holds, Seat, Worker};
 use crate::id::{TaskId, WorkerId};
-use crate::limits::LEAVE_WAIT;
+use crate::limits::{LEAVE_WAIT, SKIP_WAIT};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::slot_word::{Phase, SlotWord};
 use crate::time::Time;
@@ -310,6 +310,16 @@ impl<T> Scheduler<T> {
         }
     }
 
+    /// The worker has taken in some of what it was sent: its silence is that of
+    /// one who reads.
+    pub(crate) fn handle_progress(&mut self, now: Time, worker: WorkerKey) {
+        let Some(slot) = self.worker_mut(worker) else { return };
+        slot.heard = now;
+        if slot.timers.skip_until != Time::FAR {
+            slot.timers.skip_until = now + SKIP_WAIT;
+        }
+    }
+
     /// No new calls; what has begun goes on, then the workers leave.
     pub(crate) fn handle_close(&mut self, now: Time, words: &impl Words) {
         if self.mode == Mode::Open {
@@ -497,7 +507,10 @@ impl<T> Scheduler<T> {
         slot.watch_skip(now);
         let probe = slot.flights.len() > 1;
         slot.timers.probe_soon(now, probe);
-        if slot.flights.is_empty() {
+        if !slot.flights.is_empty() {
+            slot.watch_start(now);
+        } else {
+            slot.timers.start_until = Time::FAR;
             slot.timers.timeout_at = Time::FAR;
             slot.idle_since = now;
             if slot.retiring {

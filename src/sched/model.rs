@@ -1046,10 +1046,11 @@ impl Model {
             (seat.dormant, seat.abandoned.as_ref().map(|slot| slot.id)).hash(h);
             let Some(slot) = &seat.worker else { continue };
             (slot.id, slot.stage, &slot.flights, slot.given, slot.answered > 0).hash(h);
-            (slot.round, slot.retiring, slot.unwanted, slot.listed).hash(h);
+            (slot.round, slot.retiring, slot.stuck, slot.unwanted, slot.listed).hash(h);
             (slot.verdict.is_some(), since(slot.heard)).hash(h);
             let timers = &slot.timers;
-            for time in [timers.stage_until, timers.death_until, timers.timeout_at] {
+            let looks = [timers.timeout_at, timers.skip_until, timers.start_until];
+            for time in [timers.stage_until, timers.death_until].into_iter().chain(looks) {
                 until(time).hash(h);
             }
             for (seq, time) in [timers.polite_until, timers.answer_until] {

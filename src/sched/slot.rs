@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Words;
 use super::key::{TaskKey, WorkerKey};
 use crate::id::WorkerId;
-use crate::limits::SKIP_WAIT;
+use crate::limits::{SKIP_WAIT, START_WAIT};
 use crate::proto::peer::ProtocolError;
 use crate::slot_word::Phase;
 use crate::time::Time;
@@ -57,11 +57,13 @@ pub(super) struct Worker {
     pub(super) began: Time,
     pub(super) ready_at: Option<Time>,
     pub(super) idle_since: Time,
-    /// When it last answered or was last given something while idle.
+    /// When it last answered, took in some of what was sent, or was last given
+    /// something while idle.
     pub(super) heard: Time,
     /// Takes no further tasks, leaves when it has answered all it has.
     pub(super) retiring: bool,
-    /// In a long task: gets no other before that one's answer.
+    /// In a long task, or not seen to move: gets no other before it has answered
+    /// for what it has.
     pub(super) stuck: bool,
     /// Told to go, and not for a failure of its own.
     pub(super) unwanted: bool,
@@ -209,10 +211,16 @@ impl Worker {
         }
     }
 
+    /// Makes sure that somebody looks whether it begins what it was sent. The
+    /// look is not put off when it does: one too early costs little.
+    pub(super) fn watch_start(&mut self, now: Time) {
+        self.timers.start_until = self.timers.start_until.min(now + START_WAIT);
+    }
+
     /// Drops the oldest flight, and the timers that waited for it.
     pub(super) fn land(&mut self) {
         let Some(flight) = self.flights.pop_front() else { return };
-        self.stuck &= flight.holds == Holds::Nothing;
+        self.stuck &= flight.holds == Holds::Nothing && !self.flights.is_empty();
         self.timers.skip_until = Time::FAR;
         self.timers.settle(flight.seq);
     }
@@ -235,6 +243,8 @@ pub(super) struct Timers {
     pub(super) answer_looks: usize,
     /// Nothing is before a task that was taken back: skipped by then.
     pub(super) skip_until: Time,
+    /// Nothing may be before a task that waits: begun by then.
+    pub(super) start_until: Time,
     /// An answer may wait in the worker's outbox behind a long task.
     pub(super) probe_at: Time,
     pub(super) probe_wait: Duration,
@@ -257,6 +267,7 @@ impl Default for Timers {
             answer_until: (0, Time::FAR),
             answer_looks: 0,
             skip_until: Time::FAR,
+            start_until: Time::FAR,
             probe_at: Time::FAR,
             probe_wait: PROBE_FIRST,
             idle_until: Time::FAR,
@@ -275,7 +286,11 @@ impl Timers {
 
     /// When a worker will have kept silent for too long.
     pub(super) fn next_verdict(&self) -> Time {
-        self.stage_until.min(self.death_until).min(self.answer_until.1).min(self.skip_until)
+        self.stage_until
+            .min(self.death_until)
+            .min(self.answer_until.1)
+            .min(self.skip_until)
+            .min(self.start_until)
     }
 
     /// Nothing that it has not said will be held against it.
@@ -284,6 +299,7 @@ impl Timers {
         self.death_until = Time::FAR;
         self.answer_until = (0, Time::FAR);
         self.skip_until = Time::FAR;
+        self.start_until = Time::FAR;
     }
 
     /// The task with number `seq` has landed.
@@ -349,6 +365,7 @@ mod tests {
             Timers { death_until: Time(5), ..timers() },
             Timers { answer_until: (1, Time(5)), ..timers() },
             Timers { skip_until: Time(5), ..timers() },
+            Timers { start_until: Time(5), ..timers() },
         ];
         let looks = [
             Timers { timeout_at: Time(5), ..timers() },

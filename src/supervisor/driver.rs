@@ -6,7 +6,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, Sleep};
@@ -15,14 +14,12 @@ use super::link::{End, Link};
 use super::{Supervisor, os_error};
 use crate::error::{Cause, SpawnError};
 use crate::id::WorkerId;
+use crate::limits::START_WAIT;
 use crate::observe;
 use crate::sched::Stage;
 use crate::start::warden::{Event, Stop};
 use crate::sys::clock::monotonic_nanos;
 use crate::time::Time;
-
-/// As far away as timers go; tokio itself takes some thirty years for ever.
-const NEVER: Duration = Duration::from_secs(86400 * 365 * 30);
 
 pub(super) struct Driver {
     supervisor: Arc<Supervisor>,
@@ -92,18 +89,21 @@ impl Driver {
     /// Lets the scheduler know that time has passed, where it asked for that.
     /// Returns whether to poll again.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(next) = self.supervisor.core().sched.poll_timeout() else {
-            self.rest();
+        let next = self.supervisor.core().sched.poll_timeout().unwrap_or(Time::FAR);
+        if next == Time::FAR && self.armed == Time::FAR {
             return false;
-        };
+        }
         let now = Time(monotonic_nanos());
         if next <= now {
             let verdicts = self.supervisor.core().sched.verdicts_due(now);
-            let mut ended = Vec::new();
+            let (mut ended, mut moved) = (Vec::new(), Vec::new());
             for link in self.links.iter_mut().filter(|link| verdicts.contains(&link.worker())) {
                 // The runtime may have been kept from telling us for long.
                 link.catch_up();
                 link.fetch(true);
+                if link.has_moved() {
+                    moved.push(link.worker());
+                }
                 // And so may the warden.
                 if link.has_ended() {
                     ended.push(link.worker());
@@ -112,13 +112,19 @@ impl Driver {
             self.note_start_timeouts(now);
             self.supervisor.act(|sched, now, links| {
                 ended.into_iter().for_each(|worker| sched.handle_ended(worker));
+                moved.into_iter().for_each(|worker| sched.handle_progress(now, worker));
                 sched.handle_timeout(now, links);
             });
             return true;
         }
+        if next == Time::FAR && self.armed - now > START_WAIT {
+            // With nothing to do the runtime is not woken, either.
+            (self.sleep, self.armed) = (None, Time::FAR);
+            return false;
+        }
         // A sleep that ends too early is cheaper than setting it anew each
-        // time something is sent.
-        if next < self.armed || self.armed <= now {
+        // time something is sent, and each time that was all.
+        if next < self.armed || (self.armed <= now && next != Time::FAR) {
             self.armed = next;
             let at = Instant::now() + (next - now);
             match &mut self.sleep {
@@ -132,16 +138,6 @@ impl Driver {
             return true;
         }
         false
-    }
-
-    /// Unsets the timer, so that a pool with nothing to do is never woken.
-    fn rest(&mut self) {
-        if self.armed != Time::FAR {
-            self.armed = Time::FAR;
-            if let Some(sleep) = &mut self.sleep {
-                sleep.as_mut().reset(Instant::now() + NEVER);
-            }
-        }
     }
 
     /// Writes down why workers that are about to be stopped for it did not

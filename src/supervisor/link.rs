@@ -349,6 +349,11 @@ impl Link {
         self.worker
     }
 
+    /// Whether the worker has made room for anything since this was last asked.
+    pub(super) fn has_moved(&mut self) -> bool {
+        self.transport.has_written()
+    }
+
     /// Whether there is no process any more: the warden will say so.
     pub(super) fn has_ended(&self) -> bool {
         self.supervisor.core().links.pid(self.worker).is_none_or(|pid| has_ended(pid as i32))

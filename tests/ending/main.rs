@@ -2,6 +2,7 @@
 //! parent. Whatever ends, nobody else is harmed, nothing runs twice, every
 //! handle resolves and no process stays.
 
+mod asleep;
 mod awkward;
 mod bystanders;
 mod cancel;

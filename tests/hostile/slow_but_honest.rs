@@ -1,14 +1,17 @@
 //! Being slow is no offence: a worker whose every frame arrives in pieces is
 //! served like any other.
 
-use std::time::Duration;
+use std::io::Read;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::join;
 use procession::Pool;
 
 use crate::attack::echo;
 use crate::scripted::{Actor, Cast, Heard, Script};
-use crate::support::checked;
+use crate::support::{Scratch, checked, note, notes};
 use crate::wire::{self, done, item, ready};
 
 pub(crate) const SCRIPTS: &[(&str, Script)] = &[
@@ -65,7 +68,55 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         actor.send(&done(task.seq, 1, &[]));
         actor.take();
     }),
+    // Takes a second to read what it is sent, and says by its answer that it did.
+    ("slow-reader", |actor, starved| {
+        actor.greet();
+        let mut header = [0; wire::HEADER];
+        actor.socket.read_exact(&mut header).unwrap();
+        let length = u32::from_le_bytes(header[..4].try_into().unwrap()) as usize;
+        let seq = u64::from_le_bytes(header[8..].try_into().unwrap());
+        let mut body = vec![0; length];
+        for piece in body.chunks_mut(length / 250) {
+            let began = Instant::now();
+            actor.socket.read_exact(piece).unwrap();
+            std::thread::sleep(Duration::from_millis(4));
+            if began.elapsed() > Duration::from_millis(50) {
+                note(starved, "it was kept from reading");
+            }
+        }
+        actor.start(seq);
+        actor.finish(seq);
+        actor.send(&done(seq, 1, &wire::varint(7)));
+        actor.take();
+    }),
 ];
+
+fn length(bytes: Bytes) -> u64 {
+    bytes.len() as u64
+}
+
+/// It is not taken for one that does not move, though another would be free.
+#[test]
+fn arguments_that_are_read_slowly() {
+    checked(async {
+        let scratch = Scratch::new();
+        let starved = scratch.path("starved");
+        let cast = Cast::new(&format!("slow-reader:{starved}"), 1);
+        let pool = cast.builder().workers(2).build().unwrap();
+        pool.ready().await.unwrap();
+        let call = || pool.apply(length, Bytes::from(vec![7; 1000 << 10]));
+        let (one, other) = join(call(), call()).await;
+        let mut answers = [one.unwrap(), other.unwrap()];
+        answers.sort_unstable();
+        if !notes(&starved).is_empty() {
+            println!("not tested: this machine is too busy for a worker that reads steadily");
+        } else {
+            assert_eq!(answers, [7, 1000 << 10]);
+        }
+        assert_eq!(pool.stats().workers_started, 2);
+        pool.terminate().await;
+    });
+}
 
 fn dawdle(actor: &mut Actor, bytes: &[u8]) {
     actor.send(bytes);

@@ -94,17 +94,15 @@ fn a_worker_that_never_reads_holds_nothing_up() {
         pool.ready().await.unwrap();
         let large = || Bytes::from(vec![7; 1000 << 10]);
         // One is sent to each.
-        let mut calls = [pool.apply_async(length, large()), pool.apply_async(length, large())];
+        let calls = [pool.apply_async(length, large()), pool.apply_async(length, large())];
         until("the honest one answers", || calls.iter().any(|call| call.is_finished())).await;
         for n in 0..100 {
             assert_eq!(pool.apply(echo, n).await.unwrap(), n);
         }
-        calls.sort_by_key(|call| call.is_finished());
-        let [stuck, answered] = calls;
-        assert_eq!(answered.await.unwrap(), 1000 << 10);
-        assert!(!stuck.is_finished());
-        let cancelled = stuck.cancel().await;
-        assert_eq!((cancelled.started, cancelled.exit), (false, None));
+        // What the other has not begun after a while, the honest one is given too.
+        for call in calls {
+            assert_eq!(call.await.unwrap(), 1000 << 10);
+        }
         pool.terminate().await;
     });
 }

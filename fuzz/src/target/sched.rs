@@ -13,7 +13,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::exit::Exit;
-use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT, SLOTS};
+use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT, SLOTS, START_WAIT_MAX};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::sched::{
     Action, Answer, Ending, Intent, Mode, Scheduler, Settings, Stage, TaskKey, Terms, Words,
@@ -89,6 +89,8 @@ enum Op {
     Step(u8),
     /// The parent takes in a worker's next answer.
     Deliver(u8),
+    /// A worker takes in some of a long frame.
+    Progress(u8),
     /// A worker sends nonsense.
     Violate(u8),
     /// A worker's socket closes.
@@ -167,6 +169,7 @@ impl Op {
                 0 => Op::Close,
                 1 => Op::Terminate,
                 2 => Op::Refuse,
+                7 => Op::Progress(bits(3, 5)),
                 _ => Op::Linger(bits(3, 1) == 1),
             },
             30 => Op::Resize(usize::from(arg % 6) + 1),
@@ -412,6 +415,7 @@ impl World {
         let stuck = first == Some(Phase::Revoked)
             && !(self.trusted && process.has_one_of(&began))
             && process.heard + SKIP_WAIT <= self.now;
+        let asleep = first == Some(Phase::Queued) && process.heard + START_WAIT_MAX <= self.now;
         let silent = match process.body {
             Body::Over { task, .. } => {
                 let begun = self.tasks[task].begun;
@@ -421,7 +425,7 @@ impl World {
         };
         since(process.eof, EOF_TO_DEATH_WAIT)
             || since(process.dismissed, leave)
-            || (stuck || silent) && process.replies.is_empty()
+            || (stuck || asleep || silent) && process.replies.is_empty()
     }
 
     /// What must hold of any ending.
@@ -591,6 +595,7 @@ impl Pool {
             | Op::InitFailed(worker)
             | Op::Step(worker)
             | Op::Deliver(worker)
+            | Op::Progress(worker)
             | Op::Violate(worker)
             | Op::Eof(worker)
             | Op::Crash(worker)
@@ -628,6 +633,10 @@ impl Pool {
             }
             (Op::Step(_), _) => world.step(index),
             (Op::Deliver(_), _) => drop(self.deliver(index)),
+            (Op::Progress(_), Life::Alive) => {
+                process.heard = now;
+                self.sched.handle_progress(now, key);
+            }
             (Op::Violate(_), Life::Starting | Life::Alive) => {
                 process.is_guilty = true;
                 let error = ProtocolError(Violation::WrongAnswer);

@@ -6,6 +6,7 @@ mod assigning;
 mod cancelling;
 mod deaths;
 mod endings;
+mod starting;
 mod timeouts;
 mod workers;
 
@@ -21,6 +22,7 @@ use super::{TaskKey, Terms, Words, WorkerKey, WorkerView};
 use crate::exit::Exit;
 use crate::id::{TaskId, WorkerId};
 use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT};
+use crate::limits::{START_WAIT, START_WAIT_MAX};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::slot_word::{Phase, SlotWord};
 use crate::time::Time;

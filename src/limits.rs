@@ -115,3 +115,12 @@ pub(crate) const WRITE_AGAIN_WAIT: Duration = Duration::from_millis(5);
 /// it. Giving back many gigabytes takes seconds; a system call that waits for a
 /// disk or a server that is not there takes for ever.
 pub(crate) const DEATH_WAIT: Duration = Duration::from_secs(5);
+
+/// How long starts may wait behind others that do not come back before one more
+/// thread makes them. A start takes milliseconds, and on a machine with far too
+/// much to do it has taken almost five seconds.
+pub(crate) const STARTER_WAIT: Duration = Duration::from_secs(5);
+
+/// How many threads may start workers: all but one of them wait for a start that
+/// does not come back, from a disk that does not answer.
+pub(crate) const STARTERS_MAX: usize = 16;

@@ -57,6 +57,13 @@ pub(crate) fn worker_abandoned(span: &Span) {
     tracing::error!(target: "procession::worker", parent: span, "was killed and does not die");
 }
 
+pub(crate) fn start_abandoned(pool: &str, worker: WorkerId) {
+    tracing::error!(
+        target: "procession::worker", pool, worker = worker.as_u64(),
+        "was killed while it was being started, and is not back"
+    );
+}
+
 pub(crate) fn worker_misbehaved(span: &Span, error: &dyn std::fmt::Display) {
     tracing::error!(target: "procession::worker", parent: span, %error, "broke the protocol");
 }

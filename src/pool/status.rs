@@ -132,6 +132,9 @@ pub enum WorkerState {
     /// back. It runs no code any more, its task's call has ended, and another
     /// worker has its place; but if that one does not die either, there is no
     /// third. Nothing waits for it. It leaves this list when it is dead.
+    ///
+    /// Or it was stopped while it was being started, and has not even come to
+    /// its program; it has no `pid` then.
     Abandoned,
 }
 

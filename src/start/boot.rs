@@ -28,7 +28,7 @@ pub(crate) struct Boot {
 pub(crate) struct Ties {
     /// A pidfd of the thread that started it, or of that one's process. Tells
     /// even if the parent has made a copy of itself, which has its sockets.
-    pub(crate) warden: OwnedFd,
+    pub(crate) starter: OwnedFd,
     /// Hangs up when nobody has the other end any more. Already the kernel sends
     /// SIGKILL to the worker's group then, whatever that does; as long as it is
     /// open in this process.
@@ -85,10 +85,10 @@ fn receive_message(socket: &mut UnixStream) -> io::Result<Message> {
     socket.read_exact(&mut bytes[len..])?;
     let mut fds = fds.into_iter();
     match (message::decode(&bytes), fds.next(), fds.next(), fds.next(), fds.next()) {
-        (Some(has_stdout), Some(page), Some(warden), Some(leash), stdout)
+        (Some(has_stdout), Some(page), Some(starter), Some(leash), stdout)
             if has_stdout == stdout.is_some() =>
         {
-            Ok(Message { page, ties: Ties { warden, leash }, stdout })
+            Ok(Message { page, ties: Ties { starter, leash }, stdout })
         }
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not the boot message of a worker")),
     }

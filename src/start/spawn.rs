@@ -1,6 +1,6 @@
 //! Starts one worker: this program again, with a socket as its standard input.
-//! Called by the warden's thread only, because a worker's parent-death signal
-//! is tied to the thread that started it.
+//! Called by starters only, because a worker's parent-death signal is tied to
+//! the thread that started it.
 //!
 //! Never `pre_exec`, `uid` or `gid`: with any of them std falls back from
 //! `posix_spawn` to fork, which copies the parent's page tables. What else
@@ -13,11 +13,14 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 
+use crate::limits::DEATH_WAIT;
 use crate::start::message;
 use crate::sys::page::Page;
 use crate::sys::{fd, wait};
@@ -69,13 +72,19 @@ pub(crate) struct Ends {
     pub(crate) stderr: Option<OwnedFd>,
 }
 
-/// Starts a worker that shows as `arg0` in `ps`. `warden` is a pidfd of the
-/// calling thread.
+/// Starts a worker that shows as `arg0` in `ps`, and has its pidfd watched. It
+/// lives as long as the calling thread.
 ///
 /// # Errors
 ///
-/// Whatever kept the process from being started; nothing is left of it.
-pub(crate) fn spawn(spec: &SpawnSpec, arg0: &str, warden: BorrowedFd<'_>) -> io::Result<Spawned> {
+/// Whatever kept the process from being started or watched; nothing is left of
+/// it.
+pub(crate) fn spawn(
+    spec: &SpawnSpec,
+    arg0: &str,
+    watch: impl FnOnce(&OwnedFd) -> io::Result<()>,
+) -> io::Result<Spawned> {
+    let starter = wait::pidfd_of_this_thread()?;
     let (page, page_fd) = Page::create()?;
     let (ours, theirs) = UnixStream::pair()?;
     let (leash, collar) = UnixStream::pair()?;
@@ -87,13 +96,13 @@ pub(crate) fn spawn(spec: &SpawnSpec, arg0: &str, warden: BorrowedFd<'_>) -> io:
     match spec.test_main {
         None => {
             command.stdout(stdio(spec.stdout));
-            send_boot_message(&ours, [page_fd.as_fd(), warden, collar.as_fd()], None)?;
+            send_boot_message(&ours, [page_fd.as_fd(), starter.as_fd(), collar.as_fd()], None)?;
         }
         Some(test) => {
             run_only(&mut command, test);
             let (sent, kept) = output_for_message(spec.stdout)?;
             piped = kept;
-            send_boot_message(&ours, [page_fd.as_fd(), warden, collar.as_fd()], sent)?;
+            send_boot_message(&ours, [page_fd.as_fd(), starter.as_fd(), collar.as_fd()], sent)?;
         }
     }
     ours.set_nonblocking(true)?;
@@ -102,7 +111,8 @@ pub(crate) fn spawn(spec: &SpawnSpec, arg0: &str, warden: BorrowedFd<'_>) -> io:
     // never shows up as end-of-file.
     drop((command, collar));
     let pid = child.id() as i32;
-    let pidfd = match wait::pidfd_open(pid) {
+    let pidfd = wait::pidfd_open(pid).and_then(|pidfd| watch(&pidfd).map(|()| pidfd));
+    let pidfd = match pidfd {
         Ok(pidfd) => pidfd,
         Err(error) => {
             end(child);
@@ -183,5 +193,10 @@ fn send_boot_message(
 fn end(mut child: Child) {
     // It fails if the child is gone already, which is as good.
     let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
-    let _ = child.wait();
+    // One that does not die, or is kept by a tracer, is left behind: others are
+    // to be started.
+    let until = Instant::now() + DEATH_WAIT;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
 }

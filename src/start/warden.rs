@@ -1,18 +1,16 @@
-//! The warden: the one thread of this process that starts, signals and reaps
-//! workers, for every pool. Called by pools, which hear back as [`Owner`]s.
-//! Decides nothing about tasks, and never waits for anybody but the kernel.
+//! The warden: the one thread of this process that signals and reaps workers,
+//! and has them started, for every pool. Called by pools, which hear back as
+//! [`Owner`]s. Decides nothing about tasks, and never waits for anything but
+//! news: a start may take for ever, so that [starters](super::starter) make it.
 //!
 //! It is a plain thread and not a task of some runtime, because workers must
-//! be killed when their time is up even if the runtime is blocked or gone,
-//! must be reaped even then, and take the end of the thread that started them
-//! for the end of their parent. So it never ends. With nothing to do it
-//! sleeps without a timeout.
+//! be killed when their time is up even if the runtime is blocked or gone, and
+//! must be reaped even then. It never ends. With nothing to do it sleeps without
+//! a timeout.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use std::{mem, process, thread};
@@ -20,52 +18,15 @@ use std::{mem, process, thread};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::Signal;
 
 use crate::exit::Exit;
 use crate::id::WorkerId;
-use crate::limits::{DEATH_WAIT, KILL_AGAIN_WAIT};
-use crate::start::spawn::{Ends, SpawnSpec, Spawned, spawn};
+use crate::limits::{STARTER_WAIT, STARTERS_MAX};
+use crate::start::child::{Child, Process, Stopping};
+use crate::start::owner::{Event, Owner, tell};
+use crate::start::spawn::{SpawnSpec, Spawned};
+use crate::start::starter::{Order, Starter};
 use crate::sys::{signal, wait};
-
-/// Whoever a worker is started for: a pool.
-pub(crate) trait Owner: Send + Sync + 'static {
-    /// Names the pool. Never used twice in a process.
-    fn pool_id(&self) -> u64;
-
-    /// Called on the warden's thread, so it must not block. The warden lets go
-    /// of the owner after the last event of each worker.
-    fn handle_event(&self, event: Event);
-}
-
-/// What became of a worker. Every start has either one `StartFailed`, or one
-/// `Started` and later one `Died`, with at most one `Overdue` between them.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Started {
-        worker: WorkerId,
-        ends: Ends,
-    },
-    /// No process is left of it. The kind is `Interrupted` if it was killed
-    /// before its turn to be started came.
-    StartFailed {
-        worker: WorkerId,
-        error: io::Error,
-    },
-    /// It has been reaped, and its group has been killed. `overdue`: that was
-    /// said before.
-    Died {
-        worker: WorkerId,
-        exit: Exit,
-        overdue: bool,
-    },
-    /// It was killed a while ago and is not dead: it is somewhere in the kernel
-    /// from where there is no way back yet. It will not run on. Its death is
-    /// waited for, and told.
-    Overdue {
-        worker: WorkerId,
-    },
-}
 
 /// How to end a worker.
 #[derive(Clone, Copy, Debug)]
@@ -91,8 +52,19 @@ pub(crate) struct Warden {
 
 enum Command {
     Start(Start),
-    Signal { pool: u64, worker: WorkerId, how: Stop },
-    KillAll { pool: u64 },
+    Signal {
+        pool: u64,
+        worker: WorkerId,
+        how: Stop,
+    },
+    KillAll {
+        pool: u64,
+    },
+    /// From a starter, which is free again.
+    Outcome {
+        token: u64,
+        outcome: io::Result<Spawned>,
+    },
 }
 
 struct Start {
@@ -132,8 +104,8 @@ impl Warden {
         let (commands, received) = mpsc::channel();
         let (ready, is_ready) = mpsc::sync_channel(1);
         let on_thread = {
-            let wake = Arc::clone(&wake);
-            move || match Watch::new(received, wake) {
+            let (commands, wake) = (commands.clone(), Arc::clone(&wake));
+            move || match Watch::new(received, commands, wake) {
                 Ok(watch) => {
                     // Somebody waits for this.
                     let _ = ready.send(Ok(()));
@@ -160,7 +132,8 @@ impl Warden {
         self.send(Command::Start(Start { worker, owner, spec, arg0 }));
     }
 
-    /// Ends a worker, or takes back its start. Ignored if it is dead.
+    /// Ends a worker, or takes back its start: one that is not there yet gets no
+    /// grace. Ignored if it is dead.
     pub(crate) fn signal(&self, pool: u64, worker: WorkerId, how: Stop) {
         self.send(Command::Signal { pool, worker, how });
     }
@@ -171,55 +144,36 @@ impl Warden {
     }
 
     fn send(&self, command: Command) {
-        // The thread never ends, so somebody receives.
-        let _ = self.commands.send(command);
-        // Any other failure is that 2^64 wake-ups are pending: it will wake.
-        while self.wake.write(1) == Err(Errno::EINTR) {}
+        send(&self.commands, &self.wake, command);
     }
+}
+
+fn send(commands: &mpsc::Sender<Command>, wake: &EventFd, command: Command) {
+    // The thread never ends, so somebody receives.
+    let _ = commands.send(command);
+    // Any other failure is that 2^64 wake-ups are pending: it will wake.
+    while wake.write(1) == Err(Errno::EINTR) {}
 }
 
 /// The thread's own state.
 struct Watch {
     commands: mpsc::Receiver<Command>,
+    /// For starters.
+    to_us: mpsc::Sender<Command>,
     wake: Arc<EventFd>,
-    epoll: Epoll,
-    /// By what workers know that this thread is there.
-    pidfd: OwnedFd,
-    /// Starts whose turn has not come. Between two of them the warden looks
-    /// after deaths, timers and commands.
+    epoll: Arc<Epoll>,
+    /// Starts whose turn has not come.
     waiting: VecDeque<Start>,
-    /// Children not reaped yet, by the token they have in `epoll`.
+    /// One, as long as starts come back.
+    starters: Vec<Starter>,
+    /// When to have another, if starts wait and none has come back.
+    next_starter_at: Instant,
+    /// Children not reaped yet, and those that are being started, by the token
+    /// they have in `epoll`.
     children: HashMap<u64, Child>,
     /// Of whose death the owners have been told, and whom a tracer keeps.
     kept: HashMap<u64, OwnedFd>,
     last_token: u64,
-}
-
-/// Invariant: not reaped by us, so that `pid` names this process or nobody.
-struct Child {
-    worker: WorkerId,
-    owner: Arc<dyn Owner>,
-    pid: i32,
-    pidfd: OwnedFd,
-    /// Held, and let go of only when it is dead: that would kill it.
-    _leash: UnixStream,
-    stopping: Stopping,
-    /// Dead, and kept by a tracer: when to report it all the same.
-    report_at: Option<Instant>,
-}
-
-enum Stopping {
-    No,
-    /// Terminated; to be killed at this time, if ever.
-    KillAt(Option<Instant>),
-    /// Killed; to be killed again at one time if it is still there, and to be
-    /// dead by the other.
-    Killed {
-        again_at: Instant,
-        until: Instant,
-    },
-    /// Killed, and not dead in time.
-    Overdue,
 }
 
 /// How long a tracer may keep a dead worker before that is reported without its
@@ -234,20 +188,27 @@ const BLIND_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Watch {
     /// To be called on the thread that runs it.
-    fn new(commands: mpsc::Receiver<Command>, wake: Arc<EventFd>) -> io::Result<Watch> {
-        let pidfd = wait::pidfd_of_this_thread()?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    fn new(
+        commands: mpsc::Receiver<Command>,
+        to_us: mpsc::Sender<Command>,
+        wake: Arc<EventFd>,
+    ) -> io::Result<Watch> {
+        let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
         epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        Ok(Watch {
+        let mut watch = Watch {
             commands,
+            to_us,
             wake,
             epoll,
-            pidfd,
             waiting: VecDeque::new(),
+            starters: Vec::new(),
+            next_starter_at: Instant::now(),
             children: HashMap::new(),
             kept: HashMap::new(),
             last_token: WAKE,
-        })
+        };
+        watch.add_starter()?;
+        Ok(watch)
     }
 
     fn run(mut self) -> ! {
@@ -272,26 +233,21 @@ impl Watch {
                     token => self.handle_death(token),
                 }
             }
-            // Before the next start, which they may take back.
+            // Before the next start, which they may take back, or make room for.
             while let Ok(command) = self.commands.try_recv() {
                 self.handle_command(command);
             }
             let now = Instant::now();
             self.check_times(now);
             self.report_kept(now);
-            if let Some(start) = self.waiting.pop_front() {
-                self.start(start);
-            }
+            self.hand_out(now);
         }
     }
 
     fn timeout(&self) -> EpollTimeout {
-        if !self.waiting.is_empty() {
-            return EpollTimeout::ZERO;
-        }
-        let Some(next) = self.children.values().filter_map(Child::next_time).min() else {
-            return EpollTimeout::NONE;
-        };
+        let times = self.children.values().filter_map(Child::next_time);
+        let starter = (!self.waiting.is_empty()).then_some(self.next_starter_at);
+        let Some(next) = times.chain(starter).min() else { return EpollTimeout::NONE };
         // Rounded up, or the last millisecond would be spent spinning.
         let left = next.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
         EpollTimeout::try_from(left.min(i32::MAX as u128) as i32).unwrap_or(EpollTimeout::MAX)
@@ -322,6 +278,7 @@ impl Watch {
                     }
                 }
             }
+            Command::Outcome { token, outcome } => self.handle_outcome(token, outcome),
         }
     }
 
@@ -330,45 +287,85 @@ impl Watch {
         self.waiting = waiting;
         let taken: VecDeque<Start> = taken;
         for Start { worker, owner, .. } in taken {
-            let error = io::Error::new(io::ErrorKind::Interrupted, "killed before it was started");
-            tell(owner, Event::StartFailed { worker, error });
+            tell(owner, Event::StartFailed { worker, error: taken_back() });
         }
     }
 
-    fn start(&mut self, start: Start) {
-        let Start { worker, owner, spec, arg0 } = start;
-        match self.spawn_watched(&spec, &arg0) {
-            Ok((token, Spawned { pidfd, leash, ends })) => {
-                let (pid, stopping) = (ends.pid, Stopping::No);
-                let told = Arc::clone(&owner);
-                let child =
-                    Child { worker, owner, pid, pidfd, _leash: leash, stopping, report_at: None };
-                self.children.insert(token, child);
-                tell(told, Event::Started { worker, ends });
+    /// Gives starts to those who have none.
+    fn hand_out(&mut self, now: Instant) {
+        let busy = self.starters.iter().all(|starter| starter.token.is_some());
+        if busy && !self.waiting.is_empty() && self.next_starter_at <= now {
+            self.next_starter_at = now + STARTER_WAIT;
+            // One pool's dead disk is not the others'. Without a thread they wait.
+            if self.starters.len() < STARTERS_MAX {
+                let _ = self.add_starter();
             }
-            Err(error) => tell(owner, Event::StartFailed { worker, error }),
+        }
+        let free = self.starters.iter_mut().filter(|starter| starter.token.is_none());
+        for starter in free {
+            let Some(Start { worker, owner, spec, arg0 }) = self.waiting.pop_front() else {
+                return;
+            };
+            self.last_token += 1;
+            let token = self.last_token;
+            let child = Child {
+                worker,
+                owner,
+                process: None,
+                death_is_news: false,
+                is_told: false,
+                stopping: Stopping::No,
+                report_at: None,
+            };
+            self.children.insert(token, child);
+            self.next_starter_at = now + STARTER_WAIT;
+            starter.start(Order { token, spec, arg0 });
         }
     }
 
-    fn spawn_watched(&mut self, spec: &SpawnSpec, arg0: &str) -> io::Result<(u64, Spawned)> {
-        let spawned = spawn(spec, arg0, self.pidfd.as_fd())?;
-        let pidfd = spawned.pidfd.as_fd();
-        self.last_token += 1;
-        // An edge for the death, and another when a tracer lets go of the dead.
-        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, self.last_token);
-        match self.epoll.add(pidfd, event) {
-            Ok(()) => Ok((self.last_token, spawned)),
-            Err(errno) => {
-                let _ = signal::kill_group(pidfd, spawned.ends.pid, Signal::SIGKILL);
-                wait::reap(pidfd);
-                Err(errno.into())
+    fn add_starter(&mut self) -> io::Result<()> {
+        let (to_us, wake) = (self.to_us.clone(), Arc::clone(&self.wake));
+        let tell = move |token, outcome| send(&to_us, &wake, Command::Outcome { token, outcome });
+        self.starters.push(Starter::new(Arc::clone(&self.epoll), tell)?);
+        Ok(())
+    }
+
+    fn handle_outcome(&mut self, token: u64, outcome: io::Result<Spawned>) {
+        let mut starters = self.starters.iter_mut();
+        if let Some(starter) = starters.find(|starter| starter.token == Some(token)) {
+            starter.token = None;
+        }
+        let Some(child) = self.children.get_mut(&token) else { return };
+        match outcome {
+            Ok(Spawned { pidfd, leash, ends }) => {
+                child.process = Some(Process { pid: ends.pid, pidfd, _leash: leash });
+                if matches!(child.stopping, Stopping::No) {
+                    child.is_told = true;
+                    let event = Event::Started { worker: child.worker, ends };
+                    tell(Arc::clone(&child.owner), event);
+                } else {
+                    drop(ends);
+                    child.kill();
+                }
+                if child.death_is_news {
+                    self.handle_death(token);
+                }
+            }
+            Err(error) => {
+                if let Some(child) = self.children.remove(&token) {
+                    child.tell_end(Exit::UNKNOWN, error);
+                }
             }
         }
     }
 
     fn handle_death(&mut self, token: u64) {
         if let Some(child) = self.children.get_mut(&token) {
-            match child.end() {
+            let Some(process) = &child.process else {
+                child.death_is_news = true;
+                return;
+            };
+            match process.end() {
                 Some(exit) => self.bury(token, exit),
                 // Whoever traces it, a debugger or an attacker, is told first.
                 None => child.report_at = child.report_at.or(Some(Instant::now() + TRACER_WAIT)),
@@ -383,13 +380,12 @@ impl Watch {
 
     /// Reports a child that has been collected.
     fn bury(&mut self, token: u64, exit: Exit) {
-        let Some(child) = self.children.remove(&token) else { return };
-        let overdue = matches!(child.stopping, Stopping::Overdue);
-        let Child { worker, owner, pidfd, _leash, .. } = child;
-        self.forget(&pidfd);
+        let Some(mut child) = self.children.remove(&token) else { return };
         // Whoever hears of a death may count descriptors.
-        drop((pidfd, _leash));
-        tell(owner, Event::Died { worker, exit, overdue });
+        if let Some(process) = child.process.take() {
+            self.forget(&process.pidfd);
+        }
+        child.tell_end(exit, taken_back());
     }
 
     fn forget(&self, pidfd: &OwnedFd) {
@@ -404,23 +400,18 @@ impl Watch {
         let due: Vec<u64> =
             self.children.iter().filter(|(_, child)| due(child)).map(|(token, _)| *token).collect();
         for token in due {
-            let Some(child) = self.children.remove(&token) else { continue };
-            let overdue = matches!(child.stopping, Stopping::Overdue);
-            self.kept.insert(token, child.pidfd);
-            let (worker, exit) = (child.worker, Exit::UNKNOWN);
-            tell(child.owner, Event::Died { worker, exit, overdue });
+            let Some(mut child) = self.children.remove(&token) else { continue };
+            if let Some(process) = child.process.take() {
+                self.kept.insert(token, process.pidfd);
+            }
+            child.tell_end(Exit::UNKNOWN, taken_back());
         }
     }
 
     /// Finds the dead without being told.
     fn look_for_deaths(&mut self) {
-        let dead = |child: &Child| !matches!(wait::peek_exit(child.pidfd.as_fd()), Ok(None));
-        let dead: Vec<u64> = self
-            .children
-            .iter()
-            .filter(|(_, child)| dead(child))
-            .map(|(&token, _)| token)
-            .collect();
+        let dead = self.children.iter().filter(|(_, child)| child.is_dead());
+        let dead: Vec<u64> = dead.map(|(&token, _)| token).collect();
         dead.into_iter().for_each(|token| self.handle_death(token));
     }
 
@@ -434,85 +425,9 @@ impl Watch {
     }
 }
 
-impl Child {
-    /// When its patience, or ours, is over.
-    fn next_time(&self) -> Option<Instant> {
-        match self.stopping {
-            _ if self.report_at.is_some() => self.report_at,
-            Stopping::KillAt(at) => at,
-            Stopping::Killed { again_at, until } => Some(again_at.min(until)),
-            Stopping::No | Stopping::Overdue => None,
-        }
-    }
-
-    fn handle_time(&mut self, now: Instant) {
-        let Stopping::Killed { until, .. } = &mut self.stopping else { return self.kill() };
-        if now < *until {
-            self.kill();
-        } else if matches!(wait::peek_exit(self.pidfd.as_fd()), Ok(None)) {
-            self.stopping = Stopping::Overdue;
-            tell(Arc::clone(&self.owner), Event::Overdue { worker: self.worker });
-        } else {
-            // We have been slow, not it: the news of its death is on its way.
-            *until = now + DEATH_WAIT;
-        }
-    }
-
-    fn terminate(&mut self, grace: Duration) {
-        // A grace too long for the clock never ends.
-        let at = Instant::now().checked_add(grace);
-        let at = match self.stopping {
-            Stopping::Killed { .. } | Stopping::Overdue => return,
-            Stopping::No => at,
-            // Asking again gives no more time than was given before.
-            Stopping::KillAt(before) => at.into_iter().chain(before).min(),
-        };
-        self.stopping = Stopping::KillAt(at);
-        self.signal(Signal::SIGTERM);
-    }
-
-    fn kill(&mut self) {
-        let again_at = Instant::now() + KILL_AGAIN_WAIT;
-        self.stopping = match self.stopping {
-            Stopping::No | Stopping::KillAt(_) => {
-                Stopping::Killed { again_at, until: Instant::now() + DEATH_WAIT }
-            }
-            Stopping::Killed { until, .. } => Stopping::Killed { again_at, until },
-            Stopping::Overdue => Stopping::Overdue,
-        };
-        self.signal(Signal::SIGKILL);
-    }
-
-    fn signal(&self, signal: Signal) {
-        // It may fail if a process of the group has become another user's. A kill
-        // is repeated, as a worker that lives on would keep its task for ever.
-        let _ = signal::kill_group(self.pidfd.as_fd(), self.pid, signal);
-    }
-
-    /// Ends what a dead child has left behind, and collects it. `None` if it
-    /// cannot be collected yet.
-    fn end(&mut self) -> Option<Exit> {
-        match wait::peek_exit(self.pidfd.as_fd()) {
-            // Before the reaping, which frees the number of the group.
-            Ok(_) => self.kill(),
-            // Something else has reaped it, and the number may be anybody's.
-            Err(_) => drop(signal::kill_group_by_pidfd(self.pidfd.as_fd(), Signal::SIGKILL)),
-        }
-        match wait::try_reap(self.pidfd.as_fd()) {
-            Ok(exit) => exit,
-            Err(_) => Some(Exit::UNKNOWN),
-        }
-    }
-}
-
-/// An owner that panics, now or when it is dropped here, has had its message
-/// from the panic hook. Other pools need this thread.
-fn tell(owner: Arc<dyn Owner>, event: Event) {
-    let told = catch_unwind(AssertUnwindSafe(move || owner.handle_event(event)));
-    if let Err(payload) = told {
-        // Dropping it could panic again.
-        mem::forget(payload);
-    }
+/// What a start has come to that its owner did not want any more.
+fn taken_back() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "killed before it was started")
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use crate::id::WorkerId;
 use crate::limits::START_WAIT;
 use crate::observe;
 use crate::sched::Stage;
-use crate::start::warden::{Event, Stop};
+use crate::start::owner::Event;
+use crate::start::warden::Stop;
 use crate::sys::clock::monotonic_nanos;
 use crate::time::Time;
 
@@ -52,14 +53,17 @@ impl Driver {
                 }
             }
             Event::StartFailed { worker, error } => {
-                let error = os_error("start a worker process", error);
-                observe::worker_not_started(&self.supervisor.plan.name, &error);
-                self.supervisor.core().last_failure = Some(error);
-                self.supervisor.act(|sched, now, _| {
-                    if let Some(key) = sched.find(worker) {
-                        sched.handle_start_failed(now, key);
-                    }
-                });
+                let mut core = self.supervisor.core();
+                let Some(key) = core.sched.find(worker) else { return };
+                // Else we have taken it back, and know why.
+                let failed = core.sched.stage(key) == Some(Stage::Starting);
+                let error = failed.then(|| os_error("start a worker process", error));
+                core.last_failure = error.clone().or(core.last_failure.take());
+                drop(core);
+                if let Some(error) = error {
+                    observe::worker_not_started(&self.supervisor.plan.name, &error);
+                }
+                self.supervisor.act(|sched, now, _| sched.handle_start_failed(now, key));
             }
             Event::Died { worker, exit, .. } => self.handle_end(worker, End::Died(exit)),
             Event::Overdue { worker } => self.handle_end(worker, End::Overdue),
@@ -75,8 +79,13 @@ impl Driver {
                 link.end = Some(end);
                 link.alarm.ring();
             }
+            // Or it is not there yet.
             None => {
                 core.links.forget_abandoned(key);
+                if let End::Overdue = end {
+                    core.counts.workers_abandoned += 1;
+                    observe::start_abandoned(&self.supervisor.plan.name, worker);
+                }
                 drop(core);
                 self.supervisor.act(|sched, now, links| match end {
                     End::Died(exit) => sched.handle_death(now, key, exit, links),

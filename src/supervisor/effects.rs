@@ -14,7 +14,8 @@ use crate::observe;
 use crate::proto::message::{Shape, put_bye, put_run};
 use crate::sched::{Action, Ending, Mode, TaskKey, WorkerKey};
 use crate::start::message::ARG0_MARK;
-use crate::start::warden::{Owner, Stop};
+use crate::start::owner::Owner;
+use crate::start::warden::Stop;
 
 /// To be done without the lock: whatever wakes or drops what is the user's.
 #[derive(Debug, Default)]

@@ -52,8 +52,9 @@ use crate::error::{Cause, SpawnError, TaskError};
 use crate::id::TaskId;
 use crate::observe;
 use crate::sched::{Intent, Mode, Scheduler, Settings, TaskKey, Terms};
+use crate::start::owner::{Event, Owner};
 use crate::start::spawn::SpawnSpec;
-use crate::start::warden::{Event, Owner, Warden};
+use crate::start::warden::Warden;
 use crate::sys::clock::monotonic_nanos;
 use crate::time::Time;
 

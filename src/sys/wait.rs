@@ -54,16 +54,7 @@ pub(crate) fn has_ended(pid: i32) -> bool {
     !matches!(running, Ok(None))
 }
 
-/// Collects the child's ending, waiting for it if need be. Unknown if
-/// something else in this program was faster.
-pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Exit {
-    match wait(libc::P_PIDFD, pidfd.as_raw_fd(), libc::WEXITED) {
-        Ok(Some(exit)) => exit,
-        Ok(None) | Err(_) => Exit::UNKNOWN,
-    }
-}
-
-/// The same without waiting: `None` while it runs, and while it is dead and
+/// Collects the child's ending. `None` while it runs, and while it is dead and
 /// another process traces it, which is told first.
 ///
 /// # Errors
@@ -109,6 +100,14 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    /// Waits for the ending, and collects it.
+    fn reap(pidfd: BorrowedFd<'_>) -> Exit {
+        match wait(libc::P_PIDFD, pidfd.as_raw_fd(), libc::WEXITED) {
+            Ok(Some(exit)) => exit,
+            Ok(None) | Err(_) => Exit::UNKNOWN,
+        }
+    }
 
     fn ending_of(script: &str) -> Exit {
         let child = Command::new("sh").args(["-c", script]).spawn().unwrap();

@@ -26,7 +26,7 @@ pub(super) fn start(socket: &UnixStream, ties: Ties) -> io::Result<()> {
     let (up, is_up) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name("procession-lifeline".into());
     thread.spawn(move || {
-        let watched = [socket.into(), ties.leash, ties.warden];
+        let watched = [socket.into(), ties.leash, ties.starter];
         // A task may close all descriptors that it does not know, or put others
         // in their places. Where this fails we share its fate.
         // Somebody waits for this, to drop what is left to the other threads.
@@ -37,13 +37,13 @@ pub(super) fn start(socket: &UnixStream, ties: Ties) -> io::Result<()> {
     Ok(())
 }
 
-fn watch([socket, leash, warden]: &[OwnedFd; 3]) -> ! {
+fn watch([socket, leash, starter]: &[OwnedFd; 3]) -> ! {
     // Data is left to the main thread: only hang-ups wake this one.
     let half_closed = PollFlags::from_bits_retain(libc::POLLRDHUP);
     let mut watched = [
         PollFd::new(socket.as_fd(), half_closed),
         PollFd::new(leash.as_fd(), half_closed),
-        PollFd::new(warden.as_fd(), PollFlags::POLLIN),
+        PollFd::new(starter.as_fd(), PollFlags::POLLIN),
     ];
     loop {
         // Nothing here may allocate: the task may have been stopped, for good,

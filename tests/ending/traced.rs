@@ -1,6 +1,6 @@
 //! The parent dies while a worker stands between two system calls of its boot,
-//! for each of these; or while the parent's own warden stands between two of
-//! those that start a worker. A tracer stops them there.
+//! for each of these; or while the parent's own threads for workers stand between
+//! two of those that start one. A tracer stops them there.
 
 use std::env;
 use std::fs;
@@ -26,9 +26,9 @@ const WORKERS: usize = 16;
 const FIRST_OF_BOOT: libc::c_long = libc::SYS_getsockname;
 const STRIDE_BEFORE: usize = 24;
 
-/// The warden makes the same system calls for each worker: steps of a length
-/// that is no part of their number come to all of them.
-const WARDEN_STRIDE: usize = 7;
+/// They make the same system calls for each worker: steps of a length that is no
+/// part of their number come to all of them.
+const PARENT_STRIDE: usize = 7;
 
 /// The last thing that workers do here: begins a grandchild, and says so.
 fn prepares(folder: String) {
@@ -106,10 +106,14 @@ fn new_one(pid: i32, options: i32) -> i32 {
     new as i32
 }
 
-/// A parent whose warden is traced.
+/// The threads for workers, as their names are cut.
+const WARDEN: &str = "procession-ward";
+const STARTER: &str = "procession-star";
+
+/// A parent of whose threads one is traced.
 struct Parent {
     process: Child,
-    warden: i32,
+    thread: i32,
     folder: String,
     _scratch: Scratch,
 }
@@ -121,8 +125,8 @@ struct Worker {
 }
 
 impl Parent {
-    /// Its warden stands. `None` where tracing is not allowed.
-    fn start(options: i32) -> Option<Parent> {
+    /// Its thread of that name stands. `None` where tracing is not allowed.
+    fn start(name: &str, options: i32) -> Option<Parent> {
         let scratch = Scratch::new();
         let folder = scratch.path("").trim_end_matches('/').to_owned();
         let process = Command::new(env::current_exe().unwrap())
@@ -132,18 +136,18 @@ impl Parent {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let mut parent = Parent { process, warden: 0, folder, _scratch: scratch };
+        let mut parent = Parent { process, thread: 0, folder, _scratch: scratch };
         while notes(format!("{}/up", parent.folder)).is_empty() {
             assert!(parent.process.try_wait().unwrap().is_none(), "the parent has ended too early");
             std::thread::sleep(Duration::from_millis(1));
         }
         let threads = fs::read_dir(format!("/proc/{}/task", parent.process.id())).unwrap();
-        let is_warden = |path: &std::path::PathBuf| {
-            fs::read_to_string(path.join("comm")).unwrap().starts_with("procession-ward")
+        let is_it = |path: &std::path::PathBuf| {
+            fs::read_to_string(path.join("comm")).unwrap().starts_with(name)
         };
-        let thread = threads.flatten().map(|entry| entry.path()).find(is_warden).unwrap();
-        parent.warden = thread.file_name().unwrap().to_str().unwrap().parse().unwrap();
-        let seized = ptrace(libc::PTRACE_SEIZE, parent.warden, options as usize);
+        let thread = threads.flatten().map(|entry| entry.path()).find(is_it).unwrap();
+        parent.thread = thread.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let seized = ptrace(libc::PTRACE_SEIZE, parent.thread, options as usize);
         if seized == Err(Errno::EPERM) {
             parent.process.kill().unwrap();
             parent.process.wait().unwrap();
@@ -151,24 +155,24 @@ impl Parent {
             return None;
         }
         seized.unwrap();
-        ptrace(libc::PTRACE_INTERRUPT, parent.warden, 0).unwrap();
-        stop_of(parent.warden).expect("the parent lives");
+        ptrace(libc::PTRACE_INTERRUPT, parent.thread, 0).unwrap();
+        stop_of(parent.thread).expect("the parent lives");
         note(format!("{}/go", parent.folder), "go");
         Some(parent)
     }
 
     fn go_on(&self) {
-        ptrace(libc::PTRACE_CONT, self.warden, 0).unwrap();
+        ptrace(libc::PTRACE_CONT, self.thread, 0).unwrap();
     }
 
-    /// Waits until the warden, which goes on, has come to the start of its next worker, which stands at
-    /// its very first instruction then.
+    /// Waits until the starter, which goes on, has come to its next worker, which
+    /// stands at its very first instruction then.
     fn next_worker(&self) -> Worker {
         loop {
-            let status = stop_of(self.warden).expect("the parent lives");
+            let status = stop_of(self.thread).expect("the parent lives");
             let is_new = event(status) != 0 && event(status) != libc::PTRACE_EVENT_STOP;
             let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE;
-            let pid = is_new.then(|| new_one(self.warden, options));
+            let pid = is_new.then(|| new_one(self.thread, options));
             self.go_on();
             if let Some(pid) = pid {
                 return Worker { pid, stops: 0 };
@@ -179,7 +183,7 @@ impl Parent {
     /// Kills the parent, and waits until it is gone.
     fn die(&mut self) {
         self.process.kill().unwrap();
-        while stop_of(self.warden).is_some() {}
+        while stop_of(self.thread).is_some() {}
         self.process.wait().unwrap();
     }
 
@@ -237,7 +241,7 @@ const NEW_PROCESSES: i32 =
 
 /// Where workers are to be stopped: how many system calls begin or end before.
 struct Places {
-    /// While the warden waits for the worker to come to its program.
+    /// While the starter waits for the worker to come to its program.
     early: Vec<usize>,
     late: Vec<usize>,
 }
@@ -245,7 +249,7 @@ struct Places {
 impl Places {
     /// Goes through the boot of one worker. `None` where that is not allowed.
     fn find() -> Option<Places> {
-        let mut parent = Parent::start(NEW_PROCESSES)?;
+        let mut parent = Parent::start(STARTER, NEW_PROCESSES)?;
         parent.go_on();
         let mut worker = parent.next_worker();
         let (mut program, mut boot) = (0, None);
@@ -287,10 +291,10 @@ fn everywhere_in_boot(split: bool) {
         let Some(Places { mut early, mut late }) = Places::find() else { return };
         println!("{} places before the program, {} in it", early.len(), late.len());
         while !early.is_empty() || !late.is_empty() {
-            let mut parent = Parent::start(NEW_PROCESSES).unwrap();
+            let mut parent = Parent::start(STARTER, NEW_PROCESSES).unwrap();
             parent.go_on();
             let mut round = late.split_off(late.len().saturating_sub(WORKERS - 1));
-            // It keeps the warden from starting another.
+            // It keeps the starter from starting another.
             round.extend(early.pop());
             let mut workers = Vec::new();
             for &place in &round {
@@ -315,16 +319,26 @@ fn everywhere_in_boot(split: bool) {
 /// not be known to anybody yet.
 #[test]
 fn nobody_is_left_wherever_the_warden_is() {
+    everywhere_in_parent(WARDEN);
+}
+
+#[test]
+fn nobody_is_left_wherever_the_starter_is() {
+    everywhere_in_parent(STARTER);
+}
+
+fn everywhere_in_parent(name: &str) {
     alone(|| {
-        for place in (1..).step_by(WARDEN_STRIDE) {
-            let Some(mut parent) = Parent::start(libc::PTRACE_O_TRACESYSGOOD) else { return };
-            let mut warden = Worker { pid: parent.warden, stops: 0 };
-            while warden.stops < place && parent.grandchildren() < 2 {
-                warden.step();
+        for place in (1..).step_by(PARENT_STRIDE) {
+            let options = libc::PTRACE_O_TRACESYSGOOD;
+            let Some(mut parent) = Parent::start(name, options) else { return };
+            let mut thread = Worker { pid: parent.thread, stops: 0 };
+            while thread.stops < place && parent.grandchildren() < 2 {
+                thread.step();
             }
             let is_over = parent.grandchildren() >= 2;
             parent.die();
-            assert_extinct(&parent.folder, &format!("whose warden was at {place}"));
+            assert_extinct(&parent.folder, &format!("whose {name} was at {place}"));
             if is_over {
                 return;
             }

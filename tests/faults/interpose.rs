@@ -50,6 +50,8 @@ calls! {
 pub(crate) enum Fault {
     /// They fail with this error.
     Errno(i32),
+    /// They begin only when the plan ends.
+    Held,
     /// Every second call that can wait is interrupted.
     Interrupted,
     /// Every second wait for a futex ends for no reason.
@@ -76,6 +78,12 @@ impl Plan {
         Plan { call, from, times, fault: Fault::Errno(errno) }
     }
 
+    /// A start that hangs until the plan ends, as one does whose program lies on
+    /// a disk that does not answer.
+    pub(crate) fn hold_spawn(nth: u32, times: u32) -> Plan {
+        Plan { call: Call::Spawn, from: nth, times, fault: Fault::Held }
+    }
+
     /// For faults that are no matter of one call.
     pub(crate) fn all(fault: Fault) -> Plan {
         Plan { call: Call::Spawn, from: 0, times: u32::MAX, fault }
@@ -84,6 +92,7 @@ impl Plan {
     fn encode(self) -> String {
         let (kind, errno) = match self.fault {
             Fault::Errno(errno) => (ERRNO, errno),
+            Fault::Held => (HELD, 0),
             Fault::Interrupted => (INTERRUPTED, 0),
             Fault::Spurious => (SPURIOUS, 0),
             Fault::ShortWrites => (SHORT_WRITES, 0),
@@ -97,6 +106,7 @@ const ERRNO: u32 = 1;
 const INTERRUPTED: u32 = 2;
 const SPURIOUS: u32 = 3;
 const SHORT_WRITES: u32 = 4;
+const HELD: u32 = 5;
 
 static KIND: AtomicU32 = AtomicU32::new(OFF);
 static ERROR: AtomicI32 = AtomicI32::new(0);
@@ -240,9 +250,13 @@ fn next_fails(call: Call, can_wait: bool) -> bool {
     let number = COUNTS[call as usize].fetch_add(1, SeqCst) + 1;
     let from = FROM.load(SeqCst);
     let errno = match KIND.load(SeqCst) {
-        ERRNO if CALL.load(SeqCst) == call as u32 => {
+        kind @ (ERRNO | HELD) if CALL.load(SeqCst) == call as u32 => {
             let meant = number >= from && number - from < TIMES.load(SeqCst);
-            meant.then(|| ERROR.load(SeqCst))
+            if meant && kind == HELD {
+                note_hit(call);
+                hold();
+            }
+            (meant && kind == ERRNO).then(|| ERROR.load(SeqCst))
         }
         INTERRUPTED => (can_wait && number % 2 == 1).then_some(libc::EINTR),
         _ => None,
@@ -252,6 +266,12 @@ fn next_fails(call: Call, can_wait: bool) -> bool {
         set_errno(errno);
     }
     errno.is_some()
+}
+
+fn hold() {
+    while KIND.load(SeqCst) == HELD {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }
 
 /// Whether a wait for a futex is to end for no reason.
@@ -297,13 +317,13 @@ fn is_socket(fd: c_int) -> bool {
     })
 }
 
-/// Whether this is the warden's thread.
+/// Whether this is the warden's thread, or one that starts workers for it.
 fn on_warden() -> bool {
     quietly(|| {
         let mut name = [0_u8; 16];
         // SAFETY: the kernel writes at most 16 bytes.
         unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
-        name.starts_with(b"procession-ward")
+        name.starts_with(b"procession-ward") || name.starts_with(b"procession-star")
     })
 }
 

@@ -14,6 +14,7 @@ mod interpose;
 mod interruptions;
 mod scenario;
 mod starts_that_fail;
+mod starts_that_hang;
 mod warden_that_is_hindered;
 mod watch_that_cannot_start;
 mod workers_that_cannot_boot;

@@ -104,7 +104,7 @@ impl Actor {
             })
             .collect();
         assert_eq!(bytes[..7], *b"process");
-        // The page, the warden's pidfd and the leash, and sometimes an output.
+        // The page, the starter's pidfd and the leash, and sometimes an output.
         if let Some(&stdout) = fds.get(3) {
             // SAFETY: both descriptors are open; what was at 1 is not used.
             unsafe { nix::libc::dup2(stdout, 1) };

@@ -10,7 +10,7 @@ use procession::{Pool, Stdio};
 use crate::support::{LIMIT, alone};
 
 /// How often each thread of the pools went to sleep: those of the runtime, the
-/// warden, and all threads of all workers. By process, thread and name.
+/// warden and its starter, and all threads of all workers. By process, thread and name.
 fn rests(workers: &[i32]) -> BTreeMap<(i32, String, String), u64> {
     let ours = std::process::id() as i32;
     let mut rests = BTreeMap::new();
@@ -21,7 +21,7 @@ fn rests(workers: &[i32]) -> BTreeMap<(i32, String, String), u64> {
             let status = fs::read_to_string(thread.path().join("status")).unwrap();
             let count =
                 status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            let is_pools = name.starts_with("procession-w") || name.starts_with("tokio-rt");
+            let is_pools = name.starts_with("procession-") || name.starts_with("tokio-rt");
             if process != ours || is_pools {
                 let thread = thread.file_name().into_string().unwrap();
                 rests.insert((process, thread, name), count.unwrap().trim().parse().unwrap());
@@ -75,7 +75,11 @@ fn an_idle_pool_makes_no_wake_ups() {
             before = after;
         }
         let names = |process: i32| before.keys().filter(move |key| key.0 == process).count();
-        assert_eq!(names(std::process::id() as i32), 3, "the runtime's two and the warden");
+        assert_eq!(
+            names(std::process::id() as i32),
+            4,
+            "the runtime's two, the warden and its starter"
+        );
         assert_eq!(workers().len(), 3);
         assert!(workers().into_iter().all(|worker| names(worker) >= 2), "{before:?}");
         runtime.block_on(async {

@@ -69,7 +69,7 @@ pub(crate) fn alone(test: impl FnOnce()) {
     }
 }
 
-/// What a process keeps for good from its first pool: the warden's thread.
+/// What a process keeps for good from its first pool: the warden and its starter.
 fn warm_up() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -9,14 +9,15 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command as Program, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::sys::signal::{SigSet, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use super::*;
+use crate::limits::DEATH_WAIT;
 use crate::slot_word::{Phase, SlotWord};
 use crate::start::boot::boot;
 use crate::start::message::ARG0_MARK;
-use crate::start::spawn::OutputTo;
+use crate::start::spawn::{Ends, OutputTo, spawn};
 
 const WORKER_MAIN: &str = "start::warden::tests::worker_main";
 const LONG: Duration = Duration::from_secs(30);
@@ -375,21 +376,209 @@ fn two_hundred_starts_leave_nothing_open() {
 }
 
 #[test]
-fn the_warden_leaves_signals_to_the_program() {
-    Warden::global().unwrap();
-    let blocked = fs::read_dir("/proc/self/task").unwrap().find_map(|task| {
-        let status = fs::read_to_string(task.ok()?.path().join("status")).ok()?;
-        // The kernel cuts names at fifteen bytes.
-        status.starts_with("Name:\tprocession-ward\n").then(|| {
-            let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
-            u64::from_str_radix(line, 16).unwrap()
-        })
-    });
-    let blocked = blocked.expect("a thread of that name");
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1] {
-        assert_ne!(blocked & 1 << (signal as u32 - 1), 0, "{signal}");
+fn our_threads_leave_signals_to_the_program() {
+    // Threads name themselves: both have been at work.
+    let pool = Probe::pool();
+    drop(pool.start(1, spec()));
+    pool.died(1);
+    // The kernel cuts names at fifteen bytes.
+    for name in ["Name:\tprocession-ward\n", "Name:\tprocession-star\n"] {
+        let blocked = fs::read_dir("/proc/self/task").unwrap().find_map(|task| {
+            let status = fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+            status.starts_with(name).then(|| {
+                let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+                u64::from_str_radix(line, 16).unwrap()
+            })
+        });
+        let blocked = blocked.expect("a thread of that name");
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1] {
+            assert_ne!(blocked & 1 << (signal as u32 - 1), 0, "{signal}");
+        }
+        assert_eq!(blocked & 1 << (Signal::SIGSEGV as u32 - 1), 0);
     }
-    assert_eq!(blocked & 1 << (Signal::SIGSEGV as u32 - 1), 0);
+}
+
+/// A warden that is not run, but led step by step, and whose starter is the
+/// test.
+struct Led {
+    watch: Watch,
+    orders: mpsc::Receiver<Order>,
+    pool: Probe,
+}
+
+impl Led {
+    /// With the start of worker 1 under way.
+    fn new() -> (Led, Order) {
+        let (to_us, commands) = mpsc::channel();
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
+        let mut watch = Watch::new(commands, to_us, wake).unwrap();
+        let (sender, orders) = mpsc::channel();
+        watch.starters[0].orders = sender;
+        let mut led = Led { watch, orders, pool: Probe::pool() };
+        led.ask(1);
+        let order = led.orders.try_recv().expect("the starter is free");
+        (led, order)
+    }
+
+    fn ask(&mut self, id: u64) {
+        let owner = Arc::clone(&self.pool.inbox) as _;
+        let start = Start { worker: WorkerId(id), owner, spec: Arc::new(spec()), arg0: arg0(id) };
+        self.watch.handle_command(Command::Start(start));
+        self.watch.hand_out(Instant::now());
+    }
+
+    fn stop(&mut self, how: Stop) {
+        let pool = self.pool.inbox.id;
+        self.watch.handle_command(Command::Signal { pool, worker: WorkerId(1), how });
+    }
+
+    /// The start comes back. Returns the process.
+    fn emerges(&mut self, order: Order) -> i32 {
+        let spawned = spawn(&order.spec, &order.arg0, |_| Ok(())).unwrap();
+        let pid = spawned.ends.pid;
+        self.watch.handle_outcome(order.token, Ok(spawned));
+        pid
+    }
+
+    fn fails(&mut self, order: Order) {
+        let error = io::Error::from(Errno::EIO);
+        self.watch.handle_outcome(order.token, Err(error));
+    }
+
+    /// What the pool hears next, when all has died that can.
+    fn next(&mut self) -> Event {
+        let limit = Instant::now() + LONG;
+        loop {
+            match self.pool.events.try_recv() {
+                Ok(event) => return event,
+                Err(_) => self.watch.look_for_deaths(),
+            }
+            assert!(Instant::now() < limit, "an event");
+            thread::yield_now();
+        }
+    }
+
+    /// After the last event nothing is kept, and nothing more is said.
+    fn assert_over(self) {
+        assert!(self.watch.children.is_empty());
+        assert!(self.watch.starters[0].token.is_none());
+        assert_eq!(Arc::strong_count(&self.pool.inbox), 1, "the owner is let go");
+        assert!(self.pool.events.try_recv().is_err());
+    }
+}
+
+#[test]
+fn a_start_that_is_taken_back_while_under_way_is_killed_and_never_told() {
+    let ways: [fn(&mut Led); 3] = [
+        |led| led.stop(Stop::Kill),
+        |led| led.stop(Stop::Term { grace: LONG }),
+        |led| led.watch.handle_command(Command::KillAll { pool: led.pool.inbox.id }),
+    ];
+    for way in ways {
+        let (mut led, order) = Led::new();
+        way(&mut led);
+        assert!(led.pool.events.try_recv().is_err(), "there may be a process");
+        let pid = led.emerges(order);
+        let Event::StartFailed { error, .. } = led.next() else { panic!() };
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        assert_eq!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH), "it is reaped");
+        led.assert_over();
+    }
+}
+
+#[test]
+fn a_start_that_is_taken_back_while_under_way_may_fail_by_itself() {
+    let (mut led, order) = Led::new();
+    led.stop(Stop::Kill);
+    led.fails(order);
+    assert!(matches!(led.next(), Event::StartFailed { .. }));
+    led.assert_over();
+}
+
+#[test]
+fn a_start_that_does_not_come_back_is_given_up_and_reaped_when_it_does() {
+    let (mut led, order) = Led::new();
+    led.stop(Stop::Kill);
+    let now = Instant::now();
+    led.watch.check_times(now + DEATH_WAIT / 2);
+    assert!(led.pool.events.try_recv().is_err());
+    led.watch.check_times(now + DEATH_WAIT * 2);
+    assert!(matches!(led.next(), Event::Overdue { .. }));
+    // Once only, and nothing is timed any more.
+    led.watch.check_times(now + DEATH_WAIT * 4);
+    led.stop(Stop::Kill);
+    assert_eq!(led.watch.timeout(), EpollTimeout::NONE);
+    assert!(led.pool.events.try_recv().is_err());
+    let pid = led.emerges(order);
+    let Event::Died { overdue: true, exit, .. } = led.next() else { panic!() };
+    assert_eq!(exit, Exit::from_signal(9));
+    assert_eq!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH), "it is reaped");
+    led.assert_over();
+
+    let (mut led, order) = Led::new();
+    led.stop(Stop::Kill);
+    led.watch.check_times(Instant::now() + DEATH_WAIT * 2);
+    assert!(matches!(led.next(), Event::Overdue { .. }));
+    led.fails(order);
+    assert!(matches!(led.next(), Event::Died { overdue: true, exit: Exit::UNKNOWN, .. }));
+    led.assert_over();
+}
+
+#[test]
+fn a_death_that_is_seen_before_its_start_is_told_after_it() {
+    let (mut led, order) = Led::new();
+    let spawned = spawn(&order.spec, &order.arg0, |_| Ok(())).unwrap();
+    kill(Pid::from_raw(spawned.ends.pid), Signal::SIGKILL).unwrap();
+    while matches!(wait::peek_exit(spawned.pidfd.as_fd()), Ok(None)) {
+        thread::yield_now();
+    }
+    led.watch.handle_death(order.token);
+    assert!(led.pool.events.try_recv().is_err());
+    led.watch.handle_outcome(order.token, Ok(spawned));
+    // Nobody looks for deaths here.
+    assert!(matches!(led.pool.next(), Event::Started { .. }));
+    assert!(matches!(led.pool.next(), Event::Died { overdue: false, .. }));
+    led.assert_over();
+}
+
+#[test]
+fn starts_do_not_wait_for_ever_behind_one_that_hangs() {
+    let (mut led, order) = Led::new();
+    led.ask(2);
+    let now = Instant::now();
+    led.watch.hand_out(now + STARTER_WAIT / 2);
+    assert_eq!((led.watch.starters.len(), led.watch.waiting.len()), (1, 1));
+    assert_ne!(led.watch.timeout(), EpollTimeout::NONE);
+    led.watch.hand_out(now + STARTER_WAIT * 2);
+    assert_eq!((led.watch.starters.len(), led.watch.waiting.len()), (2, 0));
+    // The new one is real, and tells us.
+    let outcome = led.watch.commands.recv_timeout(LONG).unwrap();
+    led.watch.handle_command(outcome);
+    assert!(matches!(led.next(), Event::Started { worker: WorkerId(2), .. }));
+    // One that is free is no reason for another.
+    led.watch.hand_out(now + STARTER_WAIT * 4);
+    for starter in &mut led.watch.starters {
+        starter.token.get_or_insert(u64::MAX);
+    }
+    for round in 4..4 + 2 * STARTERS_MAX as u32 {
+        led.ask(3 + u64::from(round));
+        led.watch.hand_out(now + STARTER_WAIT * round * 2);
+        for starter in &mut led.watch.starters {
+            starter.token.get_or_insert(u64::MAX);
+        }
+    }
+    assert_eq!(led.watch.starters.len(), STARTERS_MAX);
+    led.watch.handle_command(Command::KillAll { pool: led.pool.inbox.id });
+    led.fails(order);
+    let limit = Instant::now() + LONG;
+    while !led.watch.children.is_empty() && Instant::now() < limit {
+        while let Ok(outcome) = led.watch.commands.try_recv() {
+            led.watch.handle_command(outcome);
+        }
+        led.watch.look_for_deaths();
+        thread::yield_now();
+    }
+    assert!(led.watch.children.is_empty());
 }
 
 #[test]

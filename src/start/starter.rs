@@ -1,0 +1,67 @@
+//! Threads that start workers, one start after the other, each thread for
+//! itself. Called by the warden, which hears of each outcome. A start waits
+//! until the new process has come to its program: on a machine with too much to
+//! do that takes seconds, from a disk that does not answer it takes for ever.
+//! The warden has no such time.
+//!
+//! Such a thread never ends: workers take the end of the thread that started
+//! them for the end of their parent. With nothing to do it sleeps.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+
+use crate::start::spawn::{SpawnSpec, Spawned, spawn};
+
+/// A start that is to be made.
+pub(super) struct Order {
+    /// By which `epoll` is to tell of the worker's death.
+    pub(super) token: u64,
+    pub(super) spec: Arc<SpawnSpec>,
+    pub(super) arg0: String,
+}
+
+/// The way to reach one such thread.
+pub(super) struct Starter {
+    /// Holds at most one, see `token`.
+    pub(super) orders: mpsc::Sender<Order>,
+    /// Of the start that is under way.
+    pub(super) token: Option<u64>,
+}
+
+impl Starter {
+    /// Begins a thread, with the signal mask of the calling one. `tell` is
+    /// called there, with the token of each start and what came of it.
+    pub(super) fn new(
+        epoll: Arc<Epoll>,
+        tell: impl Fn(u64, io::Result<Spawned>) + Send + 'static,
+    ) -> io::Result<Starter> {
+        let (orders, received) = mpsc::channel();
+        let thread = thread::Builder::new().name("procession-starter".into());
+        thread.spawn(move || {
+            loop {
+                match received.recv() {
+                    Ok(Order { token, spec, arg0 }) => {
+                        // An edge for the death, and another when a tracer lets
+                        // go of the dead.
+                        let event =
+                            EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token);
+                        let watch = |pidfd: &_| Ok(epoll.add(pidfd, event)?);
+                        tell(token, spawn(&spec, &arg0, watch));
+                    }
+                    // The warden could not be made. No worker knows us.
+                    Err(mpsc::RecvError) => return,
+                }
+            }
+        })?;
+        Ok(Starter { orders, token: None })
+    }
+
+    pub(super) fn start(&mut self, order: Order) {
+        self.token = Some(order.token);
+        // The thread is there as long as we are.
+        let _ = self.orders.send(order);
+    }
+}

@@ -1,0 +1,163 @@
+//! A start does not come back: the program lies on a disk that does not answer,
+//! or the machine is overloaded. Nothing but that start, and those that come
+//! after it, may have to wait for it.
+
+use std::env;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use procession::{Pool, PoolBuilder, TaskError};
+
+use crate::interpose::{Call, Hits, Plan, arm, disarm};
+use crate::scenario::checked_with;
+use crate::support::{LIMIT, Scratch, alone, children, note, noted, until, within};
+
+/// Far longer than anything here takes, and shorter than what gives up a start.
+const SOON: Duration = Duration::from_secs(4);
+
+fn forever(started: String) {
+    note(started, "runs");
+    loop {
+        std::thread::sleep(Duration::from_secs(1000));
+    }
+}
+
+fn exit(code: i32) {
+    std::process::exit(code);
+}
+
+fn echo(n: u32) -> u32 {
+    n
+}
+
+fn builder() -> PoolBuilder {
+    Pool::builder().workers(1).grace_period(Duration::ZERO)
+}
+
+/// Longer than a start is waited for that was taken back.
+const LATER: Duration = Duration::from_secs(30);
+
+/// A pool whose first worker is being started, and does not come.
+async fn hung() -> Pool {
+    arm(Plan::hold_spawn(1, 1));
+    let pool = builder().build().unwrap();
+    until("a start hangs", || Hits::now().of(Call::Spawn) == 1).await;
+    pool
+}
+
+#[test]
+fn other_pools_go_on_while_a_start_hangs() {
+    checked_with(None, async {
+        let scratch = Scratch::new();
+        let [dies, cancels, shuts] = [builder().workers(2), builder().workers(2), builder()]
+            .map(|builder| builder.build().unwrap());
+        for pool in [&dies, &cancels, &shuts] {
+            pool.ready().await.unwrap();
+        }
+        let started = scratch.path("started");
+        let runs = cancels.apply_async(forever, started.clone());
+        let started_too = scratch.path("started too");
+        let runs_too = shuts.apply_async(forever, started_too.clone());
+        noted(&started).await;
+        noted(&started_too).await;
+
+        let hung = hung().await;
+        within(SOON, async {
+            let lost = dies.apply(exit, 3).await.unwrap_err();
+            assert_eq!(lost.exit().unwrap().code(), Some(3));
+            assert_eq!(dies.apply(echo, 1).await.unwrap(), 1, "there is another worker");
+            assert_eq!(runs.cancel().await.exit.unwrap().signal(), Some(9));
+            assert!(!shuts.shutdown(Duration::ZERO).await.is_clean());
+            assert!(matches!(runs_too.await, Err(TaskError::Terminated)));
+        })
+        .await;
+        disarm();
+        assert_eq!(hung.apply(echo, 2).await.unwrap(), 2);
+        for pool in [dies, cancels, hung] {
+            pool.ready().await.unwrap();
+            pool.terminate().await;
+        }
+    });
+}
+
+#[test]
+fn nobody_waits_for_ever_for_the_end_of_a_pool_whose_start_hangs() {
+    fn terminated(ended: Result<u32, TaskError>) {
+        assert!(matches!(ended, Err(TaskError::Terminated)), "{ended:?}");
+    }
+    for drops in [false, true] {
+        checked_with(None, async {
+            let mut hung = Some(hung().await);
+            let task = hung.as_ref().unwrap().apply_async(echo, 1);
+            // Behind it; these are taken back at once.
+            let behind = builder().workers(3).build().unwrap();
+            within(SOON, behind.terminate()).await;
+            if drops {
+                hung = None;
+            }
+            if let Some(hung) = &hung {
+                within(LATER, hung.shutdown(Duration::ZERO)).await;
+                within(LATER, hung.terminate()).await;
+                within(LATER, hung.join()).await;
+                assert_eq!(hung.stats().workers_abandoned, 1);
+            }
+            terminated(within(SOON, task).await);
+            // What comes now is killed, and nobody hears of it.
+            disarm();
+            if let Some(hung) = &hung {
+                until("it is forgotten", || hung.status().abandoned == 0).await;
+            }
+            let pool = builder().build().unwrap();
+            assert_eq!(pool.apply(echo, 2).await.unwrap(), 2);
+            pool.terminate().await;
+        });
+    }
+}
+
+const PART: &str = "PROCESSION_TEST_PART";
+
+/// Not a test of its own: a process which keeps another thread for good.
+#[test]
+fn a_seat_of_a_start_that_hangs() {
+    if env::var_os(PART).is_none() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(within(LIMIT, async {
+        arm(Plan::hold_spawn(1, 1));
+        let limit = Duration::from_millis(100);
+        let pool = builder().start_timeout(limit).build().unwrap();
+        until("a start hangs", || Hits::now().of(Call::Spawn) == 1).await;
+        let other = builder().start_timeout(LIMIT).build().unwrap();
+        // One more thread starts what waits behind it.
+        assert_eq!(other.apply(echo, 1).await.unwrap(), 1);
+        until("it is given up", || pool.status().abandoned == 1).await;
+        while let Err(error) = pool.ready().await {
+            assert!(error.is_timeout(), "{error}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(pool.apply(echo, 2).await.unwrap(), 2);
+        assert_eq!(pool.stats().workers_abandoned, 1);
+        disarm();
+        until("it is forgotten", || pool.status().abandoned == 0).await;
+        assert_eq!(pool.stats().workers_lost, 0);
+        pool.terminate().await;
+        other.terminate().await;
+        assert!(children().is_empty());
+    }));
+}
+
+#[test]
+fn a_seat_and_other_pools_get_workers_although_a_start_hangs() {
+    alone(|| {
+        let output = Command::new(env::current_exe().unwrap())
+            .args(["starts_that_hang::a_seat_of_a_start_that_hangs", "--exact", "--nocapture"])
+            .arg("--test-threads=1")
+            .env(PART, "")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", output.status);
+    });
+}

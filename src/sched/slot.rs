@@ -189,10 +189,12 @@ impl Worker {
 
     /// Whether the worker has begun a task behind number `seq`. Then it has
     /// answered for all before: the bytes are in its outbox, or in the socket,
-    /// and it is not stopped for their being slow.
+    /// and it is not stopped for their being slow. Of what was taken back it can
+    /// have begun nothing, whatever it writes there.
     pub(super) fn went_on_after(&self, seq: u64, words: &impl Words, seat: u32) -> bool {
         let key = WorkerKey { seat, id: self.id };
-        self.flights.iter().filter(|flight| flight.seq > seq).any(|flight| {
+        let later = |flight: &&Flight| flight.seq > seq && flight.holds != Holds::Nothing;
+        self.flights.iter().filter(later).any(|flight| {
             matches!(
                 words.load(key, flight.seq).phase(),
                 Some(Phase::Running | Phase::CancelReq | Phase::Done)

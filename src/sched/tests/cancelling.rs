@@ -258,3 +258,19 @@ fn a_skip_is_not_waited_for_while_another_task_runs() {
     pool.answer(0, 1);
     assert_eq!(pool.wait_for_deeds(), (SKIP_WAIT, vec![Stop(0, None)]));
 }
+
+/// It could put its end off for ever with that.
+#[test]
+fn what_was_taken_back_does_not_excuse_a_worker_by_claiming_to_run() {
+    for phase in [Phase::Running, Phase::CancelReq, Phase::Done] {
+        let mut pool = Pool::new(1, 2).ready();
+        pool.submit(2);
+        pool.cancel(1);
+        pool.cancel(0);
+        pool.deeds();
+        pool.scribble(0, 1, phase);
+        pool.scribble(0, 2, phase);
+        pool.wait(SKIP_WAIT);
+        assert!(pool.deeds().contains(&Stop(0, None)), "{phase:?}");
+    }
+}

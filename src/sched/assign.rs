@@ -193,7 +193,9 @@ impl<T> Scheduler<T> {
             }
             let flight = slot.flights[index];
             let Holds::Task(task) = flight.holds else { continue };
-            if !words.swap(key, flight.seq, Phase::Queued, Phase::Revoked) {
+            // One that was seen to run does, whatever its word says now.
+            let seen = flight.started.is_some();
+            if seen || !words.swap(key, flight.seq, Phase::Queued, Phase::Revoked) {
                 break;
             }
             slot.revoke(flight.seq);
@@ -202,7 +204,7 @@ impl<T> Scheduler<T> {
         slot.watch_skip(now);
         let any = !taken.is_empty();
         for task in taken {
-            self.tasks.requeue(task);
+            self.take_back(task);
         }
         any
     }

@@ -487,6 +487,7 @@ impl<T> Scheduler<T> {
                 Some(Phase::Done) => {
                     // The answer is on its way; nobody is killed for a task
                     // that is over.
+                    slot.note_started(seq, now);
                     slot.timers.expect_answer(seq, now + REPLY_WAIT);
                     self.actions.push_back(Action::Probe(worker));
                     return;
@@ -561,7 +562,7 @@ impl<T> Scheduler<T> {
 
     /// A task that is known not to have started: back to the front of the
     /// queue, or to its end, if somebody asked for that.
-    fn take_back(&mut self, task: TaskKey) {
+    pub(super) fn take_back(&mut self, task: TaskKey) {
         let Some(entry) = self.tasks.get_mut(task) else { return };
         match (entry.intent, self.mode) {
             (Some(intent), _) => self.finish(task, intent.ending(false, None)),

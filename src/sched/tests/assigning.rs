@@ -192,6 +192,38 @@ fn what_waits_behind_a_long_task_comes_before_what_waits_in_the_queue() {
     assert_eq!(next, expected, "with nobody idle, and none for the worker that is stuck");
 }
 
+/// Another worker would run it again.
+#[test]
+fn a_task_that_was_seen_to_run_is_not_taken_back() {
+    let mut pool = Pool::new(2, 2);
+    pool.get_ready(0);
+    pool.sched.run_nanos = 1_000_000;
+    pool.submit(1);
+    pool.submit_with(timeout(ms(100)));
+    pool.begin(0);
+    pool.wait(ms(90));
+    let word = SlotWord::new(2, Phase::Running);
+    pool.board.set(pool.key(0), 2, Slot { word, started: pool.now, polite: false });
+    pool.wait(ms(10));
+    assert!(pool.worker(0).has_started(2));
+    pool.scribble(0, 2, Phase::Queued);
+    pool.get_ready(1);
+    pool.wait(ms(50));
+    assert_eq!(pool.sent, [(0, 0), (0, 1)]);
+}
+
+#[test]
+fn a_task_that_was_seen_to_be_over_is_not_taken_back() {
+    let mut pool = Pool::new(2, 1).ready();
+    pool.submit(1);
+    let (seat, _) = pool.sent[0];
+    pool.scribble(seat, 1, Phase::Done);
+    pool.cancel(0);
+    pool.scribble(seat, 1, Phase::Queued);
+    pool.wait(START_WAIT);
+    assert_eq!(pool.sent.len(), 1);
+}
+
 #[test]
 fn the_worker_that_was_busy_last_gets_the_next_task() {
     for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1]] {

@@ -1,8 +1,8 @@
 //! Values to postcard bytes: the encoder that a deep value cannot hurt. Used by
 //! `codec` only.
 //!
-//! Numbers, strings and lengths are written by postcard itself. What is done
-//! here is counting levels, with the same rules as [`guard`]: what encodes
+//! Numbers of up to eight bytes are written by [`varint`], everything else by
+//! postcard itself. What is done here is counting levels, with the same rules as [`guard`]: what encodes
 //! decodes, as far as depth goes. It never stores more than its limit, and
 //! never leaves part of a value behind.
 //!
@@ -11,6 +11,7 @@
 //! itself, there is nothing to count.
 //!
 //! [`guard`]: super::guard
+//! [`varint`]: super::varint
 
 use std::fmt;
 
@@ -18,7 +19,7 @@ use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 use serde::ser::{self, Serializer as _};
 
-use super::guard;
+use super::{guard, varint};
 use crate::limits;
 
 /// Appends `value` in postcard form to `out`, at most `limit` bytes of it.
@@ -136,12 +137,31 @@ impl Level<'_, '_> {
     }
 }
 
+#[inline]
+fn zigzag(value: impl Into<i64>) -> u64 {
+    varint::zigzag(value.into())
+}
+
 /// Lets postcard write each kind of value that has no parts.
 macro_rules! scalars {
     ($($serialize:ident, $scalar:ty;)*) => {$(
         #[inline]
         fn $serialize(self, value: $scalar) -> Result<(), Stop> {
             Ok(self.to.$serialize(value)?)
+        }
+    )*};
+}
+
+/// Writes each kind of number that postcard writes as a varint.
+macro_rules! varints {
+    ($($serialize:ident, $number:ty, $plain:expr;)*) => {$(
+        #[inline]
+        fn $serialize(self, value: $number) -> Result<(), Stop> {
+            match varint::pack($plain(value)) {
+                Some((bytes, len)) => self.to.output.push_front(bytes, len),
+                None => self.to.$serialize(value)?,
+            }
+            Ok(())
         }
     )*};
 }
@@ -160,20 +180,23 @@ impl ser::Serializer for Level<'_, '_> {
     scalars! {
         serialize_bool, bool;
         serialize_i8, i8;
-        serialize_i16, i16;
-        serialize_i32, i32;
-        serialize_i64, i64;
         serialize_i128, i128;
         serialize_u8, u8;
-        serialize_u16, u16;
-        serialize_u32, u32;
-        serialize_u64, u64;
         serialize_u128, u128;
         serialize_f32, f32;
         serialize_f64, f64;
         serialize_char, char;
         serialize_str, &str;
         serialize_bytes, &[u8];
+    }
+
+    varints! {
+        serialize_u16, u16, u64::from;
+        serialize_u32, u32, u64::from;
+        serialize_u64, u64, u64::from;
+        serialize_i16, i16, zigzag;
+        serialize_i32, i32, zigzag;
+        serialize_i64, i64, zigzag;
     }
 
     #[inline]
@@ -345,6 +368,20 @@ impl<'a> Appending<'a> {
     fn to(out: &'a mut Vec<u8>, limit: usize) -> Self {
         let start = out.len();
         Appending { out, start, size: 0, limit, is_complete: false }
+    }
+}
+
+impl Appending<'_> {
+    /// Appends the first `len` of `bytes`: the length is not known to the
+    /// compiler, but eight bytes and a shorter length are two stores.
+    #[inline]
+    fn push_front(&mut self, bytes: [u8; 8], len: usize) {
+        self.size = self.size.saturating_add(len);
+        if self.size <= self.limit {
+            let end = self.out.len() + len;
+            self.out.extend_from_slice(&bytes);
+            self.out.truncate(end);
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! The decoder that hostile bytes cannot hurt: postcard's format, read under a
 //! budget of depth and heap. Used by `codec` only.
 //!
-//! Numbers, strings and lengths are read by postcard itself. What is done here
-//! is everything that nests or repeats, since that is where a few bytes can ask
+//! Numbers of up to eight bytes are read by [`varint`], others, strings and
+//! lengths by postcard itself. What is done here is everything that nests or repeats, since that is where a few bytes can ask
 //! for a deep stack or much memory. It never allocates on its own account, and
 //! never lets a type allocate for elements that were not paid for.
+//!
+//! [`varint`]: super::varint
 
 use std::fmt::{self, Write};
 
@@ -12,6 +14,7 @@ use serde::Deserialize;
 use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 
+use super::varint;
 use crate::limits;
 
 /// What decoding may still take.
@@ -164,6 +167,18 @@ impl<'de, 'b> Guard<'de, 'b> {
         Ok(value)
     }
 
+    /// Reads a varint if it takes at most `most` bytes, of which any are a
+    /// number of the type that is wanted.
+    #[inline]
+    fn take_varint(&mut self, most: usize) -> Option<u64> {
+        let (value, len) = varint::unpack(*self.rest.first_chunk()?)?;
+        if len > most {
+            return None;
+        }
+        self.rest = &self.rest[len..];
+        Some(value)
+    }
+
     /// How many of `len` announced elements a type may make room for at once.
     ///
     /// The size of an element is not known when a type asks, and some types
@@ -226,6 +241,20 @@ macro_rules! scalars {
     )*};
 }
 
+/// Reads each kind of number that postcard writes as a varint. With the bytes
+/// that are given for it, none is too large.
+macro_rules! varints {
+    ($($deserialize:ident, $visit:ident, $number:ty, $bytes:literal, $from:expr;)*) => {$(
+        #[inline]
+        fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
+            visitor.$visit(match self.guard.take_varint($bytes) {
+                Some(plain) => $from(plain) as $number,
+                None => self.guard.take::<$number>()?,
+            })
+        }
+    )*};
+}
+
 /// Refuses what only a self-describing format can do.
 macro_rules! refused {
     ($($deserialize:ident)*) => {$(
@@ -241,18 +270,21 @@ impl<'de> de::Deserializer<'de> for Place<'_, 'de, '_> {
     scalars! {
         deserialize_bool, visit_bool, bool;
         deserialize_i8, visit_i8, i8;
-        deserialize_i16, visit_i16, i16;
-        deserialize_i32, visit_i32, i32;
-        deserialize_i64, visit_i64, i64;
         deserialize_i128, visit_i128, i128;
         deserialize_u8, visit_u8, u8;
-        deserialize_u16, visit_u16, u16;
-        deserialize_u32, visit_u32, u32;
-        deserialize_u64, visit_u64, u64;
         deserialize_u128, visit_u128, u128;
         deserialize_f32, visit_f32, f32;
         deserialize_f64, visit_f64, f64;
         deserialize_char, visit_char, char;
+    }
+
+    varints! {
+        deserialize_u16, visit_u16, u16, 2, u64::from;
+        deserialize_u32, visit_u32, u32, 4, u64::from;
+        deserialize_u64, visit_u64, u64, 8, u64::from;
+        deserialize_i16, visit_i16, i16, 2, varint::unzigzag;
+        deserialize_i32, visit_i32, i32, 4, varint::unzigzag;
+        deserialize_i64, visit_i64, i64, 8, varint::unzigzag;
     }
 
     refused! { deserialize_any deserialize_identifier deserialize_ignored_any }

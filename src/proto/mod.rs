@@ -35,6 +35,7 @@ pub(crate) mod frame;
 pub(crate) mod guard;
 pub(crate) mod message;
 pub(crate) mod peer;
+mod varint;
 
 /// Changes with every change of a frame's layout or meaning. Parent and worker
 /// are one executable, so this only ever differs when something is very wrong.

@@ -49,8 +49,9 @@ const FIXED_CHUNKS_PER_WORKER: usize = 64;
 
 /// Where the input comes from, whatever its type.
 pub(super) trait Source: Send {
-    /// Appends the next item's arguments to `out`.
-    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>, limit: usize) -> Poll<Pull>;
+    /// Appends the arguments of as many items as `out` wants. What is there when
+    /// it panics is whole.
+    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Pulled, limit: usize) -> Poll<Pull>;
 
     /// How many items are left, if that is known.
     fn left(&self) -> Option<usize>;
@@ -58,10 +59,25 @@ pub(super) trait Source: Send {
 
 /// What pulling came to.
 pub(super) enum Pull {
-    Item,
+    Enough,
     /// There is an item, and it cannot be sent.
     Failed(TaskError),
     End,
+}
+
+/// Items on their way into a chunk.
+pub(super) struct Pulled {
+    args: Vec<u8>,
+    /// Where the arguments of each but the last end.
+    ends: Vec<usize>,
+    count: usize,
+    wanted: usize,
+}
+
+impl Pulled {
+    fn is_enough(&self) -> bool {
+        self.count == self.wanted || self.args.len() >= CHUNK_BYTES_MAX
+    }
 }
 
 /// A stream of arguments as a source.
@@ -71,14 +87,24 @@ impl<S> Source for Encoded<S>
 where
     S: Stream<Item: Serialize> + Send,
 {
-    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>, limit: usize) -> Poll<Pull> {
-        let Some(args) = ready!(self.0.as_mut().poll_next(cx)) else {
-            return Poll::Ready(Pull::End);
-        };
-        Poll::Ready(match codec::encode_into(&args, out, limit) {
-            Ok(()) => Pull::Item,
-            Err(failure) => Pull::Failed(TaskError::from_encode(failure, Side::Arguments)),
-        })
+    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Pulled, limit: usize) -> Poll<Pull> {
+        while !out.is_enough() {
+            let Some(args) = ready!(self.0.as_mut().poll_next(cx)) else {
+                return Poll::Ready(Pull::End);
+            };
+            let before = out.args.len();
+            // What fits into a frame alone fits into one behind others: the
+            // slack beyond the limit is at least as long as a chunk.
+            if let Err(failure) = codec::encode_into(&args, &mut out.args, limit) {
+                let error = TaskError::from_encode(failure, Side::Arguments);
+                return Poll::Ready(Pull::Failed(error));
+            }
+            if out.count > 0 {
+                out.ends.push(before);
+            }
+            out.count += 1;
+        }
+        Poll::Ready(Pull::Enough)
     }
 
     fn left(&self) -> Option<usize> {
@@ -118,18 +144,23 @@ pub(super) struct Chunk {
     /// Position of its first item in the input.
     first: usize,
     args: Bytes,
-    /// Where each item's arguments end in `args`, counted from where those of
-    /// the first began when the chunk was made.
-    ends: VecDeque<usize>,
+    /// Where the arguments of each item but the last end in `args`, counted from
+    /// where those of the first began when the chunk was made.
+    ends: Vec<usize>,
     /// Where `args` begins, counted likewise.
     start: usize,
 }
 
 impl Chunk {
-    /// Cuts off all but the first `count` items, and returns the rest.
+    fn count(&self) -> usize {
+        self.ends.len() + 1
+    }
+
+    /// Cuts off all but the first `count` items, which are some and not all, and
+    /// returns the rest.
     fn split_off(&mut self, count: usize) -> Chunk {
         let ends = self.ends.split_off(count);
-        let start = *self.ends.back().expect("cut behind an item");
+        let start = self.ends.pop().expect("cut behind an item");
         let args = self.args.split_off(start - self.start);
         Chunk { first: self.first + count, args, ends, start }
     }
@@ -225,7 +256,7 @@ impl Feed {
             }
             match self.poll_chunk(cx, room) {
                 Poll::Ready(Next::Chunk(chunk)) => {
-                    room = room.saturating_sub(chunk.ends.len());
+                    room = room.saturating_sub(chunk.count());
                     self.send(chunk);
                 }
                 Poll::Ready(Next::Failed { index, error }) => {
@@ -314,7 +345,7 @@ impl Feed {
     fn next_unfinished(&mut self) -> Option<Chunk> {
         let mut chunk = self.unfinished.pop_front()?;
         let wanted = self.chunk_items();
-        if chunk.ends.len() > wanted {
+        if chunk.count() > wanted {
             self.unfinished.push_front(chunk.split_off(wanted));
         }
         Some(chunk)
@@ -325,38 +356,29 @@ impl Feed {
         let Some(source) = &mut self.source else { return Poll::Ready(Next::End) };
         let limit = self.supervisor.plan().frame_bytes_max;
         let first = self.pulled;
-        let mut args = Vec::new();
-        let mut ends = VecDeque::new();
-        let stopped = loop {
-            if ends.len() == wanted || args.len() >= CHUNK_BYTES_MAX {
-                break None;
+        let mut pulled = Pulled { args: Vec::new(), ends: Vec::new(), count: 0, wanted };
+        let pull = catch_unwind(AssertUnwindSafe(|| source.poll_pull(cx, &mut pulled, limit)));
+        let Pulled { args, ends, count, .. } = pulled;
+        self.pulled += count;
+        let stopped = match pull {
+            Ok(Poll::Ready(Pull::Enough)) => None,
+            Ok(Poll::Ready(Pull::Failed(error))) => {
+                let index = self.pulled;
+                self.pulled += 1;
+                Some(Poll::Ready(Next::Failed { index, error }))
             }
-            // What fits into a frame alone fits into one behind others: the
-            // slack beyond the limit is at least as long as a chunk.
-            let pull = catch_unwind(AssertUnwindSafe(|| source.poll_pull(cx, &mut args, limit)));
-            match pull {
-                Ok(Poll::Ready(Pull::Item)) => {
-                    self.pulled += 1;
-                    ends.push_back(args.len());
-                }
-                Ok(Poll::Ready(Pull::Failed(error))) => {
-                    let index = self.pulled;
-                    self.pulled += 1;
-                    break Some(Poll::Ready(Next::Failed { index, error }));
-                }
-                Ok(Poll::Pending) => break Some(Poll::Pending),
-                Ok(Poll::Ready(Pull::End)) => {
-                    self.source = None;
-                    break Some(Poll::Ready(Next::End));
-                }
-                Err(panic) => {
-                    self.panic = Some(panic);
-                    self.source = None;
-                    break Some(Poll::Ready(Next::End));
-                }
+            Ok(Poll::Pending) => Some(Poll::Pending),
+            Ok(Poll::Ready(Pull::End)) => {
+                self.source = None;
+                Some(Poll::Ready(Next::End))
+            }
+            Err(panic) => {
+                self.panic = Some(panic);
+                self.source = None;
+                Some(Poll::Ready(Next::End))
             }
         };
-        if ends.is_empty() {
+        if count == 0 {
             return stopped.unwrap_or(Poll::Ready(Next::End));
         }
         let chunk = Chunk { first, args: args.into(), ends, start: 0 };
@@ -369,7 +391,7 @@ impl Feed {
     }
 
     fn send(&mut self, chunk: Chunk) {
-        let count = chunk.ends.len();
+        let count = chunk.count();
         let single = self.chunk_size == Some(1);
         let shape = if single {
             Shape::One
@@ -401,7 +423,7 @@ impl Feed {
     fn handle_landed(&mut self, landed: Landed, ended: Ended) -> Fed {
         let Landed { id, mut chunk, single } = landed;
         let first = chunk.first;
-        let count = chunk.ends.len();
+        let count = chunk.count();
         match ended.outcome {
             Ok(answer) => {
                 let answered = answer.answered as usize;

@@ -251,6 +251,41 @@ impl<R> Answers<R> {
 }
 
 impl<R: DeserializeOwned> Answers<R> {
+    /// The position of the next one.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Appends all of them, up to the first failure, to `out`.
+    pub(super) fn append_to(mut self, out: &mut Vec<R>) -> Result<(), (usize, TaskError)> {
+        out.reserve(self.left.min(self.payload.len()));
+        while self.left > 0 {
+            self.append_plain(out);
+            if let Some((index, answer)) = self.next() {
+                out.push(answer.map_err(|error| (index, error))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends answers as long as each is a plain value with another one behind
+    /// it: what there is to look out for in others costs as much as the value.
+    fn append_plain(&mut self, out: &mut Vec<R>) {
+        if !self.tagged || self.error.is_some() {
+            return;
+        }
+        let mut rest = &self.payload[self.at..];
+        while self.left > 1 {
+            let [ITEM_OK, after @ ..] = rest else { break };
+            rest = after;
+            let Ok(answer) = codec::decode_front(&mut rest, &mut self.budget) else { break };
+            out.push(answer);
+            self.at = self.payload.len() - rest.len();
+            self.index += 1;
+            self.left -= 1;
+        }
+    }
+
     fn answer(&mut self) -> Result<R, TaskError> {
         if let Some(error) = &self.error {
             return Err(error.clone());

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::feed::{Fed, Feed};
 use super::imap::Answers;
+use super::parts::Parts;
 use crate::error::TaskError;
 use crate::supervisor::Sleep;
 
@@ -35,7 +36,7 @@ const LINGER: Duration = Duration::from_millis(10);
 #[must_use = "a map does nothing unless awaited or started"]
 pub struct Map<R> {
     feed: Feed,
-    answers: Vec<Option<R>>,
+    answers: Parts<R>,
     /// The first item known to have failed.
     failed: Option<(usize, TaskError)>,
     timeout: Option<Duration>,
@@ -57,7 +58,7 @@ impl<R> Map<R> {
         let _ = feed.begin(false);
         Map {
             feed,
-            answers: Vec::new(),
+            answers: Parts::default(),
             failed: None,
             timeout: None,
             sleep: None,
@@ -122,16 +123,10 @@ impl<R: DeserializeOwned> Map<R> {
             let index = first + error.index().unwrap_or(0);
             return self.fail(index, error.at_index(index));
         }
-        for (index, answer) in Answers::new(fed) {
-            match answer {
-                Ok(answer) => {
-                    if index >= self.answers.len() {
-                        self.answers.resize_with(index + 1, || None);
-                    }
-                    self.answers[index] = Some(answer);
-                }
-                Err(error) => return self.fail(index, error),
-            }
+        let answers = Answers::new(fed);
+        let put = self.answers.put(answers.index(), |part| answers.append_to(part));
+        if let Err((index, error)) = put {
+            self.fail(index, error);
         }
     }
 
@@ -152,9 +147,8 @@ impl<R: DeserializeOwned> Map<R> {
             match ready!(self.feed.poll_fed(cx, usize::MAX)) {
                 Some(fed) => self.take(fed),
                 None => {
-                    let answers = std::mem::take(&mut self.answers).into_iter();
                     // Every item was answered, or there was an error.
-                    return Poll::Ready(Ok(answers.flatten().collect()));
+                    return Poll::Ready(Ok(self.answers.take()));
                 }
             }
         }

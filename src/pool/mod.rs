@@ -13,6 +13,7 @@ mod feed;
 mod handle;
 mod imap;
 mod map;
+mod parts;
 mod status;
 mod stream;
 

@@ -7,22 +7,24 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use futures_util::stream::Stream;
 use serde::Serialize;
+use tokio::task::coop::consume_budget;
 
-use super::handle::RawHandle;
 use crate::error::{Side, TaskError, TaskInfo};
 use crate::id::TaskId;
 use crate::proto::codec;
 use crate::proto::message::Shape;
-use crate::sched::Terms;
-use crate::supervisor::{Begun, Ended, QueuePlace, Request, Supervisor};
+use crate::sched::{TaskKey, Terms};
+use crate::supervisor::{
+    Begun, Ended, Landing, Part, QueuePlace, Request, Sink, Submitted, Supervisor,
+};
 
 /// A chunk should take about this long: some forty times its fixed cost of
 /// 50 µs or less, and short enough to spread the last ones evenly.
@@ -129,7 +131,10 @@ pub(super) struct Feed {
     pub(super) stop_on_failure: bool,
     /// Parts of chunks that came back unfinished.
     unfinished: VecDeque<Chunk>,
-    flights: FuturesUnordered<Flight>,
+    flights: Flights,
+    landing: Arc<Landing>,
+    /// Taken from there, in the order they came.
+    landed: VecDeque<(u32, Ended)>,
     pulled: usize,
     /// Nanoseconds that an item takes, on average of late. 0: unknown.
     item_nanos: u64,
@@ -193,7 +198,9 @@ impl Feed {
             label: None,
             stop_on_failure: false,
             unfinished: VecDeque::new(),
-            flights: FuturesUnordered::new(),
+            flights: Flights::default(),
+            landing: Arc::default(),
+            landed: VecDeque::new(),
             pulled: 0,
             item_nanos: 0,
             largest: 0,
@@ -265,19 +272,29 @@ impl Feed {
                 Poll::Ready(Next::End) | Poll::Pending => break,
             }
         }
-        match self.flights.poll_next_unpin(cx) {
-            Poll::Ready(Some((flight, ended))) => {
-                let fed = self.handle_landed(flight, ended);
-                Poll::Ready(Some(fed))
+        if self.flights.len() > 0 {
+            if self.landed.is_empty() {
+                self.landing.swap_or_wait(&mut self.landed, cx.waker());
             }
-            Poll::Ready(None) if self.source.is_none() && self.unfinished.is_empty() => {
-                self.begun = None;
-                match self.panic.take() {
-                    Some(panic) => std::panic::resume_unwind(panic),
-                    None => Poll::Ready(None),
+            if !self.landed.is_empty() {
+                // As tokio's channels do: who never waits lets others run.
+                ready!(pin!(consume_budget()).poll(cx));
+            }
+            return match self.landed.pop_front() {
+                Some((number, ended)) => {
+                    let flight = self.flights.remove(number);
+                    Poll::Ready(Some(self.handle_landed(flight, ended)))
                 }
-            }
-            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+                None => Poll::Pending,
+            };
+        }
+        if self.source.is_some() || !self.unfinished.is_empty() {
+            return Poll::Pending;
+        }
+        self.begun = None;
+        match self.panic.take() {
+            Some(panic) => std::panic::resume_unwind(panic),
+            None => Poll::Ready(None),
         }
     }
 
@@ -286,26 +303,28 @@ impl Feed {
         self.source = None;
         self.panic = None;
         self.unfinished.retain(|chunk| chunk.first < index);
-        let behind = self.flights.iter().filter(|flight| flight.first() > index);
-        let tasks = behind.filter_map(|flight| flight.raw.task()).collect();
+        let behind = self.flights.iter().filter(|flight| flight.chunk.first > index);
+        let tasks = behind.filter_map(|flight| flight.task).collect();
         self.supervisor.cancel_all(tasks);
     }
 
     /// Whether an item before `index` has not come back.
     pub(super) fn awaits_before(&self, index: usize) -> bool {
         self.unfinished.iter().any(|chunk| chunk.first < index)
-            || self.flights.iter().any(|flight| flight.first() < index)
+            || self.flights.iter().any(|flight| flight.chunk.first < index)
     }
 
     /// Forgets what has not been sent, and cancels what has.
     pub(super) fn abort(&mut self) {
         self.source = None;
         self.unfinished.clear();
-        if !self.flights.is_empty() {
-            let tasks = self.flights.iter().filter_map(|flight| flight.raw.task()).collect();
-            self.supervisor.cancel_all(tasks);
-            self.flights.clear();
+        let flights = std::mem::take(&mut self.flights);
+        if flights.len() > 0 {
+            self.supervisor.cancel_all(flights.iter().filter_map(|flight| flight.task).collect());
+            // They land where nobody looks.
+            self.landing = Arc::default();
         }
+        self.landed.clear();
         self.begun = None;
     }
 
@@ -390,7 +409,7 @@ impl Feed {
         Poll::Ready(Next::Chunk(chunk))
     }
 
-    fn send(&mut self, chunk: Chunk) {
+    fn send(&mut self, mut chunk: Chunk) {
         let count = chunk.count();
         let single = self.chunk_size == Some(1);
         let shape = if single {
@@ -407,7 +426,8 @@ impl Feed {
             name: self.name,
             label: self.label.clone(),
             shape,
-            args: chunk.args.clone(),
+            // One item comes back answered or not at all.
+            args: if count == 1 { std::mem::take(&mut chunk.args) } else { chunk.args.clone() },
         };
         // The pool's timeout is for one item.
         let timeout = self.supervisor.plan().task_timeout.map(|each| match self.chunk_size {
@@ -415,13 +435,15 @@ impl Feed {
             None => each.saturating_add(Duration::from_nanos(CHUNK_BUDGET_NANOS)),
         });
         let terms = Terms { timeout, retries: 0 };
-        let submitted = self.supervisor.submit(request, terms, None, QueuePlace::Begun);
-        let raw = RawHandle::new(&self.supervisor, submitted);
-        self.flights.push(Flight { raw, chunk: Some(chunk), single });
+        let number = self.flights.next_number();
+        let sink = Sink::Part(Part::new(&self.landing, number));
+        let Submitted { id, task } =
+            self.supervisor.submit(request, terms, sink, QueuePlace::Begun);
+        self.flights.insert(Flight { id, task, chunk, single });
     }
 
-    fn handle_landed(&mut self, landed: Landed, ended: Ended) -> Fed {
-        let Landed { id, mut chunk, single } = landed;
+    fn handle_landed(&mut self, flight: Flight, ended: Ended) -> Fed {
+        let Flight { id, mut chunk, single, .. } = flight;
         let first = chunk.first;
         let count = chunk.count();
         match ended.outcome {
@@ -486,30 +508,43 @@ enum Next {
 
 /// A chunk on its way.
 struct Flight {
-    raw: RawHandle,
-    chunk: Option<Chunk>,
-    single: bool,
-}
-
-impl Flight {
-    fn first(&self) -> usize {
-        self.chunk.as_ref().map_or(usize::MAX, |chunk| chunk.first)
-    }
-}
-
-/// A chunk that has come back.
-struct Landed {
     id: TaskId,
+    /// `None` if it was refused.
+    task: Option<TaskKey>,
     chunk: Chunk,
     single: bool,
 }
 
-impl Future for Flight {
-    type Output = (Landed, Ended);
+/// Chunks on their way, by a number that is used again once they have landed.
+#[derive(Default)]
+struct Flights {
+    slots: Vec<Option<Flight>>,
+    free: Vec<u32>,
+}
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let ended = ready!(self.raw.poll_ended(cx));
-        let chunk = self.chunk.take().expect("polled once more after it was ready");
-        Poll::Ready((Landed { id: self.raw.id(), chunk, single: self.single }, ended))
+impl Flights {
+    fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// What the next one is inserted as.
+    fn next_number(&self) -> u32 {
+        self.free.last().copied().unwrap_or(self.slots.len() as u32)
+    }
+
+    fn insert(&mut self, flight: Flight) {
+        match self.free.pop() {
+            Some(number) => self.slots[number as usize] = Some(flight),
+            None => self.slots.push(Some(flight)),
+        }
+    }
+
+    fn remove(&mut self, number: u32) -> Flight {
+        self.free.push(number);
+        self.slots[number as usize].take().expect("each lands once")
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Flight> {
+        self.slots.iter().flatten()
     }
 }

@@ -181,13 +181,13 @@ pub(super) struct RawHandle {
 }
 
 impl RawHandle {
-    pub(super) fn new(supervisor: &Arc<Supervisor>, submitted: Submitted) -> Self {
-        let Submitted { id, task, receiver } = submitted;
+    pub(super) fn new(
+        supervisor: &Arc<Supervisor>,
+        submitted: Submitted,
+        receiver: oneshot::Receiver<Ended>,
+    ) -> Self {
+        let Submitted { id, task } = submitted;
         RawHandle { supervisor: Arc::clone(supervisor), id, task, receiver, over: false }
-    }
-
-    pub(super) fn id(&self) -> TaskId {
-        self.id
     }
 
     pub(super) fn task(&self) -> Option<TaskKey> {

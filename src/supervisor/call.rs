@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tracing::Span;
 
+use super::landing::Part;
 use crate::error::{DecodeError, EncodeError, RemotePanic, Side, SpawnError, TaskError, TaskInfo};
 use crate::id::TaskId;
 use crate::proto::message::{Failure, Shape};
@@ -40,6 +41,7 @@ pub(crate) struct Call {
 #[derive(Debug)]
 pub(crate) enum Sink {
     One(oneshot::Sender<Ended>),
+    Part(Part),
     Stream(Arc<Items>, oneshot::Sender<Ended>),
 }
 
@@ -67,14 +69,18 @@ impl Call {
         TaskInfo { id, name, label: label.clone(), index: None }
     }
 
-    /// Tells the caller, if it still listens.
-    pub(crate) fn resolve(self, ended: Ended) {
+    /// Tells the caller, if it still listens, and is to be woken yet.
+    pub(crate) fn resolve(self, ended: Ended) -> Option<Waker> {
         match self.sink {
-            Sink::One(sender) => drop(sender.send(ended)),
+            Sink::One(sender) => {
+                drop(sender.send(ended));
+                None
+            }
+            Sink::Part(part) => part.land(ended),
             Sink::Stream(items, sender) => {
                 // The end is there before the reader is woken to look for it.
                 drop(sender.send(ended));
-                items.wake();
+                items.take_waker()
             }
         }
     }
@@ -138,11 +144,8 @@ impl Items {
         item
     }
 
-    fn wake(&self) {
-        let waker = self.state().waker.take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+    fn take_waker(&self) -> Option<Waker> {
+        self.state().waker.take()
     }
 }
 

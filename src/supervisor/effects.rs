@@ -49,7 +49,7 @@ impl Effects {
         self.wakers.extend(waker);
     }
 
-    pub(super) fn run(self, supervisor: &Arc<Supervisor>) {
+    pub(super) fn run(mut self, supervisor: &Arc<Supervisor>) {
         if self.permits > 0 {
             supervisor.admission.add_permits(self.permits);
         }
@@ -59,7 +59,7 @@ impl Effects {
         for (id, call, ended, outcome) in self.resolved {
             let span = call.span.as_deref().unwrap_or(const { &Span::none() });
             observe::task_ended(span, id, outcome);
-            call.resolve(ended);
+            self.wakers.extend(call.resolve(ended));
         }
         // After the endings that made room for them.
         for (span, task, worker) in self.sent {

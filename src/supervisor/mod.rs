@@ -26,6 +26,7 @@ mod alarm;
 mod call;
 mod driver;
 mod effects;
+mod landing;
 mod link;
 mod output;
 mod report;
@@ -39,10 +40,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 pub(crate) use self::call::{Answer, Call, Ended, Items, Request, Sink, failure_error};
+pub(crate) use self::landing::{Landing, Part};
 pub(crate) use self::report::{Counts, PoolView, RunningView, TaskView, WorkerReport};
 
 use self::alarm::Alarm;
@@ -96,9 +98,8 @@ pub(crate) enum QueuePlace {
 #[derive(Debug)]
 pub(crate) struct Submitted {
     pub(crate) id: TaskId,
-    /// `None` if it was refused; the receiver has the reason.
+    /// `None` if it was refused; its sink has been told why.
     pub(crate) task: Option<TaskKey>,
-    pub(crate) receiver: oneshot::Receiver<Ended>,
 }
 
 /// One pool.
@@ -230,16 +231,11 @@ impl Supervisor {
         self: &Arc<Self>,
         request: Request,
         mut terms: Terms,
-        items: Option<Arc<Items>>,
+        sink: Sink,
         place: QueuePlace,
     ) -> Submitted {
-        let (sender, receiver) = oneshot::channel();
         let span = observe::task_span(&self.plan.name, request.name, request.label.as_deref());
         let span = (!span.is_disabled()).then(|| Arc::new(span));
-        let sink = match items {
-            Some(items) => Sink::Stream(items, sender),
-            None => Sink::One(sender),
-        };
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
         let heard = span.clone();
         let begun = place == QueuePlace::Begun;
@@ -277,15 +273,12 @@ impl Supervisor {
             observe::task_queued(&span, id);
         }
         effects.run(self);
-        Submitted { id, task, receiver }
+        Submitted { id, task }
     }
 
-    /// A call that failed before it could be queued, as a call that has ended.
-    pub(crate) fn refuse(&self, error: TaskError) -> Submitted {
-        let (sender, receiver) = oneshot::channel();
-        // There is a receiver: it is right here.
-        let _ = sender.send(Ended { outcome: Err(error), started: false });
-        Submitted { id: self.core().sched.refuse(), task: None, receiver }
+    /// The id of a call that failed before it could be queued.
+    pub(crate) fn refuse(&self) -> TaskId {
+        self.core().sched.refuse()
     }
 
     pub(crate) fn cancel(self: &Arc<Self>, task: TaskKey) {

@@ -150,6 +150,12 @@ pub(crate) fn clear() {
     set([OFF; 5]);
 }
 
+/// How many such calls this process has made since the last plan, or ever.
+#[allow(dead_code, reason = "used by tests/cost, which has this file too")]
+pub(crate) fn made(call: Call) -> u32 {
+    COUNTS[call as usize].load(SeqCst)
+}
+
 /// How many calls a plan has met.
 #[derive(Debug)]
 pub(crate) struct Hits([u32; CALLS]);

@@ -59,6 +59,18 @@ impl Outgoing {
         }
     }
 
+    /// Sends short frames at once, in place of the link that would write them.
+    /// What the socket does not take stays. Returns whether nothing does.
+    pub(crate) fn send_now(&mut self, socket: &UnixStream) -> bool {
+        if self.pieces.is_empty() && self.written == 0 {
+            // If it fails, the link will meet the same, and know what to do.
+            if let Ok(sent) = fd::send_slices(socket.as_fd(), &[IoSlice::new(&self.tail)]) {
+                self.tail.drain(..sent);
+            }
+        }
+        self.is_empty()
+    }
+
     fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
         let mut count = 0;
         let mut skip = self.written;
@@ -95,7 +107,7 @@ impl Outgoing {
 /// One worker's socket.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     page: Arc<Page>,
     reader: FrameReader,
     /// Being written; what is new gathers elsewhere until this is through.
@@ -127,7 +139,7 @@ impl Transport {
         frame_bytes_max: usize,
     ) -> io::Result<Self> {
         Ok(Transport {
-            stream: UnixStream::from_std(stream)?,
+            stream: Arc::new(UnixStream::from_std(stream)?),
             page,
             reader: FrameReader::new(frame_bytes_max),
             outgoing: Outgoing::default(),
@@ -136,6 +148,11 @@ impl Transport {
             read: 0,
             news: News::Fresh,
         })
+    }
+
+    /// The socket, for [`Outgoing::send_now`].
+    pub(crate) fn socket(&self) -> &Arc<UnixStream> {
+        &self.stream
     }
 
     /// Whether the last bytes given were all written. Then the next ones can

@@ -406,6 +406,10 @@ impl PoolBuilder {
                 (Some((function, args)), Some(check))
             }
         };
+        let cpu_affinity = self.cpu_affinity.unwrap_or_default();
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let theirs = if cpu_affinity.is_empty() { processors } else { cpu_affinity.len() };
+        let processors = processors.min(theirs);
         let mut setup = Vec::new();
         put_setup(
             &mut setup,
@@ -414,7 +418,7 @@ impl PoolBuilder {
                 fingerprint,
                 frame_bytes_max: self.frame_limit,
                 nice: self.nice,
-                cpu_affinity: self.cpu_affinity.unwrap_or_default(),
+                cpu_affinity,
                 rlimits: self.rlimits,
                 memory_bytes_max: self.max_worker_memory,
                 initializer,
@@ -443,6 +447,7 @@ impl PoolBuilder {
             queue_limit: self.queue_limit.min(QUEUE_LIMIT_MAX),
             task_timeout: self.task_timeout,
             frame_bytes_max: self.frame_limit,
+            processors,
             fingerprint,
             setup,
             init_check,

@@ -15,10 +15,10 @@ use crate::proto::peer::{ProtocolError, Violation};
 use crate::slot_word::{Phase, SlotWord};
 use crate::time::Time;
 
-/// Tasks in flight to one worker should last about this long: long enough to
-/// hide the round trip that fetches the next ones (some 50 µs), short enough
-/// that little has to be taken back.
-const WINDOW: Duration = Duration::from_millis(1);
+/// Tasks in flight to one worker should last about this long: long enough for
+/// some to wait while answers gather for half a millisecond and the next ones are
+/// fetched, short enough that little has to be taken back.
+const WINDOW: Duration = Duration::from_millis(2);
 
 /// Tasks longer than this are worth taking back at once for an idle worker:
 /// fetching one costs a swap and a frame.

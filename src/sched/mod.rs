@@ -271,6 +271,20 @@ impl<T> Scheduler<T> {
         Ok(answered)
     }
 
+    /// Whether the worker has nothing in flight but number `seq`.
+    pub(crate) fn is_alone(&self, worker: WorkerKey, seq: u64) -> bool {
+        let slot = self.seats.get(worker.seat as usize).and_then(|seat| seat.worker.as_ref());
+        slot.is_some_and(|slot| {
+            slot.id == worker.id && slot.flights.len() == 1 && slot.flights[0].seq == seq
+        })
+    }
+
+    /// How many workers have something in flight.
+    pub(crate) fn busy_workers(&self) -> usize {
+        let workers = self.seats.iter().filter_map(|seat| seat.worker.as_ref());
+        workers.filter(|slot| !slot.flights.is_empty()).count()
+    }
+
     /// The task with number `seq`, if that is the one whose answer is due.
     pub(crate) fn due(&self, worker: WorkerKey, seq: u64) -> Option<&T> {
         let slot = self.seats.get(worker.seat as usize)?.worker.as_ref()?;

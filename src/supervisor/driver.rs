@@ -98,11 +98,17 @@ impl Driver {
     /// Lets the scheduler know that time has passed, where it asked for that.
     /// Returns whether to poll again.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
-        let next = self.supervisor.core().sched.poll_timeout().unwrap_or(Time::FAR);
+        let mut core = self.supervisor.core();
+        let next = core.sched.poll_timeout().unwrap_or(Time::FAR);
         if next == Time::FAR && self.armed == Time::FAR {
+            core.armed = Time::FAR;
             return false;
         }
         let now = Time(monotonic_nanos());
+        let armed = self.armed_for(next, now);
+        // Noted before anybody can submit what must be looked at sooner.
+        core.armed = armed;
+        drop(core);
         if next <= now {
             let verdicts = self.supervisor.core().sched.verdicts_due(now);
             let (mut ended, mut moved) = (Vec::new(), Vec::new());
@@ -126,16 +132,14 @@ impl Driver {
             });
             return true;
         }
-        if next == Time::FAR && self.armed - now > START_WAIT {
+        if armed == Time::FAR {
             // With nothing to do the runtime is not woken, either.
             (self.sleep, self.armed) = (None, Time::FAR);
             return false;
         }
-        // A sleep that ends too early is cheaper than setting it anew each
-        // time something is sent, and each time that was all.
-        if next < self.armed || (self.armed <= now && next != Time::FAR) {
-            self.armed = next;
-            let at = Instant::now() + (next - now);
+        if armed != self.armed {
+            self.armed = armed;
+            let at = Instant::now() + (armed - now);
             match &mut self.sleep {
                 Some(sleep) => sleep.as_mut().reset(at),
                 none => *none = Some(Box::pin(tokio::time::sleep_until(at))),
@@ -147,6 +151,19 @@ impl Driver {
             return true;
         }
         false
+    }
+
+    /// What the sleep should be set to, if the scheduler wants to be called at
+    /// `next`. One that ends too early is cheaper than setting it anew each time
+    /// something is sent, and each time that was all.
+    fn armed_for(&self, next: Time, now: Time) -> Time {
+        if next == Time::FAR {
+            if self.armed - now > START_WAIT { Time::FAR } else { self.armed }
+        } else if next < self.armed || self.armed <= now {
+            next
+        } else {
+            self.armed
+        }
     }
 
     /// Writes down why workers that are about to be stopped for it did not

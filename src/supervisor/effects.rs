@@ -8,7 +8,7 @@ use std::task::Waker;
 use tracing::Span;
 
 use super::call::{Call, Ended, Sink, ending_error, ending_started};
-use super::{Core, Supervisor};
+use super::{Core, Plan, Supervisor};
 use crate::id::{TaskId, WorkerId};
 use crate::observe;
 use crate::proto::message::{Shape, put_bye, put_run};
@@ -95,7 +95,8 @@ impl Core {
     /// in which it was decided: no start after the pool's end.
     pub(super) fn perform(&mut self, supervisor: &Arc<Supervisor>, effects: &mut Effects) {
         while let Some(action) = self.sched.poll_action() {
-            // A link is polled by the driver, which looks at its timers then.
+            // A link is polled by the driver, which looks at its timers then;
+            // `send` knows where none is.
             effects.ring |= !matches!(action, Action::Run { .. } | Action::Probe(_));
             match action {
                 Action::Start(worker) => {
@@ -106,7 +107,9 @@ impl Core {
                     let arg0 = supervisor.arg0(worker);
                     supervisor.warden.start(worker.id, owner, spec, arg0);
                 }
-                Action::Run { worker, seq, task } => self.send(worker, seq, task, effects),
+                Action::Run { worker, seq, task } => {
+                    self.send(&supervisor.plan, worker, seq, task, effects);
+                }
                 Action::Dismiss(worker) => {
                     if let Some(link) = self.links.get_mut(worker) {
                         put_bye(link.outgoing.tail());
@@ -137,8 +140,19 @@ impl Core {
     }
 
     /// Puts a task's frame on its way.
-    fn send(&mut self, worker: WorkerKey, seq: u64, task: TaskKey, effects: &mut Effects) {
+    fn send(
+        &mut self,
+        plan: &Plan,
+        worker: WorkerKey,
+        seq: u64,
+        task: TaskKey,
+        effects: &mut Effects,
+    ) {
+        let is_alone = self.sched.is_alone(worker, seq);
+        // As long as one processor more than the busy workers have is left for us.
+        let lookout = is_alone && self.sched.busy_workers() < plan.processors;
         let Some(link) = self.links.get_mut(worker) else { return };
+        link.page.set_lookout(lookout);
         link.unsent_from.get_or_insert(seq);
         match self.sched.data(task) {
             Some(call) => {
@@ -156,7 +170,14 @@ impl Core {
             // It has ended since; the worker will find its word revoked.
             None => put_run(link.outgoing.tail(), seq, 0, Shape::One, 0),
         }
-        link.alarm.ring();
+        // A worker that has nothing else waits for this: to wake the driver first
+        // would take as long as to wake the worker. Others can wait until more has
+        // gathered.
+        if is_alone && link.send_now() {
+            effects.ring |= self.sched.poll_timeout().is_some_and(|next| next < self.armed);
+        } else {
+            link.alarm.ring();
+        }
     }
 
     fn finish(&mut self, id: TaskId, call: Call, ending: Ending, effects: &mut Effects) {

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 use tracing::Span;
 
@@ -48,6 +49,9 @@ pub(super) struct LinkState {
     pub(super) outgoing: Outgoing,
     /// The first task among them.
     pub(super) unsent_from: Option<u64>,
+    socket: Arc<UnixStream>,
+    /// The link has written all that it took, and could write more.
+    is_clear: bool,
     /// Calls the link.
     pub(super) alarm: Arc<Alarm>,
     /// The outbox is worth a look.
@@ -60,6 +64,16 @@ pub(super) struct LinkState {
 }
 
 impl LinkState {
+    /// Sends what has gathered without waking the link for it, if that has
+    /// nothing to write before it. Returns whether nothing is left to send.
+    pub(super) fn send_now(&mut self) -> bool {
+        let sent = self.is_clear && self.outgoing.send_now(&self.socket);
+        if sent {
+            self.unsent_from = None;
+        }
+        sent
+    }
+
     /// Pid and last words of a worker that has just died.
     pub(super) fn obituary(&self) -> (u32, String) {
         (self.pid, self.stderr.clone())
@@ -203,6 +217,8 @@ impl Link {
             page,
             outgoing,
             unsent_from: None,
+            socket: Arc::clone(transport.socket()),
+            is_clear: false,
             alarm: Arc::clone(&alarm),
             probe: false,
             greeted: false,
@@ -234,6 +250,7 @@ impl Link {
         if self.transport.is_written() {
             self.transport.swap_outgoing(&mut link.outgoing);
             link.unsent_from = None;
+            link.is_clear = self.transport.is_written() && !self.mute && self.pause.is_none();
         }
         (std::mem::take(&mut link.probe), link.end)
     }

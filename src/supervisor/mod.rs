@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) queue_limit: usize,
     pub(crate) task_timeout: Option<Duration>,
     pub(crate) frame_bytes_max: usize,
+    /// Those that the workers may use, as far as this process may, too.
+    pub(crate) processors: usize,
     pub(crate) fingerprint: u64,
     /// The worker's first frame, whole.
     pub(crate) setup: Vec<u8>,
@@ -140,6 +142,8 @@ struct Core {
     /// Places that are in use beyond what there should be: of calls that were
     /// taken all the same, and of workers that are no more.
     overdraft: usize,
+    /// When the driver looks at its timers next, if nothing wakes it before.
+    armed: Time,
     /// There is no driver any more.
     abandoned: bool,
     /// Calls that feed themselves (`map_async`): `join` waits for them.
@@ -173,6 +177,7 @@ impl Supervisor {
                 counts: Counts::default(),
                 last_failure: None,
                 overdraft: 0,
+                armed: Time::FAR,
                 abandoned: false,
                 feeding: 0,
                 begun: 0,

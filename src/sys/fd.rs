@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, getsockname, getsockopt, sendmsg};
 use nix::unistd::{dup2_stdin, dup2_stdout};
@@ -185,6 +186,12 @@ pub(crate) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result
     // SAFETY: the kernel has initialised the first `n` bytes of the room.
     unsafe { buffer.set_len(buffer.len() + n) };
     Ok(n)
+}
+
+/// Whether a read would not wait, or nobody can tell.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO) != Ok(0)
 }
 
 /// Sends once. A socket that nobody reads any more is an error, and no SIGPIPE:

@@ -32,6 +32,8 @@ pub(super) struct Header {
     pub(super) magic: AtomicU64,
     pub(super) layout_version: AtomicU32,
     cancel_bell: AtomicU32,
+    /// Whether the worker may look out for its next task before it sleeps.
+    lookout: AtomicU32,
     pub(super) outbox: OutboxState,
 }
 
@@ -65,6 +67,7 @@ impl Layout {
             magic: AtomicU64::new(0),
             layout_version: AtomicU32::new(0),
             cancel_bell: AtomicU32::new(0),
+            lookout: AtomicU32::new(0),
             outbox,
         };
         let slots = std::array::from_fn(|_| Slot {
@@ -108,6 +111,17 @@ impl Layout {
             .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
             .map(drop)
             .map_err(SlotWord)
+    }
+
+    /// Parent: says whether a processor is left for it while this worker looks
+    /// out for its next task.
+    pub(crate) fn set_lookout(&self, wanted: bool) {
+        self.header.lookout.store(wanted.into(), Ordering::Relaxed);
+    }
+
+    /// What the parent said of that last.
+    pub(crate) fn lookout(&self) -> bool {
+        self.header.lookout.load(Ordering::Relaxed) != 0
     }
 
     /// When the task's body began, by `clock::monotonic_nanos`. 0: not yet.

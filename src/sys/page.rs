@@ -4,7 +4,7 @@
 //! `sys::layout` has what both do with it.
 //!
 //! ```text
-//!      0  magic │ layout version │ cancel bell
+//!      0  magic │ layout version │ cancel bell │ lookout
 //!     64  outbox filled │ held from
 //!   4096  64 slots of 64 bytes: word, started at, item, credit, polite, nudge
 //!   8192  outbox: a ring of 64 KiB
@@ -32,7 +32,7 @@ use crate::sys::atomic::Ordering;
 use crate::sys::layout::{Header, Layout, Slot, range_len};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
-const LAYOUT_VERSION: u32 = 2;
+const LAYOUT_VERSION: u32 = 3;
 
 const _: () = {
     assert!(offset_of!(Header, outbox) == 64);

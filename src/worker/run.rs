@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use bytes::BytesMut;
 
 use super::desk::{Batch, Desk};
+use super::lookout::Lookout;
 use super::outbox::Outbox;
 use super::{PAGE, RUNNING, forget_callbacks, guard, lifeline};
 use crate::limits::{FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, SPARE_BYTES_MAX};
@@ -33,9 +34,9 @@ use crate::sys::{fd, limits};
 /// Answers wait for company at most this long while there is more to do.
 const FLUSH_NANOS: u64 = 500_000;
 
-/// The answer of a task as long as this goes out at once: a write is small
-/// beside it.
-const LONG_TASK_NANOS: u64 = 100_000;
+/// The answer of a task as long as this goes out at once: a write, and the
+/// wake-up of the parent for it, are small beside it.
+const LONG_TASK_NANOS: u64 = FLUSH_NANOS;
 
 /// Exit code of a worker that cannot understand its parent, or not reach it.
 const EXIT_CUT_OFF: i32 = 125;
@@ -76,6 +77,7 @@ struct Worker {
     /// Whether somebody watches over the parent.
     lifeline: io::Result<()>,
     table: &'static Table,
+    lookout: Lookout,
     /// Resident bytes above which to ask for replacement, and the means to
     /// tell them.
     memory: Option<(u64, Statm)>,
@@ -95,6 +97,7 @@ impl Worker {
             page,
             lifeline,
             table: Table::global(),
+            lookout: Lookout::new(),
             memory: None,
             unsent_since: None,
         })
@@ -115,6 +118,7 @@ impl Worker {
         loop {
             match self.receive()? {
                 ToWorker::Run { seq, function, shape, args } => {
+                    self.lookout.handle_run(seq);
                     self.handle_run(seq, FnId(function), shape, &args)?;
                 }
                 ToWorker::Bye => return self.desk.outbox.flush(),
@@ -189,7 +193,9 @@ impl Worker {
             }
             self.desk.outbox.flush()?;
             self.unsent_since = None;
-            if fd::read_into(self.socket.as_fd(), self.reader.buffer())? == 0 {
+            let (reader, socket) = (&mut self.reader, self.socket.as_fd());
+            let read = || fd::read_into(socket, reader.buffer());
+            if self.lookout.wait(&self.page, socket, read)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }

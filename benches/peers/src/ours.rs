@@ -1,0 +1,127 @@
+//! procession, with default options wherever the job leaves a choice.
+
+use std::any::Any;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use procession::Pool;
+use tokio::runtime::Runtime;
+
+use crate::contestant::Contestant;
+use crate::tasks::{Gate, hang, hold, seed, square, wait_for, work};
+
+pub struct Procession {
+    pub runtime: Runtime,
+    pub pool: Pool,
+}
+
+impl Procession {
+    /// Runs it as a task of the runtime, where a service's code would be.
+    fn within<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        self.runtime.block_on(self.runtime.spawn(future)).expect("no panic")
+    }
+}
+
+fn inputs(tasks: u64, steps: u64) -> impl Iterator<Item = (u64, u64)> + Send + 'static {
+    (0..tasks).map(move |i| (seed(i), steps))
+}
+
+fn echo(bytes: Bytes) -> Bytes {
+    bytes
+}
+
+impl Contestant for Procession {
+    fn start(workers: usize) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let builder = Pool::builder().workers(workers);
+        let pool = runtime.block_on(async { builder.build() }).expect("a pool");
+        Procession { runtime, pool }
+    }
+
+    fn round_trips(&mut self, calls: usize) -> Vec<Duration> {
+        let pool = self.pool.clone();
+        self.within(async move {
+            let mut took = Vec::with_capacity(calls);
+            for i in 0..calls as u64 {
+                let start = Instant::now();
+                assert_eq!(pool.apply(work, (i, 0)).await.expect("an answer"), i);
+                took.push(start.elapsed());
+            }
+            took
+        })
+    }
+
+    fn each(&mut self, tasks: u64, steps: u64) -> Option<u64> {
+        let pool = self.pool.clone();
+        Some(self.within(async move {
+            let calls: Vec<_> =
+                inputs(tasks, steps).map(|input| pool.apply_async(work, input)).collect();
+            let mut sum = 0_u64;
+            for call in calls {
+                sum = sum.wrapping_add(call.await.expect("an answer"));
+            }
+            sum
+        }))
+    }
+
+    fn stream(&mut self, tasks: u64, steps: u64, chunk: usize) -> Option<u64> {
+        let answers = self.pool.imap_unordered(work, inputs(tasks, steps)).chunk_size(chunk);
+        Some(self.within(answers.fold(0, |sum: u64, answer| async move {
+            sum.wrapping_add(answer.expect("an answer"))
+        })))
+    }
+
+    fn map(&mut self, tasks: u64, steps: u64) -> Option<u64> {
+        let answers = self.within(self.pool.map(work, inputs(tasks, steps)));
+        Some(answers.expect("answers").into_iter().fold(0, u64::wrapping_add))
+    }
+
+    fn squares(&mut self, n: u64, _chunk: usize) -> Option<Vec<u64>> {
+        Some(self.within(self.pool.map(square, 0..n)).expect("answers"))
+    }
+
+    fn echo(&mut self, again: Vec<u8>) -> Option<(Duration, Box<dyn Any>)> {
+        let pool = self.pool.clone();
+        let bytes = Bytes::from(again);
+        let (took, back) = self.within(async move {
+            let start = Instant::now();
+            let back = pool.apply(echo, bytes).await.expect("an echo");
+            (start.elapsed(), back)
+        });
+        Some((took, Box::new(back)))
+    }
+
+    fn cancel(&mut self, running: &Path) -> Option<Duration> {
+        let task = self.pool.apply_async(hang::<()>, running.to_path_buf());
+        wait_for(running);
+        let pool = self.pool.clone();
+        Some(self.within(async move {
+            let start = Instant::now();
+            drop(task);
+            assert_eq!(pool.apply(work, (7, 0)).await.expect("an answer"), 7);
+            start.elapsed()
+        }))
+    }
+
+    fn queued(&mut self, gate: &Gate, calls: usize, look: &mut dyn FnMut()) -> Option<()> {
+        let held = self.pool.apply_async(hold, gate.path().to_path_buf());
+        gate.wait_held();
+        let mut queued = Vec::with_capacity(calls);
+        queued.extend((0..calls as u64).map(|i| self.pool.apply_async(work, (i, 0))));
+        look();
+        gate.open();
+        self.runtime.block_on(async {
+            held.await.expect("held");
+            for (i, call) in (0..).zip(queued) {
+                assert_eq!(call.await.expect("an answer"), i);
+            }
+        });
+        Some(())
+    }
+}

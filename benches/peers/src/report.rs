@@ -123,10 +123,11 @@ fn written(value: f64, unit: Unit) -> String {
     format!("{} {name}", rounded(value / size))
 }
 
-/// Three digits, or what is left of the point.
+/// Three digits or so.
 fn rounded(value: f64) -> String {
     match value {
         0.0 => "0".into(),
+        ..0.1 => format!("{value:.4}"),
         ..10.0 => format!("{value:.2}"),
         ..100.0 => format!("{value:.1}"),
         _ => format!("{value:.0}"),
@@ -184,7 +185,7 @@ pub fn plot(results: &Results) -> String {
                 let x = NAMES + f64::from(decade) / (high - low) * BARS;
                 writeln!(
                     body,
-                    r##"<line x1="{x:.1}" x2="{x:.1}" y1="{top}" y2="{}" stroke="#0003"/>"##,
+                    r##"<line x1="{x:.1}" x2="{x:.1}" y1="{top}" y2="{}" stroke="black" stroke-opacity="0.2"/>"##,
                     y + 4.0
                 )
                 .unwrap();

@@ -53,6 +53,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("procession needs Linux (pidfd, memfd, futex); other systems are not supported yet");
 
+mod cast;
 mod error;
 mod exit;
 mod id;

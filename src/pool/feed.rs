@@ -20,9 +20,11 @@ use super::handle::RawHandle;
 use crate::error::{Side, TaskError, TaskInfo};
 use crate::id::TaskId;
 use crate::proto::codec;
+use crate::proto::draft::{Draft, Payload};
 use crate::proto::message::Shape;
 use crate::sched::Terms;
 use crate::supervisor::{Begun, Ended, QueuePlace, Request, Supervisor};
+use crate::sys::cast::Sharing;
 
 /// A chunk should take about this long: some forty times its fixed cost of
 /// 50 µs or less, and short enough to spread the last ones evenly.
@@ -50,7 +52,7 @@ const FIXED_CHUNKS_PER_WORKER: usize = 64;
 /// Where the input comes from, whatever its type.
 pub(super) trait Source: Send {
     /// Appends the next item's arguments to `out`.
-    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>, limit: usize) -> Poll<Pull>;
+    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Draft, limit: usize) -> Poll<Pull>;
 
     /// How many items are left, if that is known.
     fn left(&self) -> Option<usize>;
@@ -71,11 +73,11 @@ impl<S> Source for Encoded<S>
 where
     S: Stream<Item: Serialize> + Send,
 {
-    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>, limit: usize) -> Poll<Pull> {
+    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Draft, limit: usize) -> Poll<Pull> {
         let Some(args) = ready!(self.0.as_mut().poll_next(cx)) else {
             return Poll::Ready(Pull::End);
         };
-        Poll::Ready(match codec::encode_into(&args, out, limit) {
+        Poll::Ready(match codec::draft::<Sharing, _>(&args, out, limit) {
             Ok(()) => Pull::Item,
             Err(failure) => Pull::Failed(TaskError::from_encode(failure, Side::Arguments)),
         })
@@ -117,7 +119,7 @@ pub(super) struct Feed {
 pub(super) struct Chunk {
     /// Position of its first item in the input.
     first: usize,
-    args: Bytes,
+    args: Payload,
     /// Where each item's arguments end in `args`, counted from where those of
     /// the first began when the chunk was made.
     ends: VecDeque<usize>,
@@ -325,7 +327,7 @@ impl Feed {
         let Some(source) = &mut self.source else { return Poll::Ready(Next::End) };
         let limit = self.supervisor.plan().frame_bytes_max;
         let first = self.pulled;
-        let mut args = Vec::new();
+        let mut args = Draft::default();
         let mut ends = VecDeque::new();
         let stopped = loop {
             if ends.len() == wanted || args.len() >= CHUNK_BYTES_MAX {

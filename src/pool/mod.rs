@@ -38,9 +38,11 @@ use self::builder::WORKERS_MAX;
 use self::feed::{Encoded, Feed};
 use crate::error::{Side, SpawnError, TaskError};
 use crate::proto::codec;
+use crate::proto::draft::Draft;
 use crate::proto::message::Shape;
 use crate::registry::{self, StreamFn, TaskFn, stream_id, value_id};
 use crate::supervisor::{QueuePlace, Request, Supervisor};
+use crate::sys::cast::Sharing;
 
 /// A pool of worker processes.
 ///
@@ -363,8 +365,9 @@ impl Pool {
         shape: Shape,
         args: &Args,
     ) -> Result<Request, TaskError> {
-        let mut encoded = Vec::new();
-        codec::encode_into(args, &mut encoded, self.supervisor.plan().frame_bytes_max)
+        let mut encoded = Draft::default();
+        let limit = self.supervisor.plan().frame_bytes_max;
+        codec::draft::<Sharing, _>(args, &mut encoded, limit)
             .map_err(|failure| TaskError::from_encode(failure, Side::Arguments))?;
         Ok(Request { function, name, label: None, shape, args: encoded.into() })
     }

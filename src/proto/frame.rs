@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytes::{Buf, BytesMut};
 
-use crate::limits::SPARE_BYTES_MAX;
+use crate::limits::{LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_LARGE_BYTES_MAX, SPARES_MAX};
 
 pub(crate) const HEADER_BYTES: usize = 16;
 
@@ -76,16 +76,49 @@ pub(crate) fn put_header(out: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, bod
 }
 
 /// Collects bytes and gives out frames.
+///
+/// A large frame is received into a buffer of its own. Whoever has its body
+/// keeps that; once nobody does, it is used again for the next one of about its
+/// size, since fresh memory costs more than what is copied into it. Its owner
+/// says when to stop waiting for that, by [`give_back`](Self::give_back).
 #[derive(Debug)]
 pub(crate) struct FrameReader {
     buf: BytesMut,
     /// Longest body of a kind that carries a payload.
     payload_bytes_max: usize,
+    /// While `buf` is a large frame's own: the buffer of all others.
+    shared: Option<BytesMut>,
+    /// Those of large frames before, oldest first.
+    spares: Vec<Spare>,
+    has_new_spare: bool,
+}
+
+/// The buffer of a large frame, which others may still hold.
+#[derive(Debug)]
+struct Spare {
+    /// Empty, and knows the whole of it.
+    handle: BytesMut,
+    bytes: usize,
+}
+
+impl Spare {
+    /// Whether it is free, and right for a frame of `total` bytes: not so large
+    /// that whoever keeps the frame keeps far more.
+    fn serves(&mut self, total: usize) -> bool {
+        let fits = total / 2 <= self.bytes && self.bytes / 2 <= total;
+        fits && self.handle.try_reclaim(self.bytes)
+    }
 }
 
 impl FrameReader {
     pub(crate) fn new(payload_bytes_max: usize) -> Self {
-        FrameReader { buf: BytesMut::new(), payload_bytes_max }
+        FrameReader {
+            buf: BytesMut::new(),
+            payload_bytes_max,
+            shared: None,
+            spares: Vec::new(),
+            has_new_spare: false,
+        }
     }
 
     /// The buffer, with room for the next read. Append to it only.
@@ -97,13 +130,78 @@ impl FrameReader {
         let wanted = match self.announced() {
             // Doubling, up to the end of the frame: what is allocated stays
             // in proportion to what has arrived.
-            Some(total) if total > have => (total - have).min(have.max(READ_BYTES)),
+            Some(total) if total > have => {
+                if total >= LARGE_BYTES_LEAST && have >= HEADER_BYTES && self.shared.is_none() {
+                    self.begin_large(total);
+                }
+                (total - have).min(have.max(READ_BYTES))
+            }
             _ => READ_BYTES,
         };
         if self.buf.capacity() - have < wanted.min(READ_BYTES / 4) {
             self.buf.reserve(wanted);
         }
         &mut self.buf
+    }
+
+    /// As [`buffer`](Self::buffer), and how many bytes the next read should
+    /// append at most: what follows a large frame does not belong behind it.
+    pub(crate) fn next_read(&mut self) -> (&mut BytesMut, usize) {
+        self.buffer();
+        let most = match self.announced() {
+            Some(total) if self.shared.is_some() && total > self.buf.len() => {
+                total - self.buf.len()
+            }
+            _ => usize::MAX,
+        };
+        (&mut self.buf, most)
+    }
+
+    /// Moves what has come of a large frame into a buffer of its own. Takes a
+    /// spare one, and no memory for what is only announced.
+    fn begin_large(&mut self, total: usize) {
+        let spare = self.spares.iter_mut().position(|spare| spare.serves(total));
+        let mut own = match spare {
+            Some(at) => self.spares.remove(at).handle,
+            None => BytesMut::with_capacity(2 * self.buf.len()),
+        };
+        own.extend_from_slice(&self.buf);
+        self.buf.clear();
+        self.shared = Some(std::mem::replace(&mut self.buf, own));
+    }
+
+    /// The large frame is complete: what follows goes into the buffer of all.
+    fn end_large(&mut self, shared: BytesMut, bytes: usize) {
+        let mut handle = std::mem::replace(&mut self.buf, shared);
+        self.buf.extend_from_slice(&handle);
+        handle.clear();
+        if bytes <= SPARE_LARGE_BYTES_MAX {
+            if self.spares.len() == SPARES_MAX {
+                self.spares.remove(0);
+            }
+            self.spares.push(Spare { handle, bytes });
+            self.has_new_spare = true;
+        }
+    }
+
+    /// Whether there are buffers to give back.
+    pub(crate) fn has_spares(&self) -> bool {
+        !self.spares.is_empty()
+    }
+
+    /// Whether there is one more than when this was last asked.
+    pub(crate) fn has_new_spare(&mut self) -> bool {
+        std::mem::take(&mut self.has_new_spare)
+    }
+
+    /// Stops waiting for large buffers to be of use again.
+    pub(crate) fn give_back(&mut self) {
+        self.spares = Vec::new();
+    }
+
+    /// Whether nothing of the next frame has come.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buf.is_empty()
     }
 
     /// The next whole frame, if its last byte has arrived. After an error the
@@ -124,8 +222,13 @@ impl FrameReader {
         if self.buf.len() < HEADER_BYTES + len {
             return Ok(None);
         }
+        let bytes = self.buf.capacity();
         self.buf.advance(HEADER_BYTES);
-        Ok(Some(Frame { kind, flags, seq, body: self.buf.split_to(len) }))
+        let body = self.buf.split_to(len);
+        if let Some(shared) = self.shared.take() {
+            self.end_large(shared, bytes);
+        }
+        Ok(Some(Frame { kind, flags, seq, body }))
     }
 
     /// Length of the frame at the front, header included, if its length field

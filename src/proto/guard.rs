@@ -7,11 +7,15 @@
 //! never lets a type allocate for elements that were not paid for.
 
 use std::fmt::{self, Write};
+use std::marker::PhantomData;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 
+use super::draft::shared;
+use crate::cast::Cast;
 use crate::limits;
 
 /// What decoding may still take.
@@ -135,18 +139,21 @@ pub(super) fn bounded_text(text: impl fmt::Display) -> String {
 }
 
 /// Bytes being decoded, and the budget for what they become.
-pub(super) struct Guard<'de, 'b> {
+pub(super) struct Guard<'de, 'b, C> {
     rest: &'de [u8],
     budget: &'b mut Budget,
+    /// What `rest` is part of: long `Bytes` share it.
+    whole: &'b Bytes,
+    cast: PhantomData<C>,
 }
 
-impl<'de, 'b> Guard<'de, 'b> {
-    pub(super) fn new(bytes: &'de [u8], budget: &'b mut Budget) -> Self {
-        Guard { rest: bytes, budget }
+impl<'de, 'b, C: Cast> Guard<'de, 'b, C> {
+    pub(super) fn new(bytes: &'de [u8], whole: &'b Bytes, budget: &'b mut Budget) -> Self {
+        Guard { rest: bytes, budget, whole, cast: PhantomData }
     }
 
     /// Where a whole value of type `T` is decoded.
-    pub(super) fn place_for<T>(&mut self) -> Place<'_, 'de, 'b> {
+    pub(super) fn place_for<T>(&mut self) -> Place<'_, 'de, 'b, C> {
         let levels_left = self.budget.depth_limit;
         Place { guard: self, room: size_of::<T>(), levels_left }
     }
@@ -162,6 +169,13 @@ impl<'de, 'b> Guard<'de, 'b> {
         let (value, rest) = postcard::take_from_bytes(self.rest)?;
         self.rest = rest;
         Ok(value)
+    }
+
+    /// `bytes` without copying them, if they are worth it.
+    fn share(&self, bytes: &[u8]) -> Option<Bytes> {
+        let waste_max = bytes.len().saturating_mul(limits::SHARED_WASTE_MAX);
+        let worth = bytes.len() >= limits::KEEP_BYTES_LEAST && self.whole.len() <= waste_max;
+        if worth { shared(self.whole, bytes) } else { None }
     }
 
     /// How many of `len` announced elements a type may make room for at once.
@@ -180,13 +194,13 @@ impl<'de, 'b> Guard<'de, 'b> {
 /// It knows how many bytes its owner already has for the value, inside a
 /// struct, an element of a `Vec` or the like. A value larger than that must lie
 /// behind a `Box`, which serde does not show, and is charged for.
-pub(super) struct Place<'g, 'de, 'b> {
-    guard: &'g mut Guard<'de, 'b>,
+pub(super) struct Place<'g, 'de, 'b, C> {
+    guard: &'g mut Guard<'de, 'b, C>,
     room: usize,
     levels_left: u32,
 }
 
-impl<'g, 'de, 'b> Place<'g, 'de, 'b> {
+impl<'g, 'de, 'b, C: Cast> Place<'g, 'de, 'b, C> {
     /// Goes one level down, into a value of type `T`.
     #[inline]
     fn enter<T>(self) -> Result<Self, DecodeFailure> {
@@ -205,12 +219,12 @@ impl<'g, 'de, 'b> Place<'g, 'de, 'b> {
     }
 
     #[inline]
-    fn fields(self, count: usize) -> Fields<'g, 'de, 'b> {
+    fn fields(self, count: usize) -> Fields<'g, 'de, 'b, C> {
         Fields { guard: self.guard, levels_left: self.levels_left, left: count }
     }
 
     #[inline]
-    fn elements(self) -> Result<Elements<'g, 'de, 'b>, DecodeFailure> {
+    fn elements(self) -> Result<Elements<'g, 'de, 'b, C>, DecodeFailure> {
         let left = self.guard.take()?;
         Ok(Elements { guard: self.guard, levels_left: self.levels_left, left })
     }
@@ -235,7 +249,7 @@ macro_rules! refused {
     )*};
 }
 
-impl<'de> de::Deserializer<'de> for Place<'_, 'de, '_> {
+impl<'de, C: Cast> de::Deserializer<'de> for Place<'_, 'de, '_, C> {
     type Error = DecodeFailure;
 
     scalars! {
@@ -283,7 +297,13 @@ impl<'de> de::Deserializer<'de> for Place<'_, 'de, '_> {
 
     #[inline]
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
-        self.deserialize_bytes(visitor)
+        let bytes = self.guard.take::<&'de [u8]>()?;
+        // What is shared is paid for as well: it may be kept for as long.
+        self.guard.budget.charge(bytes.len())?;
+        match C::from_bytes::<V>(|| self.guard.share(bytes)) {
+            Some(value) => Ok(value),
+            None => visitor.visit_borrowed_bytes(bytes),
+        }
     }
 
     #[inline]
@@ -369,7 +389,7 @@ impl<'de> de::Deserializer<'de> for Place<'_, 'de, '_> {
     }
 }
 
-impl<'de> de::EnumAccess<'de> for Place<'_, 'de, '_> {
+impl<'de, C: Cast> de::EnumAccess<'de> for Place<'_, 'de, '_, C> {
     type Error = DecodeFailure;
     type Variant = Self;
 
@@ -383,7 +403,7 @@ impl<'de> de::EnumAccess<'de> for Place<'_, 'de, '_> {
     }
 }
 
-impl<'de> de::VariantAccess<'de> for Place<'_, 'de, '_> {
+impl<'de, C: Cast> de::VariantAccess<'de> for Place<'_, 'de, '_, C> {
     type Error = DecodeFailure;
 
     #[inline]
@@ -420,13 +440,13 @@ impl<'de> de::VariantAccess<'de> for Place<'_, 'de, '_> {
 
 /// Parts whose number the type fixes: they lie inside their owner, so they
 /// cost nothing beyond it.
-struct Fields<'g, 'de, 'b> {
-    guard: &'g mut Guard<'de, 'b>,
+struct Fields<'g, 'de, 'b, C> {
+    guard: &'g mut Guard<'de, 'b, C>,
     levels_left: u32,
     left: usize,
 }
 
-impl<'de> de::SeqAccess<'de> for Fields<'_, 'de, '_> {
+impl<'de, C: Cast> de::SeqAccess<'de> for Fields<'_, 'de, '_, C> {
     type Error = DecodeFailure;
 
     #[inline]
@@ -450,13 +470,13 @@ impl<'de> de::SeqAccess<'de> for Fields<'_, 'de, '_> {
 }
 
 /// Parts whose number the peer chose: each is paid for before it is decoded.
-struct Elements<'g, 'de, 'b> {
-    guard: &'g mut Guard<'de, 'b>,
+struct Elements<'g, 'de, 'b, C> {
+    guard: &'g mut Guard<'de, 'b, C>,
     levels_left: u32,
     left: usize,
 }
 
-impl<'de> Elements<'_, 'de, '_> {
+impl<'de, C: Cast> Elements<'_, 'de, '_, C> {
     #[inline]
     fn decode<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, DecodeFailure> {
         let bytes = match size_of::<S::Value>() {
@@ -473,7 +493,7 @@ impl<'de> Elements<'_, 'de, '_> {
     }
 }
 
-impl<'de> de::SeqAccess<'de> for Elements<'_, 'de, '_> {
+impl<'de, C: Cast> de::SeqAccess<'de> for Elements<'_, 'de, '_, C> {
     type Error = DecodeFailure;
 
     #[inline]
@@ -494,7 +514,7 @@ impl<'de> de::SeqAccess<'de> for Elements<'_, 'de, '_> {
     }
 }
 
-impl<'de> de::MapAccess<'de> for Elements<'_, 'de, '_> {
+impl<'de, C: Cast> de::MapAccess<'de> for Elements<'_, 'de, '_, C> {
     type Error = DecodeFailure;
 
     #[inline]

@@ -113,7 +113,8 @@ impl Pool {
     /// to eight arguments: one is passed as it is, none as `()`, several as a
     /// tuple. Options such as [`timeout`](Apply::timeout) and
     /// [`retry`](Apply::retry) are chained before `.await`. Nothing happens
-    /// before the first poll, apart from encoding the arguments.
+    /// before the first poll, apart from encoding the arguments. For many bytes
+    /// use `Bytes`, which are [not copied](crate#large-byte-strings).
     ///
     /// # Errors
     ///

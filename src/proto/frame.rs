@@ -105,8 +105,7 @@ impl Spare {
     /// Whether it is free, and right for a frame of `total` bytes: not so large
     /// that whoever keeps the frame keeps far more.
     fn serves(&mut self, total: usize) -> bool {
-        let fits = total / 2 <= self.bytes && self.bytes / 2 <= total;
-        fits && self.handle.try_reclaim(self.bytes)
+        (total..=2 * total).contains(&self.bytes) && self.handle.try_reclaim(self.bytes)
     }
 }
 
@@ -128,13 +127,14 @@ impl FrameReader {
         }
         let have = self.buf.len();
         let wanted = match self.announced() {
-            // Doubling, up to the end of the frame: what is allocated stays
-            // in proportion to what has arrived.
+            // Doubling, and then up to the end of the frame: what is allocated
+            // stays in proportion to what has arrived.
             Some(total) if total > have => {
                 if total >= LARGE_BYTES_LEAST && have >= HEADER_BYTES && self.shared.is_none() {
                     self.begin_large(total);
                 }
-                (total - have).min(have.max(READ_BYTES))
+                let left = total - have;
+                if left <= 3 * have { left } else { left.min(have.max(READ_BYTES)) }
             }
             _ => READ_BYTES,
         };
@@ -398,6 +398,118 @@ mod tests {
             assert_eq!(drain(&mut reader).len(), 1);
         }
         assert!(large < 10, "{large} times");
+    }
+
+    /// Feeds one frame in pieces as a socket would, and returns its body.
+    fn receive(reader: &mut FrameReader, byte: u8, len: usize) -> BytesMut {
+        let bytes = stream(&[vec![byte; len]]);
+        let mut rest = &bytes[..];
+        loop {
+            let (buffer, most) = reader.next_read();
+            let room = buffer.capacity() - buffer.len();
+            let (now, later) = rest.split_at(rest.len().min(room).min(most).min(200_000));
+            assert!(!now.is_empty(), "no room, and nothing complete");
+            buffer.extend_from_slice(now);
+            rest = later;
+            if let Some(frame) = reader.next_frame().unwrap() {
+                assert!(rest.is_empty() && reader.is_empty());
+                return frame.body;
+            }
+        }
+    }
+
+    const LARGE: usize = 4 * LARGE_BYTES_LEAST;
+
+    #[test]
+    fn a_large_buffer_is_used_again_once_nobody_holds_it() {
+        let mut reader = FrameReader::new(1 << 30);
+        let first = receive(&mut reader, 1, LARGE);
+        let place = first.as_ptr();
+        assert!(reader.has_spares() && reader.has_new_spare() && !reader.has_new_spare());
+        let second = receive(&mut reader, 2, LARGE);
+        assert_ne!(second.as_ptr(), place, "the first is still held");
+        assert!(first.iter().all(|byte| *byte == 1));
+        // As long as any part of it is held, by whomever.
+        let part = first.freeze().slice(LARGE - 1..);
+        assert_ne!(receive(&mut reader, 3, LARGE).as_ptr(), place);
+        assert_eq!(part[..], [1]);
+        drop(part);
+        drop(second);
+        let mut reader = FrameReader::new(1 << 30);
+        let place = receive(&mut reader, 1, LARGE).as_ptr();
+        for round in 0..5 {
+            // Short ones between them do not matter.
+            assert_eq!(receive(&mut reader, 9, round).len(), round);
+            let body = receive(&mut reader, 2, LARGE);
+            assert_eq!((body.as_ptr(), body.len()), (place, LARGE));
+            assert!(body.iter().all(|byte| *byte == 2));
+        }
+    }
+
+    #[test]
+    fn one_large_buffer_is_filled_while_another_is_held() {
+        let mut reader = FrameReader::new(1 << 30);
+        let mut held = receive(&mut reader, 0, LARGE);
+        let mut places = vec![held.as_ptr()];
+        for round in 1..10 {
+            held = receive(&mut reader, round, LARGE);
+            places.push(held.as_ptr());
+        }
+        assert!(held.iter().all(|byte| *byte == 9));
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), 2);
+    }
+
+    #[test]
+    fn a_frame_does_not_keep_a_buffer_far_larger_than_itself() {
+        let mut reader = FrameReader::new(1 << 30);
+        let place = receive(&mut reader, 1, 4 * LARGE).as_ptr();
+        let small = receive(&mut reader, 2, LARGE);
+        assert_ne!(small.as_ptr(), place);
+        let other = receive(&mut reader, 3, 3 * LARGE);
+        assert_eq!(other.as_ptr(), place, "and it waits for one that suits it");
+    }
+
+    #[test]
+    fn large_buffers_are_given_back() {
+        let mut reader = FrameReader::new(1 << 30);
+        let body = receive(&mut reader, 1, LARGE).freeze();
+        assert!(!body.is_unique());
+        reader.give_back();
+        assert!(body.is_unique() && !reader.has_spares());
+        // So are all but the latest, however many are held.
+        let held: Vec<_> = (0..9).map(|n| receive(&mut reader, n, LARGE).freeze()).collect();
+        assert_eq!(held.iter().filter(|body| !body.is_unique()).count(), SPARES_MAX);
+        let mut reader = FrameReader::new(1 << 30);
+        assert!(receive(&mut reader, 1, SPARE_LARGE_BYTES_MAX + 1).freeze().is_unique());
+    }
+
+    #[test]
+    fn a_length_alone_takes_no_memory_but_what_is_there() {
+        let mut reader = FrameReader::new(1 << 30);
+        let mut header = Vec::new();
+        put_header(&mut header, Kind::Done, 0, 1, 1 << 30);
+        reader.buffer().extend_from_slice(&header);
+        assert!(reader.next_frame().unwrap().is_none());
+        let (buffer, most) = reader.next_read();
+        assert!(buffer.capacity() <= 2 * READ_BYTES);
+        assert_eq!(most, 1 << 30);
+    }
+
+    #[test]
+    fn what_comes_behind_a_large_frame_is_not_lost() {
+        let bytes = stream(&[vec![1; LARGE], vec![2; 300], vec![3; LARGE]]);
+        for step in [1000, 77_777, LARGE, bytes.len()] {
+            let mut reader = FrameReader::new(1 << 30);
+            let mut frames = Vec::new();
+            for piece in bytes.chunks(step) {
+                reader.buffer().extend_from_slice(piece);
+                frames.extend(drain(&mut reader));
+            }
+            let lengths: Vec<_> = frames.iter().map(|(_, body)| (body[0], body.len())).collect();
+            assert_eq!(lengths, [(1, LARGE), (2, 300), (3, LARGE)], "in steps of {step}");
+        }
     }
 
     #[test]

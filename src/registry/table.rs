@@ -415,8 +415,9 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::limits::KEEP_BYTES_LEAST;
     use crate::proto::codec::Budget;
-    use crate::proto::draft::Draft;
+    use crate::proto::draft::{Draft, Payload};
 
     /// A worker without a process: results pile up in `result`.
     struct Bench {
@@ -470,7 +471,7 @@ mod tests {
 
     fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
         let mut bytes = Vec::new();
-        codec::encode_into(value, &mut bytes, 1 << 20).unwrap();
+        codec::encode_into(value, &mut bytes, usize::MAX).unwrap();
         bytes
     }
 
@@ -649,6 +650,32 @@ mod tests {
         assert_eq!(bench.result.len(), 0);
         step(&mut &[9][..], &mut bench).unwrap();
         assert_eq!(bench.result.len(), 10);
+    }
+
+    #[test]
+    fn long_bytes_are_neither_copied_out_of_the_arguments_nor_into_the_result() {
+        let payload = Bytes::from(encoded(&(1_u8, Bytes::from(vec![7; KEEP_BYTES_LEAST]), 2_u8)));
+        let mut bench = Bench { payload: payload.clone(), ..Bench::new() };
+        bench.budget = Budget::for_payload(payload.len());
+        let swap = |before: u8, bytes: Bytes, after: u8| (after, Some(bytes), before);
+        let step = step(value_id::<_, (u8, Bytes, u8), _>(swap));
+        step(&mut &payload[..], &mut bench).unwrap();
+        let result = Payload::from(bench.result);
+        let [before, bytes, after] = result.pieces() else { panic!("{result:?}") };
+        assert_eq!((before.len(), &after[..]), (5, &[1][..]));
+        assert_eq!((bytes.len(), bytes.as_ptr()), (KEEP_BYTES_LEAST, payload[4..].as_ptr()));
+    }
+
+    #[test]
+    fn bytes_do_not_keep_a_payload_that_is_far_longer() {
+        let lengths = [KEEP_BYTES_LEAST - 1, KEEP_BYTES_LEAST, 200_000, 1 << 20];
+        let sent = lengths.map(|len| Bytes::from(vec![7; len]));
+        let payload = Bytes::from(encoded(&sent));
+        let decoded = codec::decode_shared::<Sharing, [Bytes; 4]>(&payload).unwrap();
+        assert_eq!(decoded, sent);
+        let range = payload.as_ptr_range();
+        let shares = decoded.map(|bytes| range.contains(&bytes.as_ptr()));
+        assert_eq!(shares, [false, false, true, true]);
     }
 
     #[test]

@@ -37,8 +37,9 @@ pub(crate) const OUTBOX_BYTES: usize = 64 << 10;
 pub(crate) const SPARE_BYTES_MAX: usize = 4 << 20;
 
 /// `Bytes` of this length and more are sent from where they are, and received
-/// ones share the memory of their payload. Copying fewer costs less than a
-/// slice more for the kernel, and lets many small answers be one write.
+/// ones share the memory of their payload. From 8 KiB on that is no slower than
+/// to copy them, but what is shorter than this goes through the outbox in the
+/// status page, and many small answers are one write.
 pub(crate) const KEEP_BYTES_LEAST: usize = 32 << 10;
 
 /// But a received `Bytes` may keep at most so many times its own length alive:

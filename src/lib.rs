@@ -39,6 +39,24 @@
 //! waiting without cancelling, [`detach`](TaskHandle::detach). What a forked
 //! copy of the program drops is not given up: its pools are the original's.
 //!
+//! # Large byte strings
+//!
+//! Pass and return many bytes as [`bytes::Bytes`](https://docs.rs/bytes): alone,
+//! in a tuple, a field or a list. One of 32 KiB and more is sent from where it
+//! is and received without being copied, at about the speed of a bare socket. A
+//! `Vec<u8>` is a list of numbers to serde, encoded one by one, and takes twenty
+//! times as long.
+//!
+//! - Until its call has ended, or been dropped, the pool holds on to an
+//!   argument's memory, which it does not copy. Code that frees it
+//!   ([`Bytes::from_owner`](bytes::Bytes::from_owner)) may run on any thread of
+//!   the runtime.
+//! - A received `Bytes` shares the memory of its whole answer, which is at most
+//!   eight times as large; smaller parts are copies. Take a copy of what is kept
+//!   for long.
+//! - Buffers of large answers and arguments are used again once nobody holds
+//!   them. Those that are not are given back after half a second.
+//!
 //! # Panics
 //!
 //! A panic of a task is its caller's [`TaskError::Panicked`]; its worker lives
@@ -53,6 +71,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("procession needs Linux (pidfd, memfd, futex); other systems are not supported yet");
 
+mod cast;
 mod error;
 mod exit;
 mod id;

@@ -36,6 +36,32 @@ pub(crate) const OUTBOX_BYTES: usize = 64 << 10;
 /// Buffers that have grown beyond this are given back when they are empty.
 pub(crate) const SPARE_BYTES_MAX: usize = 4 << 20;
 
+/// `Bytes` of this length and more are sent from where they are, and received
+/// ones share the memory of their payload. From 8 KiB on that is no slower than
+/// to copy them, but what is shorter than this goes through the outbox in the
+/// status page, and many small answers are one write.
+pub(crate) const KEEP_BYTES_LEAST: usize = 32 << 10;
+
+/// But a received `Bytes` may keep at most so many times its own length alive:
+/// what is a smaller part of its payload is copied.
+pub(crate) const SHARED_WASTE_MAX: usize = 8;
+
+/// Frames of this length and more are received into buffers of their own,
+/// which are used again: fresh memory costs a page fault for every 4 KiB,
+/// which takes longer than to fill it.
+pub(crate) const LARGE_BYTES_LEAST: usize = 256 << 10;
+
+/// How many of these are kept for the next frames, for each worker at each
+/// end. With two, one can hold what was received last while the other is filled.
+pub(crate) const SPARES_MAX: usize = 2;
+
+/// Those that are longer than this are not kept.
+pub(crate) const SPARE_LARGE_BYTES_MAX: usize = 128 << 20;
+
+/// How long they are kept when nothing comes: getting them anew takes some
+/// twenty milliseconds at most.
+pub(crate) const SPARE_WAIT: Duration = Duration::from_millis(500);
+
 /// How deep values may nest, counted alike where they are encoded and where
 /// they are decoded. serde_json stops at the same depth. In debug builds a
 /// level of a struct with 40 fields takes under 3 KiB of stack in the encoder;

@@ -16,15 +16,13 @@ use bytes::{Buf, Bytes};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use crate::limits::KEEP_BYTES_LEAST;
+use crate::proto::draft::Payload;
 use crate::proto::frame::FrameReader;
 use crate::proto::message::FromWorker;
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::sys::fd;
 use crate::sys::page::Page;
-
-/// Payloads of this length and more are sent from where they are; shorter ones
-/// are copied, so that many of them are one write.
-const COPY_BYTES_MAX: usize = 32 << 10;
 
 /// Slices given to one write.
 const SLICES_MAX: usize = 16;
@@ -49,13 +47,17 @@ impl Outgoing {
         &mut self.tail
     }
 
-    pub(crate) fn push_payload(&mut self, payload: &Bytes) {
-        if payload.len() < COPY_BYTES_MAX {
-            self.tail.extend_from_slice(payload);
-        } else {
-            debug_assert!(self.written == 0 || !self.pieces.is_empty());
-            self.pieces.push_back(Bytes::from(std::mem::take(&mut self.tail)));
-            self.pieces.push_back(payload.clone());
+    pub(crate) fn push_payload(&mut self, payload: &Payload) {
+        for piece in payload.pieces() {
+            if piece.len() < KEEP_BYTES_LEAST {
+                self.tail.extend_from_slice(piece);
+            } else {
+                debug_assert!(self.written == 0 || !self.pieces.is_empty());
+                if !self.tail.is_empty() {
+                    self.pieces.push_back(Bytes::from(std::mem::take(&mut self.tail)));
+                }
+                self.pieces.push_back(piece.clone());
+            }
         }
     }
 
@@ -218,10 +220,10 @@ impl Transport {
                     self.news = News::Fresh;
                     return Poll::Pending;
                 }
-                let buffer = self.reader.buffer();
+                let (buffer, most) = self.reader.next_read();
                 let before = buffer.len();
                 let stream = &self.stream;
-                let read = || fd::read_into(stream.as_fd(), buffer);
+                let read = || fd::read_into(stream.as_fd(), buffer, most);
                 let read = stream.try_io(Interest::READABLE, read);
                 read.inspect(|&n| self.account(before, n))
             };
@@ -240,9 +242,9 @@ impl Transport {
     /// Reads once, without waiting for the runtime to say that it can: what a
     /// dead worker has sent may not have reached the runtime yet.
     pub(crate) fn read_now(&mut self) -> io::Result<usize> {
-        let buffer = self.reader.buffer();
+        let (buffer, most) = self.reader.next_read();
         let before = buffer.len();
-        let n = fd::read_into(self.stream.as_fd(), buffer)?;
+        let n = fd::read_into(self.stream.as_fd(), buffer, most)?;
         self.account(before, n);
         Ok(n)
     }
@@ -269,6 +271,21 @@ impl Transport {
             Some(frame) => Ok(Some(FromWorker::parse(frame)?)),
             None => Ok(None),
         }
+    }
+
+    /// Whether there are large buffers to give back.
+    pub(crate) fn has_spares(&self) -> bool {
+        self.reader.has_spares()
+    }
+
+    /// Whether there is one more than when this was last asked.
+    pub(crate) fn has_new_spare(&mut self) -> bool {
+        self.reader.has_new_spare()
+    }
+
+    /// Stops waiting for large buffers to be of use again.
+    pub(crate) fn give_back(&mut self) {
+        self.reader.give_back();
     }
 
     /// Fetches what the worker has put into its outbox and not sent.
@@ -341,17 +358,19 @@ mod tests {
 
     #[test]
     fn pieces_leave_in_order_however_they_are_cut() {
-        let large = Bytes::from(vec![7; COPY_BYTES_MAX]);
-        for step in [1, 2, 3, 5, COPY_BYTES_MAX - 1, COPY_BYTES_MAX, COPY_BYTES_MAX + 3, 1 << 20] {
+        let large = Payload::from(vec![7; KEEP_BYTES_LEAST]);
+        for step in
+            [1, 2, 3, 5, KEEP_BYTES_LEAST - 1, KEEP_BYTES_LEAST, KEEP_BYTES_LEAST + 3, 1 << 20]
+        {
             let mut outgoing = Outgoing::default();
             let mut expected = Vec::new();
             for (head, payload) in
-                [(&b"ab"[..], &large), (b"", &Bytes::from_static(b"xyz")), (b"c", &large)]
+                [(&b"ab"[..], &large), (b"", &Payload::from(b"xyz".to_vec())), (b"c", &large)]
             {
                 outgoing.tail().extend_from_slice(head);
                 outgoing.push_payload(payload);
                 expected.extend_from_slice(head);
-                expected.extend_from_slice(payload);
+                expected.extend(payload.pieces().concat());
             }
             outgoing.tail().extend_from_slice(b"end");
             expected.extend_from_slice(b"end");

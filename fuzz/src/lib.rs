@@ -10,6 +10,10 @@ mod target;
 
 pub use target::{decode, encode, frame, message, peer, sched};
 
+#[path = "../../src/sys/cast.rs"]
+mod by_type;
+#[path = "../../src/cast.rs"]
+mod cast;
 #[path = "../../src/exit.rs"]
 #[allow(dead_code, reason = "the targets use part of it")]
 mod exit;

@@ -336,8 +336,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Largest arguments or result of one call, in encoded bytes. Default:
-    /// 256 MiB. At least 64 KiB, at most 2 GiB.
+    /// Largest arguments or result of one call, in encoded bytes, whether they
+    /// are copied or not. Default: 256 MiB. At least 64 KiB, at most 2 GiB.
     pub fn frame_limit(mut self, bytes: usize) -> Self {
         self.frame_limit = bytes;
         self

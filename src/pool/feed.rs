@@ -20,11 +20,13 @@ use tokio::task::coop::consume_budget;
 use crate::error::{Side, TaskError, TaskInfo};
 use crate::id::TaskId;
 use crate::proto::codec;
+use crate::proto::draft::{Draft, Payload};
 use crate::proto::message::Shape;
 use crate::sched::{TaskKey, Terms};
 use crate::supervisor::{
     Begun, Ended, Landing, Part, QueuePlace, Request, Sink, Submitted, Supervisor,
 };
+use crate::sys::cast::Sharing;
 
 /// A chunk should take about this long: some forty times its fixed cost of
 /// 50 µs or less, and short enough to spread the last ones evenly.
@@ -69,7 +71,7 @@ pub(super) enum Pull {
 
 /// Items on their way into a chunk.
 pub(super) struct Pulled {
-    args: Vec<u8>,
+    args: Draft,
     /// Where the arguments of each but the last end.
     ends: Vec<usize>,
     count: usize,
@@ -97,7 +99,7 @@ where
             let before = out.args.len();
             // What fits into a frame alone fits into one behind others: the
             // slack beyond the limit is at least as long as a chunk.
-            if let Err(failure) = codec::encode_into(&args, &mut out.args, limit) {
+            if let Err(failure) = codec::draft::<Sharing, _>(&args, &mut out.args, limit) {
                 let error = TaskError::from_encode(failure, Side::Arguments);
                 return Poll::Ready(Pull::Failed(error));
             }
@@ -148,7 +150,7 @@ pub(super) struct Feed {
 pub(super) struct Chunk {
     /// Position of its first item in the input.
     first: usize,
-    args: Bytes,
+    args: Payload,
     /// Where the arguments of each item but the last end in `args`, counted from
     /// where those of the first began when the chunk was made.
     ends: Vec<usize>,
@@ -375,7 +377,7 @@ impl Feed {
         let Some(source) = &mut self.source else { return Poll::Ready(Next::End) };
         let limit = self.supervisor.plan().frame_bytes_max;
         let first = self.pulled;
-        let mut pulled = Pulled { args: Vec::new(), ends: Vec::new(), count: 0, wanted };
+        let mut pulled = Pulled { args: Draft::default(), ends: Vec::new(), count: 0, wanted };
         let pull = catch_unwind(AssertUnwindSafe(|| source.poll_pull(cx, &mut pulled, limit)));
         let Pulled { args, ends, count, .. } = pulled;
         self.pulled += count;

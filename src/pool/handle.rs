@@ -17,6 +17,7 @@ use crate::id::TaskId;
 use crate::proto::codec;
 use crate::sched::TaskKey;
 use crate::supervisor::{Answer, Ended, Submitted, Supervisor, TaskView};
+use crate::sys::cast::Sharing;
 
 /// A call that has been queued: a future of its answer.
 ///
@@ -218,5 +219,6 @@ impl Drop for RawHandle {
 
 /// The value of a whole answer.
 pub(super) fn decode<R: DeserializeOwned>(answer: &Answer) -> Result<R, TaskError> {
-    codec::decode(&answer.payload).map_err(|failure| TaskError::from_decode(failure, Side::Result))
+    codec::decode_shared::<Sharing, R>(&answer.payload)
+        .map_err(|failure| TaskError::from_decode(failure, Side::Result))
 }

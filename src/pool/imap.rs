@@ -15,6 +15,7 @@ use crate::error::{DecodeError, Side, TaskError, TaskInfo};
 use crate::proto::codec::{self, Budget};
 use crate::proto::message::Failure;
 use crate::supervisor::failure_error;
+use crate::sys::cast::Sharing;
 use crate::worker::ITEM_OK;
 
 /// The answers of many calls as a stream, made by [`Pool::imap`](crate::Pool::imap)
@@ -294,14 +295,16 @@ impl<R: DeserializeOwned> Answers<R> {
         let mut rest = &self.payload[self.at..];
         if !self.tagged {
             self.at = self.payload.len();
-            return codec::decode(rest).map_err(decode_error);
+            return codec::decode_shared::<Sharing, R>(&self.payload).map_err(decode_error);
         }
         let Some((tag, after)) = rest.split_first() else {
             return Err(malformed("the answer is too short"));
         };
         rest = after;
         let answer = if *tag == ITEM_OK {
-            codec::decode_front(&mut rest, &mut self.budget).map_err(decode_error)
+            let (payload, budget) = (&self.payload, &mut self.budget);
+            codec::decode_front_shared::<Sharing, R>(&mut rest, payload, budget)
+                .map_err(decode_error)
         } else {
             match codec::decode_front::<Failure>(&mut rest, &mut self.budget) {
                 Ok(failure) => Err(failure_error(failure, self.task.clone())),

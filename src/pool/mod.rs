@@ -39,9 +39,11 @@ use self::builder::WORKERS_MAX;
 use self::feed::{Encoded, Feed};
 use crate::error::{Side, SpawnError, TaskError};
 use crate::proto::codec;
+use crate::proto::draft::Draft;
 use crate::proto::message::Shape;
 use crate::registry::{self, StreamFn, TaskFn, stream_id, value_id};
 use crate::supervisor::{QueuePlace, Request, Supervisor};
+use crate::sys::cast::Sharing;
 
 /// A pool of worker processes.
 ///
@@ -112,7 +114,8 @@ impl Pool {
     /// to eight arguments: one is passed as it is, none as `()`, several as a
     /// tuple. Options such as [`timeout`](Apply::timeout) and
     /// [`retry`](Apply::retry) are chained before `.await`. Nothing happens
-    /// before the first poll, apart from encoding the arguments.
+    /// before the first poll, apart from encoding the arguments. For many bytes
+    /// use `Bytes`, which are [not copied](crate#large-byte-strings).
     ///
     /// # Errors
     ///
@@ -364,8 +367,9 @@ impl Pool {
         shape: Shape,
         args: &Args,
     ) -> Result<Request, TaskError> {
-        let mut encoded = Vec::new();
-        codec::encode_into(args, &mut encoded, self.supervisor.plan().frame_bytes_max)
+        let mut encoded = Draft::default();
+        let limit = self.supervisor.plan().frame_bytes_max;
+        codec::draft::<Sharing, _>(args, &mut encoded, limit)
             .map_err(|failure| TaskError::from_encode(failure, Side::Arguments))?;
         Ok(Request { function, name, label: None, shape, args: encoded.into() })
     }

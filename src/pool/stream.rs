@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{FusedStream, Stream};
 use serde::de::DeserializeOwned;
 
@@ -15,6 +16,7 @@ use super::handle::RawHandle;
 use crate::error::{Side, TaskError};
 use crate::proto::codec;
 use crate::supervisor::Items;
+use crate::sys::cast::Sharing;
 
 /// The items of a task that returns an iterator, made by
 /// [`Pool::stream`](crate::Pool::stream).
@@ -88,8 +90,8 @@ impl<T> TaskStream<T> {
 
 impl<T: DeserializeOwned> TaskStream<T> {
     /// An item; one that cannot be decoded is the last, and stops the task.
-    fn decode(&mut self, bytes: &[u8]) -> Result<T, TaskError> {
-        let item = codec::decode(bytes);
+    fn decode(&mut self, payload: &Bytes) -> Result<T, TaskError> {
+        let item = codec::decode_shared::<Sharing, T>(payload);
         if item.is_err() {
             self.state = State::Over;
         }

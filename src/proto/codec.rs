@@ -8,17 +8,33 @@
 //! [`encode`]: super::encode
 //! [`guard`]: super::guard
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::guard::Guard;
+use crate::cast::{Cast, Copying};
 
-pub(crate) use super::encode::{EncodeFailure, encode_into};
+pub(crate) use super::encode::{EncodeFailure, draft, encode_into};
 pub(crate) use super::guard::{Budget, DecodeFailure};
 
 /// Decodes one value that must use every byte.
-pub(crate) fn decode<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<T, DecodeFailure> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeFailure> {
+    decode_whole::<Copying, T>(bytes, &Bytes::new())
+}
+
+/// As [`decode`]. Long `Bytes` that `C` recognises share the payload's memory.
+pub(crate) fn decode_shared<C: Cast, T: DeserializeOwned>(
+    payload: &Bytes,
+) -> Result<T, DecodeFailure> {
+    decode_whole::<C, T>(payload, payload)
+}
+
+fn decode_whole<C: Cast, T: DeserializeOwned>(
+    mut bytes: &[u8],
+    payload: &Bytes,
+) -> Result<T, DecodeFailure> {
     let mut budget = Budget::for_payload(bytes.len());
-    let value = decode_front(&mut bytes, &mut budget)?;
+    let value = decode_front_shared::<C, T>(&mut bytes, payload, &mut budget)?;
     if bytes.is_empty() { Ok(value) } else { Err(DecodeFailure::LeftOver { bytes: bytes.len() }) }
 }
 
@@ -30,7 +46,17 @@ pub(crate) fn decode_front<T: DeserializeOwned>(
     bytes: &mut &[u8],
     budget: &mut Budget,
 ) -> Result<T, DecodeFailure> {
-    let mut guard = Guard::new(bytes, budget);
+    decode_front_shared::<Copying, T>(bytes, &Bytes::new(), budget)
+}
+
+/// As [`decode_front`]. Long `Bytes` share the memory of `payload`, which
+/// `bytes` are part of.
+pub(crate) fn decode_front_shared<C: Cast, T: DeserializeOwned>(
+    bytes: &mut &[u8],
+    payload: &Bytes,
+    budget: &mut Budget,
+) -> Result<T, DecodeFailure> {
+    let mut guard = Guard::<C>::new(bytes, payload, budget);
     let value = T::deserialize(guard.place_for::<T>())?;
     *bytes = guard.rest();
     Ok(value)

@@ -14,12 +14,16 @@
 //! [`varint`]: super::varint
 
 use std::fmt;
+use std::marker::PhantomData;
 
+use bytes::Bytes;
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 use serde::ser::{self, Serializer as _};
 
+use super::draft::{Draft, Kept, keep};
 use super::{guard, varint};
+use crate::cast::{Cast, Copying};
 use crate::limits;
 
 /// Appends `value` in postcard form to `out`, at most `limit` bytes of it.
@@ -31,17 +35,34 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
     limit: usize,
 ) -> Result<(), EncodeFailure> {
-    match encode(value, Appending::to(out, limit)) {
-        Ok(size) if size <= limit => Ok(()),
-        Ok(size) => Err(EncodeFailure::TooLarge { size, limit }),
-        Err(Stop(failure)) => Err(*failure),
-    }
+    // Nothing will be kept, so this takes no memory.
+    encode::<Copying, T>(value, Appending::to(out, &mut Vec::new(), limit))
 }
 
-fn encode<T: Serialize + ?Sized>(value: &T, output: Appending<'_>) -> Result<usize, Stop> {
+/// As [`encode_into`], and keeps long `Bytes` in `value` that `C` recognises,
+/// without copying them.
+pub(crate) fn draft<C: Cast, T: Serialize + ?Sized>(
+    value: &T,
+    out: &mut Draft,
+    limit: usize,
+) -> Result<(), EncodeFailure> {
+    let (bytes, kept) = out.parts();
+    encode::<C, T>(value, Appending::to(bytes, kept, limit))
+}
+
+fn encode<C: Cast, T: Serialize + ?Sized>(
+    value: &T,
+    output: Appending<'_>,
+) -> Result<(), EncodeFailure> {
+    let limit = output.limit;
     let mut to = postcard::Serializer { output };
-    value.serialize(Level { to: &mut to, levels_left: limits::DECODE_DEPTH_MAX })?;
-    Ok(to.output.finalize()?)
+    let level =
+        Level::<C> { to: &mut to, levels_left: limits::DECODE_DEPTH_MAX, cast: PhantomData };
+    level.encode(value).map_err(|Stop(failure)| *failure)?;
+    match to.output.finish() {
+        size if size <= limit => Ok(()),
+        size => Err(EncodeFailure::TooLarge { size, limit }),
+    }
 }
 
 /// Why a value could not be encoded.
@@ -113,17 +134,31 @@ impl From<postcard::Error> for Stop {
 }
 
 /// Where one value is encoded: the serializer, for it and for its parts.
-struct Level<'s, 'o> {
+struct Level<'s, 'o, C> {
     to: &'s mut postcard::Serializer<Appending<'o>>,
     levels_left: u32,
+    cast: PhantomData<C>,
 }
 
-impl Level<'_, '_> {
+impl<C: Cast> Level<'_, '_, C> {
+    /// Writes `value`, or keeps it.
+    #[inline]
+    fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Stop> {
+        match C::as_bytes(value) {
+            Some(bytes) if bytes.len() >= limits::KEEP_BYTES_LEAST => {
+                self.to.serialize_u64(bytes.len() as u64)?;
+                self.to.output.keep(bytes);
+                Ok(())
+            }
+            _ => value.serialize(self),
+        }
+    }
+
     /// Goes one level down, wherever the decoder does.
     #[inline]
     fn enter(self) -> Result<Self, Stop> {
         match self.levels_left.checked_sub(1) {
-            Some(levels_left) => Ok(Level { to: self.to, levels_left }),
+            Some(levels_left) => Ok(Level { to: self.to, levels_left, cast: PhantomData }),
             None => Err(Stop::too_deep()),
         }
     }
@@ -166,7 +201,7 @@ macro_rules! varints {
     )*};
 }
 
-impl ser::Serializer for Level<'_, '_> {
+impl<C: Cast> ser::Serializer for Level<'_, '_, C> {
     type Ok = ();
     type Error = Stop;
     type SerializeSeq = Self;
@@ -218,7 +253,7 @@ impl ser::Serializer for Level<'_, '_> {
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Stop> {
         let level = self.enter()?;
         level.to.serialize_u8(1)?;
-        value.serialize(level)
+        level.encode(value)
     }
 
     #[inline]
@@ -248,7 +283,7 @@ impl ser::Serializer for Level<'_, '_> {
         _name: &'static str,
         value: &T,
     ) -> Result<(), Stop> {
-        value.serialize(self.enter()?)
+        self.enter()?.encode(value)
     }
 
     #[inline]
@@ -259,7 +294,7 @@ impl ser::Serializer for Level<'_, '_> {
         _variant: &'static str,
         value: &T,
     ) -> Result<(), Stop> {
-        value.serialize(self.enter_variant(index)?)
+        self.enter_variant(index)?.encode(value)
     }
 
     #[inline]
@@ -317,7 +352,7 @@ impl ser::Serializer for Level<'_, '_> {
 /// Writes parts one behind the other: postcard has nothing between them.
 macro_rules! parts {
     ($($Parts:ident: $($part:ident($($key:ty)?)),+;)*) => {$(
-        impl ser::$Parts for Level<'_, '_> {
+        impl<C: Cast> ser::$Parts for Level<'_, '_, C> {
             type Ok = ();
             type Error = Stop;
 
@@ -328,7 +363,12 @@ macro_rules! parts {
                     $(_key: $key,)?
                     value: &T,
                 ) -> Result<(), Stop> {
-                    value.serialize(Level { to: self.to, levels_left: self.levels_left })
+                    let level = Level::<C> {
+                        to: self.to,
+                        levels_left: self.levels_left,
+                        cast: PhantomData,
+                    };
+                    level.encode(value)
                 }
             )+
 
@@ -354,8 +394,9 @@ parts! {
 /// that the error can tell the whole size without the memory for it.
 struct Appending<'a> {
     out: &'a mut Vec<u8>,
-    /// Length of `out` before the first byte.
-    start: usize,
+    kept: &'a mut Vec<Kept>,
+    /// Lengths of both before the first byte.
+    start: (usize, usize),
     /// Bytes of the value so far, stored or not.
     size: usize,
     limit: usize,
@@ -365,9 +406,21 @@ struct Appending<'a> {
 }
 
 impl<'a> Appending<'a> {
-    fn to(out: &'a mut Vec<u8>, limit: usize) -> Self {
-        let start = out.len();
-        Appending { out, start, size: 0, limit, is_complete: false }
+    fn to(out: &'a mut Vec<u8>, kept: &'a mut Vec<Kept>, limit: usize) -> Self {
+        let start = (out.len(), kept.len());
+        Appending { out, kept, start, size: 0, limit, is_complete: false }
+    }
+
+    fn keep(&mut self, bytes: &Bytes) {
+        self.size = self.size.saturating_add(bytes.len());
+        if self.size <= self.limit {
+            keep(self.kept, self.out.len(), bytes.clone());
+        }
+    }
+
+    fn finish(mut self) -> usize {
+        self.is_complete = self.size <= self.limit;
+        self.size
     }
 }
 
@@ -386,7 +439,7 @@ impl Appending<'_> {
 }
 
 impl Flavor for Appending<'_> {
-    type Output = usize;
+    type Output = ();
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
@@ -406,16 +459,16 @@ impl Flavor for Appending<'_> {
         Ok(())
     }
 
-    fn finalize(mut self) -> postcard::Result<usize> {
-        self.is_complete = self.size <= self.limit;
-        Ok(self.size)
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }
 
 impl Drop for Appending<'_> {
     fn drop(&mut self) {
         if !self.is_complete {
-            self.out.truncate(self.start);
+            self.out.truncate(self.start.0);
+            self.kept.truncate(self.start.1);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytes::{Buf, BytesMut};
 
-use crate::limits::SPARE_BYTES_MAX;
+use crate::limits::{LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_LARGE_BYTES_MAX, SPARES_MAX};
 
 pub(crate) const HEADER_BYTES: usize = 16;
 
@@ -76,16 +76,48 @@ pub(crate) fn put_header(out: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, bod
 }
 
 /// Collects bytes and gives out frames.
+///
+/// A large frame is received into a buffer of its own. Whoever has its body
+/// keeps that; once nobody does, it is used again for the next one of about its
+/// size, since fresh memory costs more than what is copied into it. Its owner
+/// says when to stop waiting for that, by [`give_back`](Self::give_back).
 #[derive(Debug)]
 pub(crate) struct FrameReader {
     buf: BytesMut,
     /// Longest body of a kind that carries a payload.
     payload_bytes_max: usize,
+    /// While `buf` is a large frame's own: the buffer of all others.
+    shared: Option<BytesMut>,
+    /// Those of large frames before, oldest first.
+    spares: Vec<Spare>,
+    has_new_spare: bool,
+}
+
+/// The buffer of a large frame, which others may still hold.
+#[derive(Debug)]
+struct Spare {
+    /// Empty, and knows the whole of it.
+    handle: BytesMut,
+    bytes: usize,
+}
+
+impl Spare {
+    /// Whether it is free, and right for a frame of `total` bytes: not so large
+    /// that whoever keeps the frame keeps far more.
+    fn serves(&mut self, total: usize) -> bool {
+        (total..=2 * total).contains(&self.bytes) && self.handle.try_reclaim(self.bytes)
+    }
 }
 
 impl FrameReader {
     pub(crate) fn new(payload_bytes_max: usize) -> Self {
-        FrameReader { buf: BytesMut::new(), payload_bytes_max }
+        FrameReader {
+            buf: BytesMut::new(),
+            payload_bytes_max,
+            shared: None,
+            spares: Vec::new(),
+            has_new_spare: false,
+        }
     }
 
     /// The buffer, with room for the next read. Append to it only.
@@ -95,15 +127,81 @@ impl FrameReader {
         }
         let have = self.buf.len();
         let wanted = match self.announced() {
-            // Doubling, up to the end of the frame: what is allocated stays
-            // in proportion to what has arrived.
-            Some(total) if total > have => (total - have).min(have.max(READ_BYTES)),
+            // Doubling, and then up to the end of the frame: what is allocated
+            // stays in proportion to what has arrived.
+            Some(total) if total > have => {
+                if total >= LARGE_BYTES_LEAST && have >= HEADER_BYTES && self.shared.is_none() {
+                    self.begin_large(total);
+                }
+                let left = total - have;
+                if left <= 3 * have { left } else { left.min(have.max(READ_BYTES)) }
+            }
             _ => READ_BYTES,
         };
         if self.buf.capacity() - have < wanted.min(READ_BYTES / 4) {
             self.buf.reserve(wanted);
         }
         &mut self.buf
+    }
+
+    /// As [`buffer`](Self::buffer), and how many bytes the next read should
+    /// append at most: what follows a large frame does not belong behind it.
+    pub(crate) fn next_read(&mut self) -> (&mut BytesMut, usize) {
+        self.buffer();
+        let most = match self.announced() {
+            Some(total) if self.shared.is_some() && total > self.buf.len() => {
+                total - self.buf.len()
+            }
+            _ => usize::MAX,
+        };
+        (&mut self.buf, most)
+    }
+
+    /// Moves what has come of a large frame into a buffer of its own. Takes a
+    /// spare one, and no memory for what is only announced.
+    fn begin_large(&mut self, total: usize) {
+        let spare = self.spares.iter_mut().position(|spare| spare.serves(total));
+        let mut own = match spare {
+            Some(at) => self.spares.remove(at).handle,
+            None => BytesMut::with_capacity(2 * self.buf.len()),
+        };
+        own.extend_from_slice(&self.buf);
+        self.buf.clear();
+        self.shared = Some(std::mem::replace(&mut self.buf, own));
+    }
+
+    /// The large frame is complete: what follows goes into the buffer of all.
+    fn end_large(&mut self, shared: BytesMut, bytes: usize) {
+        let mut handle = std::mem::replace(&mut self.buf, shared);
+        self.buf.extend_from_slice(&handle);
+        handle.clear();
+        if bytes <= SPARE_LARGE_BYTES_MAX {
+            if self.spares.len() == SPARES_MAX {
+                self.spares.remove(0);
+            }
+            self.spares.push(Spare { handle, bytes });
+            self.has_new_spare = true;
+        }
+    }
+
+    /// Whether there are buffers to give back.
+    pub(crate) fn has_spares(&self) -> bool {
+        !self.spares.is_empty()
+    }
+
+    /// Whether there is one more than when this was last asked.
+    pub(crate) fn has_new_spare(&mut self) -> bool {
+        std::mem::take(&mut self.has_new_spare)
+    }
+
+    /// Stops waiting for large buffers to be of use again.
+    pub(crate) fn give_back(&mut self) {
+        self.spares = Vec::new();
+    }
+
+    /// Whether nothing of the next frame has come.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buf.is_empty()
     }
 
     /// The next whole frame, if its last byte has arrived. After an error the
@@ -124,8 +222,13 @@ impl FrameReader {
         if self.buf.len() < HEADER_BYTES + len {
             return Ok(None);
         }
+        let bytes = self.buf.capacity();
         self.buf.advance(HEADER_BYTES);
-        Ok(Some(Frame { kind, flags, seq, body: self.buf.split_to(len) }))
+        let body = self.buf.split_to(len);
+        if let Some(shared) = self.shared.take() {
+            self.end_large(shared, bytes);
+        }
+        Ok(Some(Frame { kind, flags, seq, body }))
     }
 
     /// Length of the frame at the front, header included, if its length field
@@ -295,6 +398,118 @@ mod tests {
             assert_eq!(drain(&mut reader).len(), 1);
         }
         assert!(large < 10, "{large} times");
+    }
+
+    /// Feeds one frame in pieces as a socket would, and returns its body.
+    fn receive(reader: &mut FrameReader, byte: u8, len: usize) -> BytesMut {
+        let bytes = stream(&[vec![byte; len]]);
+        let mut rest = &bytes[..];
+        loop {
+            let (buffer, most) = reader.next_read();
+            let room = buffer.capacity() - buffer.len();
+            let (now, later) = rest.split_at(rest.len().min(room).min(most).min(200_000));
+            assert!(!now.is_empty(), "no room, and nothing complete");
+            buffer.extend_from_slice(now);
+            rest = later;
+            if let Some(frame) = reader.next_frame().unwrap() {
+                assert!(rest.is_empty() && reader.is_empty());
+                return frame.body;
+            }
+        }
+    }
+
+    const LARGE: usize = 4 * LARGE_BYTES_LEAST;
+
+    #[test]
+    fn a_large_buffer_is_used_again_once_nobody_holds_it() {
+        let mut reader = FrameReader::new(1 << 30);
+        let first = receive(&mut reader, 1, LARGE);
+        let place = first.as_ptr();
+        assert!(reader.has_spares() && reader.has_new_spare() && !reader.has_new_spare());
+        let second = receive(&mut reader, 2, LARGE);
+        assert_ne!(second.as_ptr(), place, "the first is still held");
+        assert!(first.iter().all(|byte| *byte == 1));
+        // As long as any part of it is held, by whomever.
+        let part = first.freeze().slice(LARGE - 1..);
+        assert_ne!(receive(&mut reader, 3, LARGE).as_ptr(), place);
+        assert_eq!(part[..], [1]);
+        drop(part);
+        drop(second);
+        let mut reader = FrameReader::new(1 << 30);
+        let place = receive(&mut reader, 1, LARGE).as_ptr();
+        for round in 0..5 {
+            // Short ones between them do not matter.
+            assert_eq!(receive(&mut reader, 9, round).len(), round);
+            let body = receive(&mut reader, 2, LARGE);
+            assert_eq!((body.as_ptr(), body.len()), (place, LARGE));
+            assert!(body.iter().all(|byte| *byte == 2));
+        }
+    }
+
+    #[test]
+    fn one_large_buffer_is_filled_while_another_is_held() {
+        let mut reader = FrameReader::new(1 << 30);
+        let mut held = receive(&mut reader, 0, LARGE);
+        let mut places = vec![held.as_ptr()];
+        for round in 1..10 {
+            held = receive(&mut reader, round, LARGE);
+            places.push(held.as_ptr());
+        }
+        assert!(held.iter().all(|byte| *byte == 9));
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), 2);
+    }
+
+    #[test]
+    fn a_frame_does_not_keep_a_buffer_far_larger_than_itself() {
+        let mut reader = FrameReader::new(1 << 30);
+        let place = receive(&mut reader, 1, 4 * LARGE).as_ptr();
+        let small = receive(&mut reader, 2, LARGE);
+        assert_ne!(small.as_ptr(), place);
+        let other = receive(&mut reader, 3, 3 * LARGE);
+        assert_eq!(other.as_ptr(), place, "and it waits for one that suits it");
+    }
+
+    #[test]
+    fn large_buffers_are_given_back() {
+        let mut reader = FrameReader::new(1 << 30);
+        let body = receive(&mut reader, 1, LARGE).freeze();
+        assert!(!body.is_unique());
+        reader.give_back();
+        assert!(body.is_unique() && !reader.has_spares());
+        // So are all but the latest, however many are held.
+        let held: Vec<_> = (0..9).map(|n| receive(&mut reader, n, LARGE).freeze()).collect();
+        assert_eq!(held.iter().filter(|body| !body.is_unique()).count(), SPARES_MAX);
+        let mut reader = FrameReader::new(1 << 30);
+        assert!(receive(&mut reader, 1, SPARE_LARGE_BYTES_MAX + 1).freeze().is_unique());
+    }
+
+    #[test]
+    fn a_length_alone_takes_no_memory_but_what_is_there() {
+        let mut reader = FrameReader::new(1 << 30);
+        let mut header = Vec::new();
+        put_header(&mut header, Kind::Done, 0, 1, 1 << 30);
+        reader.buffer().extend_from_slice(&header);
+        assert!(reader.next_frame().unwrap().is_none());
+        let (buffer, most) = reader.next_read();
+        assert!(buffer.capacity() <= 2 * READ_BYTES);
+        assert_eq!(most, 1 << 30);
+    }
+
+    #[test]
+    fn what_comes_behind_a_large_frame_is_not_lost() {
+        let bytes = stream(&[vec![1; LARGE], vec![2; 300], vec![3; LARGE]]);
+        for step in [1000, 77_777, LARGE, bytes.len()] {
+            let mut reader = FrameReader::new(1 << 30);
+            let mut frames = Vec::new();
+            for piece in bytes.chunks(step) {
+                reader.buffer().extend_from_slice(piece);
+                frames.extend(drain(&mut reader));
+            }
+            let lengths: Vec<_> = frames.iter().map(|(_, body)| (body[0], body.len())).collect();
+            assert_eq!(lengths, [(1, LARGE), (2, 300), (3, LARGE)], "in steps of {step}");
+        }
     }
 
     #[test]

@@ -2,19 +2,24 @@
 //! budget of depth and heap. Used by `codec` only.
 //!
 //! Numbers of up to eight bytes are read by [`varint`], others, strings and
-//! lengths by postcard itself. What is done here is everything that nests or repeats, since that is where a few bytes can ask
-//! for a deep stack or much memory. It never allocates on its own account, and
-//! never lets a type allocate for elements that were not paid for.
+//! lengths by postcard itself. What is done here is everything that nests or
+//! repeats, since that is where a few bytes can ask for a deep stack or much
+//! memory. It never allocates on its own account, and never lets a type allocate
+//! for elements that were not paid for.
 //!
 //! [`varint`]: super::varint
 
 use std::fmt::{self, Write};
+use std::marker::PhantomData;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 
+use super::draft::shared;
 use super::varint;
+use crate::cast::Cast;
 use crate::limits;
 
 /// What decoding may still take.
@@ -138,18 +143,21 @@ pub(super) fn bounded_text(text: impl fmt::Display) -> String {
 }
 
 /// Bytes being decoded, and the budget for what they become.
-pub(super) struct Guard<'de, 'b> {
+pub(super) struct Guard<'de, 'b, C> {
     rest: &'de [u8],
     budget: &'b mut Budget,
+    /// What `rest` is part of: long `Bytes` share it.
+    whole: &'b Bytes,
+    cast: PhantomData<C>,
 }
 
-impl<'de, 'b> Guard<'de, 'b> {
-    pub(super) fn new(bytes: &'de [u8], budget: &'b mut Budget) -> Self {
-        Guard { rest: bytes, budget }
+impl<'de, 'b, C: Cast> Guard<'de, 'b, C> {
+    pub(super) fn new(bytes: &'de [u8], whole: &'b Bytes, budget: &'b mut Budget) -> Self {
+        Guard { rest: bytes, budget, whole, cast: PhantomData }
     }
 
     /// Where a whole value of type `T` is decoded.
-    pub(super) fn place_for<T>(&mut self) -> Place<'_, 'de, 'b> {
+    pub(super) fn place_for<T>(&mut self) -> Place<'_, 'de, 'b, C> {
         let levels_left = self.budget.depth_limit;
         Place { guard: self, room: size_of::<T>(), levels_left }
     }
@@ -179,6 +187,13 @@ impl<'de, 'b> Guard<'de, 'b> {
         Some(value)
     }
 
+    /// `bytes` without copying them, if they are worth it.
+    fn share(&self, bytes: &[u8]) -> Option<Bytes> {
+        let waste_max = bytes.len().saturating_mul(limits::SHARED_WASTE_MAX);
+        let worth = bytes.len() >= limits::KEEP_BYTES_LEAST && self.whole.len() <= waste_max;
+        if worth { shared(self.whole, bytes) } else { None }
+    }
+
     /// How many of `len` announced elements a type may make room for at once.
     ///
     /// The size of an element is not known when a type asks, and some types
@@ -195,13 +210,13 @@ impl<'de, 'b> Guard<'de, 'b> {
 /// It knows how many bytes its owner already has for the value, inside a
 /// struct, an element of a `Vec` or the like. A value larger than that must lie
 /// behind a `Box`, which serde does not show, and is charged for.
-pub(super) struct Place<'g, 'de, 'b> {
-    guard: &'g mut Guard<'de, 'b>,
+pub(super) struct Place<'g, 'de, 'b, C> {
+    guard: &'g mut Guard<'de, 'b, C>,
     room: usize,
     levels_left: u32,
 }
 
-impl<'g, 'de, 'b> Place<'g, 'de, 'b> {
+impl<'g, 'de, 'b, C: Cast> Place<'g, 'de, 'b, C> {
     /// Goes one level down, into a value of type `T`.
     #[inline]
     fn enter<T>(self) -> Result<Self, DecodeFailure> {
@@ -220,12 +235,12 @@ impl<'g, 'de, 'b> Place<'g, 'de, 'b> {
     }
 
     #[inline]
-    fn fields(self, count: usize) -> Fields<'g, 'de, 'b> {
+    fn fields(self, count: usize) -> Fields<'g, 'de, 'b, C> {
         Fields { guard: self.guard, levels_left: self.levels_left, left: count }
     }
 
     #[inline]
-    fn elements(self) -> Result<Elements<'g, 'de, 'b>, DecodeFailure> {
+    fn elements(self) -> Result<Elements<'g, 'de, 'b, C>, DecodeFailure> {
         let left = self.guard.take()?;
         Ok(Elements { guard: self.guard, levels_left: self.levels_left, left })
     }
@@ -264,7 +279,7 @@ macro_rules! refused {
     )*};
 }
 
-impl<'de> de::Deserializer<'de> for Place<'_, 'de, '_> {
+impl<'de, C: Cast> de::Deserializer<'de> for Place<'_, 'de, '_, C> {
     type Error = DecodeFailure;
 
     scalars! {
@@ -315,7 +330,13 @@ impl<'de> de::Deserializer<'de> for Place<'_, 'de, '_> {
 
     #[inline]
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
-        self.deserialize_bytes(visitor)
+        let bytes = self.guard.take::<&'de [u8]>()?;
+        // What is shared is paid for as well: it may be kept for as long.
+        self.guard.budget.charge(bytes.len())?;
+        match C::from_bytes::<V>(|| self.guard.share(bytes)) {
+            Some(value) => Ok(value),
+            None => visitor.visit_borrowed_bytes(bytes),
+        }
     }
 
     #[inline]
@@ -401,7 +422,7 @@ impl<'de> de::Deserializer<'de> for Place<'_, 'de, '_> {
     }
 }
 
-impl<'de> de::EnumAccess<'de> for Place<'_, 'de, '_> {
+impl<'de, C: Cast> de::EnumAccess<'de> for Place<'_, 'de, '_, C> {
     type Error = DecodeFailure;
     type Variant = Self;
 
@@ -415,7 +436,7 @@ impl<'de> de::EnumAccess<'de> for Place<'_, 'de, '_> {
     }
 }
 
-impl<'de> de::VariantAccess<'de> for Place<'_, 'de, '_> {
+impl<'de, C: Cast> de::VariantAccess<'de> for Place<'_, 'de, '_, C> {
     type Error = DecodeFailure;
 
     #[inline]
@@ -452,13 +473,13 @@ impl<'de> de::VariantAccess<'de> for Place<'_, 'de, '_> {
 
 /// Parts whose number the type fixes: they lie inside their owner, so they
 /// cost nothing beyond it.
-struct Fields<'g, 'de, 'b> {
-    guard: &'g mut Guard<'de, 'b>,
+struct Fields<'g, 'de, 'b, C> {
+    guard: &'g mut Guard<'de, 'b, C>,
     levels_left: u32,
     left: usize,
 }
 
-impl<'de> de::SeqAccess<'de> for Fields<'_, 'de, '_> {
+impl<'de, C: Cast> de::SeqAccess<'de> for Fields<'_, 'de, '_, C> {
     type Error = DecodeFailure;
 
     #[inline]
@@ -482,13 +503,13 @@ impl<'de> de::SeqAccess<'de> for Fields<'_, 'de, '_> {
 }
 
 /// Parts whose number the peer chose: each is paid for before it is decoded.
-struct Elements<'g, 'de, 'b> {
-    guard: &'g mut Guard<'de, 'b>,
+struct Elements<'g, 'de, 'b, C> {
+    guard: &'g mut Guard<'de, 'b, C>,
     levels_left: u32,
     left: usize,
 }
 
-impl<'de> Elements<'_, 'de, '_> {
+impl<'de, C: Cast> Elements<'_, 'de, '_, C> {
     #[inline]
     fn decode<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, DecodeFailure> {
         let bytes = match size_of::<S::Value>() {
@@ -505,7 +526,7 @@ impl<'de> Elements<'_, 'de, '_> {
     }
 }
 
-impl<'de> de::SeqAccess<'de> for Elements<'_, 'de, '_> {
+impl<'de, C: Cast> de::SeqAccess<'de> for Elements<'_, 'de, '_, C> {
     type Error = DecodeFailure;
 
     #[inline]
@@ -526,7 +547,7 @@ impl<'de> de::SeqAccess<'de> for Elements<'_, 'de, '_> {
     }
 }
 
-impl<'de> de::MapAccess<'de> for Elements<'_, 'de, '_> {
+impl<'de, C: Cast> de::MapAccess<'de> for Elements<'_, 'de, '_, C> {
     type Error = DecodeFailure;
 
     #[inline]

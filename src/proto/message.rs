@@ -89,7 +89,7 @@ pub(crate) fn put_bye(out: &mut Vec<u8>) {
 #[derive(Debug)]
 pub(crate) enum ToWorker {
     Setup(Setup),
-    Run { seq: u64, function: u64, shape: Shape, args: BytesMut },
+    Run { seq: u64, function: u64, shape: Shape, args: Bytes },
     Bye,
 }
 
@@ -114,7 +114,7 @@ impl ToWorker {
                     }
                     _ => return Err(MessageError::Malformed("run")),
                 };
-                Ok(ToWorker::Run { seq: frame.seq, function, shape, args: body })
+                Ok(ToWorker::Run { seq: frame.seq, function, shape, args: body.freeze() })
             }
             Kind::Bye => Ok(ToWorker::Bye),
             other => Err(MessageError::WrongWay(other)),
@@ -184,29 +184,33 @@ pub(crate) fn clip(text: &mut String) {
 /// Bytes between the header of a `Done` and its payload.
 pub(crate) const DONE_PREFIX_BYTES: usize = 8 + 4;
 
+/// Bytes of a `Done` before its payload.
+pub(crate) const DONE_HEAD_BYTES: usize = frame::HEADER_BYTES + DONE_PREFIX_BYTES;
+
 /// Starts a `Done` frame whose payload the caller appends; [`finish_done`]
 /// completes it. Returns where it starts.
 pub(crate) fn begin_done(out: &mut Vec<u8>) -> usize {
     let start = out.len();
-    out.extend_from_slice(&[0; frame::HEADER_BYTES + DONE_PREFIX_BYTES]);
+    out.extend_from_slice(&[0; DONE_HEAD_BYTES]);
     start
 }
 
-/// Fills in the header of the `Done` that starts at `start` and ends with `out`.
+/// Fills in the head of a `Done` of `len` bytes in all, which `frame` begins
+/// with.
 pub(crate) fn finish_done(
-    out: &mut [u8],
-    start: usize,
+    frame: &mut [u8],
+    len: usize,
     seq: u64,
     run_nanos: u64,
     answered: u32,
     retire: bool,
 ) {
-    let mut head = Vec::with_capacity(frame::HEADER_BYTES + DONE_PREFIX_BYTES);
+    let mut head = Vec::with_capacity(DONE_HEAD_BYTES);
     let flags = if retire { RETIRE } else { 0 };
-    frame::put_header(&mut head, Kind::Done, flags, seq, out.len() - start - frame::HEADER_BYTES);
+    frame::put_header(&mut head, Kind::Done, flags, seq, len - frame::HEADER_BYTES);
     head.extend_from_slice(&run_nanos.to_le_bytes());
     head.extend_from_slice(&answered.to_le_bytes());
-    out[start..start + head.len()].copy_from_slice(&head);
+    frame[..head.len()].copy_from_slice(&head);
 }
 
 pub(crate) fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
@@ -244,11 +248,12 @@ pub(crate) fn begin_item(out: &mut Vec<u8>) -> usize {
     start
 }
 
-/// Fills in the header of the `Item` that starts at `start` and ends with `out`.
-pub(crate) fn finish_item(out: &mut [u8], start: usize, seq: u64) {
+/// Fills in the head of an `Item` of `len` bytes in all, which `frame` begins
+/// with.
+pub(crate) fn finish_item(frame: &mut [u8], len: usize, seq: u64) {
     let mut head = Vec::with_capacity(frame::HEADER_BYTES);
-    frame::put_header(&mut head, Kind::Item, 0, seq, out.len() - start - frame::HEADER_BYTES);
-    out[start..start + head.len()].copy_from_slice(&head);
+    frame::put_header(&mut head, Kind::Item, 0, seq, len - frame::HEADER_BYTES);
+    frame[..head.len()].copy_from_slice(&head);
 }
 
 /// What a worker says.

@@ -30,6 +30,7 @@
 //! `slot_word`), so that it reaches a worker that is busy and does not read.
 
 pub(crate) mod codec;
+pub(crate) mod draft;
 pub(crate) mod encode;
 pub(crate) mod frame;
 pub(crate) mod guard;

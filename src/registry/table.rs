@@ -26,6 +26,7 @@ use serde::de::DeserializeOwned;
 
 use super::task_fn::{Caller, Host, StreamFn, TaskFn};
 use crate::proto::codec::{self, DecodeFailure, EncodeFailure};
+use crate::sys::cast::Sharing;
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!(
@@ -274,7 +275,8 @@ fn arguments<Args: DeserializeOwned>(
     bytes: &mut &[u8],
     host: &mut dyn Host,
 ) -> Result<Args, DecodeFailure> {
-    let args = codec::decode_front(bytes, host.budget())?;
+    let (payload, budget) = host.payload();
+    let args = codec::decode_front_shared::<Sharing, Args>(bytes, payload, budget)?;
     if host.is_last() && !bytes.is_empty() {
         return Err(DecodeFailure::LeftOver { bytes: bytes.len() });
     }
@@ -283,7 +285,7 @@ fn arguments<Args: DeserializeOwned>(
 
 fn append<T: Serialize>(value: &T, host: &mut dyn Host) -> Result<(), CallFailure> {
     let (out, limit) = host.result();
-    codec::encode_into(value, out, limit).map_err(CallFailure::Result)
+    codec::draft::<Sharing, T>(value, out, limit).map_err(CallFailure::Result)
 }
 
 #[inline]
@@ -410,17 +412,22 @@ mod tests {
     use std::pin::{Pin, pin};
     use std::task::{Context, Waker};
 
+    use bytes::Bytes;
+
     use super::*;
+    use crate::limits::KEEP_BYTES_LEAST;
     use crate::proto::codec::Budget;
+    use crate::proto::draft::{Draft, Payload};
 
     /// A worker without a process: results pile up in `result`.
     struct Bench {
-        result: Vec<u8>,
+        result: Draft,
         limit: usize,
         /// Ends of the items so far.
         ends: Vec<usize>,
         /// How many items are wanted.
         wanted: usize,
+        payload: Bytes,
         budget: Budget,
         last: bool,
     }
@@ -428,10 +435,11 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             Bench {
-                result: Vec::new(),
+                result: Draft::default(),
                 limit: 1 << 20,
                 ends: Vec::new(),
                 wanted: usize::MAX,
+                payload: Bytes::new(),
                 budget: Budget::for_payload(64),
                 last: false,
             }
@@ -443,7 +451,7 @@ mod tests {
             while future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {}
         }
 
-        fn result(&mut self) -> (&mut Vec<u8>, usize) {
+        fn result(&mut self) -> (&mut Draft, usize) {
             (&mut self.result, self.limit)
         }
 
@@ -452,8 +460,8 @@ mod tests {
             self.ends.len() < self.wanted
         }
 
-        fn budget(&mut self) -> &mut Budget {
-            &mut self.budget
+        fn payload(&mut self) -> (&Bytes, &mut Budget) {
+            (&self.payload, &mut self.budget)
         }
 
         fn is_last(&self) -> bool {
@@ -463,7 +471,7 @@ mod tests {
 
     fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
         let mut bytes = Vec::new();
-        codec::encode_into(value, &mut bytes, 1 << 20).unwrap();
+        codec::encode_into(value, &mut bytes, usize::MAX).unwrap();
         bytes
     }
 
@@ -485,7 +493,7 @@ mod tests {
         let mut rest = &bytes[..];
         step(value_id(f))(&mut rest, &mut bench).unwrap();
         assert!(rest.is_empty());
-        codec::decode(&bench.result).unwrap()
+        codec::decode(bench.result.as_slice().unwrap()).unwrap()
     }
 
     fn stream<F, Args, M>(f: F, args: Args, wanted: usize) -> Vec<F::Item>
@@ -495,7 +503,7 @@ mod tests {
     {
         let mut bench = Bench { wanted, ..Bench::new() };
         step(stream_id(f))(&mut &encoded(&args)[..], &mut bench).unwrap();
-        let mut rest = &bench.result[..];
+        let mut rest = bench.result.as_slice().unwrap();
         bench
             .ends
             .iter()
@@ -609,7 +617,7 @@ mod tests {
         assert!(panic.is_err());
         step(&mut rest, &mut bench).unwrap();
         assert!(rest.is_empty());
-        assert_eq!(bench.result, encoded(&(300_u64, 9_u64)));
+        assert_eq!(bench.result.into_vec(), encoded(&(300_u64, 9_u64)));
     }
 
     #[test]
@@ -623,7 +631,7 @@ mod tests {
             step(&mut rest, &mut bench),
             Err(CallFailure::Arguments(DecodeFailure::LeftOver { bytes: 1 }))
         ));
-        assert_eq!(bench.result, [1]);
+        assert_eq!(bench.result.into_vec(), [1]);
     }
 
     #[test]
@@ -639,9 +647,35 @@ mod tests {
             failure,
             CallFailure::Result(EncodeFailure::TooLarge { size: 21, limit: 10 })
         ));
-        assert!(bench.result.is_empty());
+        assert_eq!(bench.result.len(), 0);
         step(&mut &[9][..], &mut bench).unwrap();
         assert_eq!(bench.result.len(), 10);
+    }
+
+    #[test]
+    fn long_bytes_are_neither_copied_out_of_the_arguments_nor_into_the_result() {
+        let payload = Bytes::from(encoded(&(1_u8, Bytes::from(vec![7; KEEP_BYTES_LEAST]), 2_u8)));
+        let mut bench = Bench { payload: payload.clone(), ..Bench::new() };
+        bench.budget = Budget::for_payload(payload.len());
+        let swap = |before: u8, bytes: Bytes, after: u8| (after, Some(bytes), before);
+        let step = step(value_id::<_, (u8, Bytes, u8), _>(swap));
+        step(&mut &payload[..], &mut bench).unwrap();
+        let result = Payload::from(bench.result);
+        let [before, bytes, after] = result.pieces() else { panic!("{result:?}") };
+        assert_eq!((before.len(), &after[..]), (5, &[1][..]));
+        assert_eq!((bytes.len(), bytes.as_ptr()), (KEEP_BYTES_LEAST, payload[4..].as_ptr()));
+    }
+
+    #[test]
+    fn bytes_do_not_keep_a_payload_that_is_far_longer() {
+        let lengths = [KEEP_BYTES_LEAST - 1, KEEP_BYTES_LEAST, 200_000, 1 << 20];
+        let sent = lengths.map(|len| Bytes::from(vec![7; len]));
+        let payload = Bytes::from(encoded(&sent));
+        let decoded = codec::decode_shared::<Sharing, [Bytes; 4]>(&payload).unwrap();
+        assert_eq!(decoded, sent);
+        let range = payload.as_ptr_range();
+        let shares = decoded.map(|bytes| range.contains(&bytes.as_ptr()));
+        assert_eq!(shares, [false, false, true, true]);
     }
 
     #[test]
@@ -698,7 +732,7 @@ mod tests {
                 INSIDE.set(false);
             }
 
-            fn result(&mut self) -> (&mut Vec<u8>, usize) {
+            fn result(&mut self) -> (&mut Draft, usize) {
                 self.0.result()
             }
 
@@ -706,8 +740,8 @@ mod tests {
                 self.0.item()
             }
 
-            fn budget(&mut self) -> &mut Budget {
-                self.0.budget()
+            fn payload(&mut self) -> (&Bytes, &mut Budget) {
+                self.0.payload()
             }
 
             fn is_last(&self) -> bool {
@@ -722,6 +756,6 @@ mod tests {
         let step = step(value_id::<_, (), _>(|| std::future::ready(INSIDE.get())));
         let mut bench = Bench::new();
         step(&mut &[][..], &mut Inside(&mut bench)).unwrap();
-        assert_eq!(codec::decode::<bool>(&bench.result), Ok(true));
+        assert_eq!(codec::decode::<bool>(&bench.result.into_vec()), Ok(true));
     }
 }

@@ -5,10 +5,12 @@
 use std::fmt;
 use std::pin::{Pin, pin};
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::proto::codec::Budget;
+use crate::proto::draft::Draft;
 
 /// A function that a worker can run.
 ///
@@ -67,14 +69,14 @@ pub(crate) trait Host {
     fn block_on(&mut self, future: Pin<&mut dyn Future<Output = ()>>);
 
     /// Where results are appended, and how long each may be.
-    fn result(&mut self) -> (&mut Vec<u8>, usize);
+    fn result(&mut self) -> (&mut Draft, usize);
 
     /// Sends the item just appended to `result` and waits until the next one
     /// is wanted. `false` if none is.
     fn item(&mut self) -> bool;
 
-    /// What decoding the arguments may still take.
-    fn budget(&mut self) -> &mut Budget;
+    /// What the arguments are part of, and what decoding them may still take.
+    fn payload(&mut self) -> (&Bytes, &mut Budget);
 
     /// Whether nothing but the arguments of this call is left in the bytes.
     fn is_last(&self) -> bool;

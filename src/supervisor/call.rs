@@ -12,6 +12,7 @@ use tracing::Span;
 use super::landing::Part;
 use crate::error::{DecodeError, EncodeError, RemotePanic, Side, SpawnError, TaskError, TaskInfo};
 use crate::id::TaskId;
+use crate::proto::draft::Payload;
 use crate::proto::message::{Failure, Shape};
 use crate::sched::Ending;
 
@@ -22,7 +23,7 @@ pub(crate) struct Request {
     pub(crate) name: &'static str,
     pub(crate) label: Option<Arc<str>>,
     pub(crate) shape: Shape,
-    pub(crate) args: Bytes,
+    pub(crate) args: Payload,
 }
 
 /// A call in the scheduler's hands.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::net::UnixStream;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::Span;
 
 use super::alarm::Alarm;
@@ -22,7 +22,7 @@ use super::output::Output;
 use super::{Core, InitCheck, Supervisor};
 use crate::error::{Cause, RemotePanic, SpawnError};
 use crate::exit::Exit;
-use crate::limits::{FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, WRITE_AGAIN_WAIT};
+use crate::limits::{FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, SPARE_WAIT, WRITE_AGAIN_WAIT};
 use crate::observe;
 use crate::proto::message::{Failure, FromWorker, Shape};
 use crate::proto::peer::{Peer, ProtocolError, Violation};
@@ -113,16 +113,17 @@ impl Links {
         self.seats[seat] = Some(link);
     }
 
-    fn remove(&mut self, worker: WorkerKey) {
-        if self.get(worker).is_some() {
-            self.seats[worker.seat as usize] = None;
-        }
+    /// Takes it out. Not to be dropped under the lock: arguments that it was
+    /// yet to be sent may be the user's memory, with code of theirs to free it.
+    fn remove(&mut self, worker: WorkerKey) -> Option<LinkState> {
+        self.get(worker)?;
+        self.seats[worker.seat as usize].take()
     }
 
     /// As `remove`, and keeps the pid in mind.
-    fn abandon(&mut self, worker: WorkerKey) {
+    fn abandon(&mut self, worker: WorkerKey) -> Option<LinkState> {
         self.abandoned.extend(self.get(worker).map(|link| (worker, link.pid)));
-        self.remove(worker);
+        self.remove(worker)
     }
 
     /// One that did not die is dead.
@@ -190,6 +191,8 @@ pub(super) struct Link {
     mute: bool,
     /// Nothing is written until then.
     pause: Option<Pin<Box<Sleep>>>,
+    /// Large buffers are kept until then.
+    spare: Option<Pin<Box<Sleep>>>,
 }
 
 impl Link {
@@ -239,6 +242,7 @@ impl Link {
             condemned: false,
             mute: false,
             pause: None,
+            spare: None,
         })
     }
 
@@ -280,6 +284,24 @@ impl Link {
                 self.note_eof();
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+    }
+
+    /// Gives large buffers back once none has come for a while. Until then it
+    /// is woken for that.
+    fn poll_spares(&mut self, cx: &mut Context<'_>) {
+        if !self.transport.has_spares() {
+            self.spare = None;
+            return;
+        }
+        let is_new = self.transport.has_new_spare();
+        let spare = self.spare.get_or_insert_with(|| Box::pin(sleep(SPARE_WAIT)));
+        if is_new {
+            spare.as_mut().reset(Instant::now() + SPARE_WAIT);
+        }
+        if spare.as_mut().poll(cx).is_ready() {
+            self.spare = None;
+            self.transport.give_back();
         }
     }
 
@@ -422,13 +444,14 @@ impl Link {
             End::Died(exit) => sched.handle_death(now, worker, exit, links),
             End::Overdue => sched.handle_overdue(now, worker, links),
         });
-        match end {
+        let removed = match end {
             End::Died(_) => core.links.remove(worker),
             End::Overdue => core.links.abandon(worker),
-        }
+        };
         let broken = core.sched.mode() == sched::Mode::Broken;
         let cause = core.last_failure.clone().filter(|_| broken);
         drop(core);
+        drop(removed);
         if let Some(cause) = cause {
             observe::pool_broken(&supervisor.plan.name, &cause);
         }
@@ -458,6 +481,7 @@ impl Future for Link {
                 progress = true;
             }
             if !progress {
+                this.poll_spares(cx);
                 if this.alarm.may_rest() {
                     return Poll::Pending;
                 }

@@ -362,16 +362,19 @@ impl Supervisor {
             return;
         }
         let mut effects = Effects::default();
+        let mut links = Links::default();
         let mut core = self.core();
         if !core.abandoned {
             core.abandoned = true;
             let core = &mut *core;
             core.sched.handle_abandon(&core.links);
             core.perform(self, &mut effects);
-            core.links = Links::default();
+            std::mem::swap(&mut core.links, &mut links);
             self.warden.kill_all(self.id);
         }
         drop(core);
+        // With arguments that may be memory of the user's own: see `Links::remove`.
+        drop(links);
         effects.run(self);
         // With the sockets of workers that nobody will serve.
         self.inbox().clear();

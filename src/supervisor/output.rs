@@ -67,7 +67,7 @@ impl Output {
     pub(super) fn drain_now(&mut self, span: &Span) {
         let mut buffer = BytesMut::with_capacity(4096);
         for _ in 0..READS_MAX {
-            match fd::read_into(self.pipe.as_fd(), &mut buffer) {
+            match fd::read_into(self.pipe.as_fd(), &mut buffer, usize::MAX) {
                 Ok(n) if n > 0 => self.take(&buffer, span),
                 _ => break,
             }

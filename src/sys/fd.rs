@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use nix::errno::Errno;
@@ -170,10 +171,17 @@ pub(crate) fn replace_stdout(fd: OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads once into the spare room of `buffer`, without clearing that first.
-/// Returns 0 at the end of the stream, or if there is no room.
-pub(crate) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<usize> {
+/// Reads once into the spare room of `buffer`, `most` bytes of it, without
+/// clearing that first. Returns 0 at the end of the stream, or if there is no
+/// room.
+pub(crate) fn read_into(
+    fd: BorrowedFd<'_>,
+    buffer: &mut BytesMut,
+    most: usize,
+) -> io::Result<usize> {
     let room = buffer.spare_capacity_mut();
+    let len = room.len().min(most);
+    let room = &mut room[..len];
     // SAFETY: the kernel writes at most `room.len()` bytes there.
     let mut read = || unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
     let n = loop {
@@ -198,6 +206,17 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
 /// that ends programs that have it as the system has it.
 pub(crate) fn send_slices(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     Ok(sendmsg::<()>(socket.as_raw_fd(), slices, &[], MsgFlags::MSG_NOSIGNAL, None)?)
+}
+
+/// Waits until there is something to read, or nobody to write it, but not for
+/// longer than `most`. Returns whether it did not take that long.
+pub(crate) fn await_readable(fd: BorrowedFd<'_>, most: Duration) -> io::Result<bool> {
+    let most = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
+    match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], most) {
+        // A signal handler of the task's ran. Waiting less is no harm.
+        Err(Errno::EINTR) => Ok(false),
+        count => Ok(count? > 0),
+    }
 }
 
 /// Whether a write that failed like this may work a moment later.

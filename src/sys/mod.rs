@@ -16,9 +16,11 @@
 //! - `wait`: pidfds and how a process ended
 //! - `limits`: what a worker sets on itself
 //! - `memory`: how much memory a process holds
+//! - `cast`: whether a type is `Bytes`
 #![allow(unsafe_code, reason = "the one place for system calls; see above")]
 
 pub(crate) mod atomic;
+pub(crate) mod cast;
 pub(crate) mod clock;
 pub(crate) mod fd;
 pub(crate) mod futex;

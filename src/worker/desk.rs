@@ -6,10 +6,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::outbox::Outbox;
 use super::{guard, is_asked_to_end};
-use crate::limits::BATCH_REPLY_BYTES;
+use crate::limits::{BATCH_REPLY_BYTES, SPARE_BYTES_MAX};
 use crate::proto::codec::{self, Budget, EncodeFailure};
+use crate::proto::draft::Draft;
+use crate::proto::frame::HEADER_BYTES;
 use crate::proto::message::{Failure, begin_done, begin_item, finish_item};
 use crate::registry::{CallFailure, Host, Step};
 use crate::sys::clock::monotonic_nanos;
@@ -30,8 +34,10 @@ pub(super) struct Desk {
     page: Arc<Page>,
     pub(super) outbox: Outbox,
     /// Frames in the making.
-    pub(super) out: Vec<u8>,
+    pub(super) out: Draft,
     pub(super) frame_bytes_max: usize,
+    /// The arguments of the call, or calls, and what decoding them may take.
+    args: Bytes,
     budget: Budget,
     /// The call that is worked on is the last one in its payload.
     last: bool,
@@ -64,8 +70,9 @@ impl Desk {
         Desk {
             page,
             outbox,
-            out: Vec::new(),
+            out: Draft::default(),
             frame_bytes_max: 0,
+            args: Bytes::new(),
             budget: Budget::for_payload(0),
             last: false,
             runtime: None,
@@ -74,39 +81,40 @@ impl Desk {
     }
 
     /// One call, whose result is appended to `out`.
-    pub(super) fn call(&mut self, step: Step, mut args: &[u8]) -> Result<(), Failure> {
-        self.budget = Budget::for_payload(args.len());
+    pub(super) fn call(&mut self, step: Step, args: &Bytes) -> Result<(), Failure> {
+        self.begin(args);
         self.last = true;
-        self.step(step, &mut args)
+        self.step(step, &mut &args[..])
     }
 
     /// One call, answered by a `Done` frame without its header.
-    pub(super) fn one(&mut self, step: Step, args: &[u8]) -> Result<u32, Failure> {
-        begin_done(&mut self.out);
+    pub(super) fn one(&mut self, step: Step, args: &Bytes) -> Result<u32, Failure> {
+        begin_done(self.out.tail());
         self.call(step, args).map(|()| 1)
     }
 
     /// Calls one after the other, each answered by a tagged item in a `Done`
     /// frame without its header. Returns how many were made: all of them, or
     /// those before the time was up or the answer was long enough.
-    pub(super) fn batch(&mut self, step: Step, mut args: &[u8], batch: &Batch) -> u32 {
-        begin_done(&mut self.out);
-        self.budget = Budget::for_payload(args.len());
+    pub(super) fn batch(&mut self, step: Step, args: &Bytes, batch: &Batch) -> u32 {
+        begin_done(self.out.tail());
+        self.begin(args);
+        let mut args = &args[..];
         let mut stride = 1;
         let mut look_at = 1;
         let mut looked = monotonic_nanos();
         let mut answered = 0;
         while answered < batch.count {
             self.page.set_item(batch.seq, answered);
-            let start = self.out.len();
-            self.out.push(ITEM_OK);
+            let start = self.out.mark();
+            self.out.tail().push(ITEM_OK);
             self.last = answered + 1 == batch.count;
             let result = self.step(step, &mut args);
             answered += 1;
             if let Err(failure) = result {
-                self.out.truncate(start);
-                self.out.push(ITEM_FAILED);
-                codec::encode_into(&failure, &mut self.out, usize::MAX)
+                self.out.rewind(start);
+                self.out.tail().push(ITEM_FAILED);
+                codec::encode_into(&failure, self.out.tail(), usize::MAX)
                     .unwrap_or_else(|error| unreachable!("plain data encodes: {error:?}"));
                 // After broken arguments nobody knows where the next begin.
                 if batch.stop_on_failure || matches!(failure, Failure::Arguments(_)) {
@@ -136,18 +144,28 @@ impl Desk {
     pub(super) fn stream(
         &mut self,
         step: Step,
-        args: &[u8],
+        args: &Bytes,
         seq: u64,
     ) -> io::Result<Result<u32, Failure>> {
         self.stream = Stream { seq, ..Stream::default() };
-        begin_item(&mut self.out);
+        begin_item(self.out.tail());
         let result = self.call(step, args);
-        self.out.clear();
+        self.out.clear(SPARE_BYTES_MAX);
         if let Some(error) = self.stream.broken.take() {
             return Err(error);
         }
-        begin_done(&mut self.out);
+        begin_done(self.out.tail());
         Ok(result.map(|()| 1))
+    }
+
+    fn begin(&mut self, args: &Bytes) {
+        self.args = args.clone();
+        self.budget = Budget::for_payload(args.len());
+    }
+
+    /// Lets go of the last call's arguments: their memory is used again.
+    pub(super) fn end(&mut self) {
+        self.args = Bytes::new();
     }
 
     fn step(&mut self, step: Step, args: &mut &[u8]) -> Result<(), Failure> {
@@ -178,7 +196,7 @@ impl Host for Desk {
         runtime.block_on(future);
     }
 
-    fn result(&mut self) -> (&mut Vec<u8>, usize) {
+    fn result(&mut self) -> (&mut Draft, usize) {
         (&mut self.out, self.frame_bytes_max)
     }
 
@@ -200,10 +218,11 @@ impl Host for Desk {
         }
         self.page.set_polite(seq, was_polite);
         self.stream.sent = sent.wrapping_add(1);
-        finish_item(&mut self.out, 0, seq);
+        let len = self.out.len();
+        finish_item(self.out.head_mut(HEADER_BYTES), len, seq);
         let pushed = self.outbox.push(&self.out).and_then(|()| self.outbox.flush());
-        self.out.clear();
-        begin_item(&mut self.out);
+        self.out.clear(SPARE_BYTES_MAX);
+        begin_item(self.out.tail());
         match pushed {
             Ok(()) => true,
             Err(error) => {
@@ -213,8 +232,8 @@ impl Host for Desk {
         }
     }
 
-    fn budget(&mut self) -> &mut Budget {
-        &mut self.budget
+    fn payload(&mut self) -> (&Bytes, &mut Budget) {
+        (&self.args, &mut self.budget)
     }
 
     fn is_last(&self) -> bool {

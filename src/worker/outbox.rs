@@ -8,16 +8,20 @@
 //! part of the ring is news. What is too long for the ring goes into the socket
 //! at once, and the page says from where on the ring can be believed.
 
-use std::io::{self, Write};
+use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 
 use crate::limits::WRITE_AGAIN_WAIT;
+use crate::proto::draft::Draft;
 use crate::sys::fd;
 use crate::sys::layout::UNSENT_BYTES_MAX;
 use crate::sys::page::Page;
+
+/// Slices given to one write.
+const SLICES_MAX: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -33,25 +37,37 @@ impl Outbox {
     }
 
     /// Adds whole frames.
-    pub(super) fn push(&mut self, frames: &[u8]) -> io::Result<()> {
+    pub(super) fn push(&mut self, frames: &Draft) -> io::Result<()> {
         let len = frames.len() as u64;
         if self.filled - self.sent + len > UNSENT_BYTES_MAX {
             self.flush()?;
         }
-        if len > UNSENT_BYTES_MAX {
-            let mut rest = frames;
-            while !rest.is_empty() {
-                let n = patiently(|| self.socket.write(rest))?;
-                rest = &rest[n..];
+        match frames.as_slice() {
+            Some(frames) if len <= UNSENT_BYTES_MAX => {
+                self.page.outbox_write(self.filled, frames);
+                self.filled += len;
             }
-            self.sent += len;
-            self.filled += len;
-            self.page.outbox_skip(self.filled);
-        } else {
-            self.page.outbox_write(self.filled, frames);
-            self.filled += len;
+            _ => {
+                self.flush()?;
+                self.send(frames)?;
+                self.sent += len;
+                self.filled += len;
+                self.page.outbox_skip(self.filled);
+            }
         }
         self.page.outbox_publish(self.filled);
+        Ok(())
+    }
+
+    /// Writes frames past the ring, from where they are.
+    fn send(&self, frames: &Draft) -> io::Result<()> {
+        let mut written = 0;
+        while written < frames.len() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = frames.slices(written, &mut slices);
+            let socket = self.socket.as_fd();
+            written += patiently(|| fd::send_slices(socket, &slices[..count]))?;
+        }
         Ok(())
     }
 

@@ -6,21 +6,24 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 
 use super::desk::{Batch, Desk};
 use super::lookout::Lookout;
 use super::outbox::Outbox;
 use super::{PAGE, RUNNING, forget_callbacks, guard, lifeline};
-use crate::limits::{FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, SPARE_BYTES_MAX};
+use crate::limits::{
+    FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_WAIT,
+};
 use crate::proto::VERSION;
 use crate::proto::frame::{FrameReader, REPORT_BYTES_MAX};
 use crate::proto::message::{
-    Failure, Hello, Setup, Shape, ToWorker, finish_done, put_failed, put_hello, put_init_failed,
-    put_ready, put_skipped,
+    DONE_HEAD_BYTES, Failure, Hello, Setup, Shape, ToWorker, finish_done, put_failed, put_hello,
+    put_init_failed, put_ready, put_skipped,
 };
 use crate::registry::{FnId, Kind, Table};
 use crate::slot_word::Phase;
@@ -109,7 +112,7 @@ impl Worker {
             fingerprint: self.table.fingerprint(),
             pid: nix::unistd::getpid().as_raw(),
         };
-        put_hello(&mut self.desk.out, &hello);
+        put_hello(self.desk.out.tail(), &hello);
         self.send()?;
         match self.receive()? {
             ToWorker::Setup(setup) => self.set_up(setup)?,
@@ -136,17 +139,17 @@ impl Worker {
         self.desk.frame_bytes_max = setup.frame_bytes_max;
         match self.prepare(&setup) {
             Ok(()) if self.desk.out.len() > REPORT_BYTES_MAX => {
-                self.desk.out.clear();
+                self.desk.out.clear(SPARE_BYTES_MAX);
                 let reason = "the initializer's result is too long".to_owned();
-                put_init_failed(&mut self.desk.out, &Failure::Setting(reason));
+                put_init_failed(self.desk.out.tail(), &Failure::Setting(reason));
             }
             Ok(()) => {
-                let outcome = std::mem::take(&mut self.desk.out);
-                put_ready(&mut self.desk.out, &outcome);
+                let outcome = std::mem::take(&mut self.desk.out).into_vec();
+                put_ready(self.desk.out.tail(), &outcome);
             }
             Err(failure) => {
-                self.desk.out.clear();
-                put_init_failed(&mut self.desk.out, &failure);
+                self.desk.out.clear(SPARE_BYTES_MAX);
+                put_init_failed(self.desk.out.tail(), &failure);
             }
         }
         self.send()
@@ -174,8 +177,9 @@ impl Worker {
             limits::set_rlimit(resource, value).map_err(setting("rlimits"))?;
         }
         let Some((function, args)) = &setup.initializer else { return Ok(()) };
+        let args = Bytes::copy_from_slice(args);
         match self.table.lookup(FnId(*function)).map(|task| &task.kind) {
-            Some(Kind::Value(step)) => self.desk.call(*step, args),
+            Some(Kind::Value(step)) => self.desk.call(*step, &args),
             _ => Err(Failure::UnknownFunction),
         }
     }
@@ -194,7 +198,16 @@ impl Worker {
             self.desk.outbox.flush()?;
             self.unsent_since = None;
             let (reader, socket) = (&mut self.reader, self.socket.as_fd());
-            let read = || fd::read_into(socket, reader.buffer());
+            let read = || {
+                if reader.has_spares()
+                    && reader.is_empty()
+                    && !fd::await_readable(socket, SPARE_WAIT)?
+                {
+                    reader.give_back();
+                }
+                let (buffer, most) = reader.next_read();
+                fd::read_into(socket, buffer, most)
+            };
             if self.lookout.wait(&self.page, socket, read)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -206,14 +219,18 @@ impl Worker {
         seq: u64,
         function: FnId,
         shape: Shape,
-        args: &BytesMut,
+        args: &Bytes,
     ) -> io::Result<()> {
         let started = monotonic_nanos();
         // Before the swap: whoever sees `Running` must see since when.
         self.page.set_started_at(seq, started);
         if self.page.swap(seq, Phase::Queued, Phase::Running).is_err() {
-            put_skipped(&mut self.desk.out, seq);
+            put_skipped(self.desk.out.tail(), seq);
             return self.answer(started, 0);
+        }
+        if args.len() < LARGE_BYTES_LEAST {
+            // It may run for long.
+            self.reader.give_back();
         }
         RUNNING.store(seq, Ordering::Release);
         let kind = self.table.lookup(function).map(|task| &task.kind);
@@ -231,15 +248,24 @@ impl Worker {
             _ => Err(Failure::UnknownFunction),
         };
         RUNNING.store(0, Ordering::Release);
+        self.desk.end();
         forget_callbacks();
         self.claim_done(seq);
         let run_nanos = monotonic_nanos() - started;
-        let retire = self.is_over_memory();
+        let retire = self.is_over_memory() && {
+            // Not for what is only kept to be used again.
+            self.reader.give_back();
+            self.is_over_memory()
+        };
         match result {
-            Ok(answered) => finish_done(&mut self.desk.out, 0, seq, run_nanos, answered, retire),
+            Ok(answered) => {
+                let len = self.desk.out.len();
+                let head = self.desk.out.head_mut(DONE_HEAD_BYTES);
+                finish_done(head, len, seq, run_nanos, answered, retire);
+            }
             Err(failure) => {
-                self.desk.out.clear();
-                put_failed(&mut self.desk.out, seq, run_nanos, retire, &failure);
+                self.desk.out.clear(SPARE_BYTES_MAX);
+                put_failed(self.desk.out.tail(), seq, run_nanos, retire, &failure);
             }
         }
         self.answer(started + run_nanos, run_nanos)
@@ -260,10 +286,7 @@ impl Worker {
     /// is reason to expect more soon. `now` is when the task ended.
     fn answer(&mut self, now: u64, run_nanos: u64) -> io::Result<()> {
         self.desk.outbox.push(&self.desk.out)?;
-        if self.desk.out.capacity() > SPARE_BYTES_MAX {
-            self.desk.out = Vec::new();
-        }
-        self.desk.out.clear();
+        self.clear();
         let since = *self.unsent_since.get_or_insert(now);
         if run_nanos >= LONG_TASK_NANOS || now - since >= FLUSH_NANOS {
             self.desk.outbox.flush()?;
@@ -275,8 +298,15 @@ impl Worker {
     /// Sends what is on the desk now.
     fn send(&mut self) -> io::Result<()> {
         self.desk.outbox.push(&self.desk.out)?;
-        self.desk.out.clear();
+        self.desk.out.clear(SPARE_BYTES_MAX);
         self.desk.outbox.flush()
+    }
+
+    /// Drops what was answered. If that is the user's memory, so may be the
+    /// code that frees it, and its panic ends nothing.
+    fn clear(&mut self) {
+        let out = &mut self.desk.out;
+        let _ = catch_unwind(AssertUnwindSafe(|| out.clear(SPARE_BYTES_MAX)));
     }
 
     fn is_over_memory(&self) -> bool {

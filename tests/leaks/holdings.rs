@@ -2,7 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,22 @@ struct Counting;
 
 static LIVE_BYTES: AtomicI64 = AtomicI64::new(0);
 
+/// How often memory was asked for that could hold a large payload.
+static LARGE: AtomicU64 = AtomicU64::new(0);
+
+/// Of at least this many bytes.
+pub(crate) const LARGE_BYTES: usize = 8 << 20;
+
+pub(crate) fn large_allocations() -> u64 {
+    LARGE.load(Ordering::Relaxed)
+}
+
+fn count_large(size: usize) {
+    if size >= LARGE_BYTES {
+        LARGE.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
@@ -23,6 +39,7 @@ static COUNTING: Counting = Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE_BYTES.fetch_add(layout.size() as i64, Ordering::Relaxed);
+        count_large(layout.size());
         // SAFETY: the caller keeps the contract, which is the same.
         unsafe { System.alloc(layout) }
     }
@@ -35,6 +52,7 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         LIVE_BYTES.fetch_add(size as i64 - layout.size() as i64, Ordering::Relaxed);
+        count_large(size);
         // SAFETY: as in `alloc`.
         unsafe { System.realloc(pointer, layout, size) }
     }

@@ -9,6 +9,7 @@ mod environment_of_workers;
 mod imap_keeps_order;
 mod imap_pulls_as_it_is_read;
 mod initializer;
+mod large_bytes;
 mod life_of_workers;
 mod map_fails_on_the_first_failure;
 mod map_returns_all_in_order;

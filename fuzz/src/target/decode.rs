@@ -11,12 +11,14 @@ use arbitrary::{Arbitrary, Unstructured};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::by_type::Sharing;
 use crate::heap;
 use crate::limits::{
     DECODE_DEPTH_MAX, DECODE_HEAP_BYTES_LEAST, DECODE_HEAP_PER_BYTE, DECODE_HINT_ELEMENTS_MAX,
 };
 use crate::proto::codec::{Budget, DecodeFailure, EncodeFailure};
-use crate::proto::codec::{decode as decode_all, decode_front, encode_into};
+use crate::proto::codec::{decode as decode_all, decode_front, decode_shared, draft, encode_into};
+use crate::proto::draft::{Draft, Payload};
 
 /// Longest payload that is made of an input.
 const PAYLOAD_BYTES_MAX: usize = 128 << 10;
@@ -93,6 +95,7 @@ fn check<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8], factor: usize) -
         // Which postcard might not survive.
         Err(DecodeFailure::TooDeep { .. } | DecodeFailure::TooLarge { .. }) => {}
     }
+    shares_alike(bytes, &decoded);
     let value = decoded.ok()?;
     survives_the_way_back(bytes, &value);
 
@@ -129,6 +132,13 @@ fn check_front<T: DeserializeOwned + Debug>(bytes: &[u8], whole: &Result<T, Deco
     }
 }
 
+/// Whether long bytes are copied or not, it is the same value, or the same
+/// failure.
+fn shares_alike<T: DeserializeOwned + Debug>(bytes: &[u8], copied: &Result<T, DecodeFailure>) {
+    let shared = decode_shared::<Sharing, T>(&bytes::Bytes::copy_from_slice(bytes));
+    assert_eq!(format!("{shared:?}"), format!("{copied:?}"));
+}
+
 fn agree_with_postcard<T: Serialize + DeserializeOwned + Debug>(
     bytes: &[u8],
     ours: &Result<T, DecodeFailure>,
@@ -149,6 +159,9 @@ fn survives_the_way_back<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8], 
     let mut out = Vec::new();
     encode_into(value, &mut out, usize::MAX).expect("it was decoded, so it is plain data");
     assert!(out.len() <= bytes.len(), "there is no shorter form than ours");
+    let mut kept = Draft::default();
+    draft::<Sharing, T>(value, &mut kept, out.len()).expect("as above");
+    assert!(Payload::from(kept).pieces().concat() == out, "kept or copied, it is the same");
     match decode_all::<T>(&out) {
         Ok(again) => assert_eq!(format!("{again:?}"), format!("{value:?}")),
         // Numbers can be written longer than need be, and a longer payload may
@@ -157,8 +170,12 @@ fn survives_the_way_back<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8], 
         Err(failure) => panic!("{failure} on the way back"),
     }
     if let Some(limit) = out.len().checked_sub(1) {
+        let too_large = EncodeFailure::TooLarge { size: out.len(), limit };
         let failure = encode_into(value, &mut Vec::new(), limit).expect_err("over the limit");
-        assert_eq!(failure, EncodeFailure::TooLarge { size: out.len(), limit });
+        assert_eq!(failure, too_large);
+        let mut kept = Draft::default();
+        let failure = draft::<Sharing, T>(value, &mut kept, limit).expect_err("over the limit");
+        assert_eq!((failure, kept.len()), (too_large, 0));
     }
 }
 

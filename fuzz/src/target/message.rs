@@ -72,7 +72,8 @@ fn write_from_worker(message: &FromWorker) -> Vec<u8> {
         FromWorker::Done { seq, run_nanos, answered, retire, payload } => {
             begin_done(&mut out);
             out.extend_from_slice(payload);
-            finish_done(&mut out, 0, *seq, *run_nanos, *answered, *retire);
+            let len = out.len();
+            finish_done(&mut out, len, *seq, *run_nanos, *answered, *retire);
         }
         FromWorker::Failed { seq, run_nanos, retire, failure } => {
             put_failed(&mut out, *seq, *run_nanos, *retire, failure);
@@ -81,7 +82,8 @@ fn write_from_worker(message: &FromWorker) -> Vec<u8> {
         FromWorker::Item { seq, payload } => {
             begin_item(&mut out);
             out.extend_from_slice(payload);
-            finish_item(&mut out, 0, *seq);
+            let len = out.len();
+            finish_item(&mut out, len, *seq);
         }
     }
     out

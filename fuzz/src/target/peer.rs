@@ -329,13 +329,15 @@ impl Worker {
         for _ in 0..items {
             self.send(|out| {
                 begin_item(out);
-                finish_item(out, 0, seq);
+                let len = out.len();
+                finish_item(out, len, seq);
             });
         }
         self.send(|out| {
             begin_done(out);
             out.extend_from_slice(&payload);
-            finish_done(out, 0, seq, 1000, answered, false);
+            let len = out.len();
+            finish_done(out, len, seq, 1000, answered, false);
         });
     }
 
@@ -345,7 +347,8 @@ impl Worker {
         let failure = Failure::Result("so".into());
         let done = |out: &mut Vec<u8>, answered, retire| {
             begin_done(out);
-            finish_done(out, 0, seq, u64::MAX, answered, retire);
+            let len = out.len();
+            finish_done(out, len, seq, u64::MAX, answered, retire);
         };
         self.send(|out| match kind {
             0 | 1 => put_hello(out, &hello(key)),
@@ -360,7 +363,8 @@ impl Worker {
             12 => put_skipped(out, seq),
             13 => {
                 begin_item(out);
-                finish_item(out, 0, seq);
+                let len = out.len();
+                finish_item(out, len, seq);
             }
             14 => put_run(out, seq, 0, Shape::One, 0),
             _ => put_bye(out),

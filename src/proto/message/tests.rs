@@ -119,10 +119,12 @@ fn answers_and_items_hold_their_payload_wherever_they_start() {
             }
             let start = begin_done(&mut bytes);
             bytes.extend_from_slice(given);
-            finish_done(&mut bytes, start, 5, 99, 3, true);
+            let len = bytes.len() - start;
+            finish_done(&mut bytes[start..], len, 5, 99, 3, true);
             let start = begin_item(&mut bytes);
             bytes.extend_from_slice(given);
-            finish_item(&mut bytes, start, 6);
+            let len = bytes.len() - start;
+            finish_item(&mut bytes[start..], len, 6);
             let mut heard = frames(&bytes);
             let item = FromWorker::parse(heard.pop().unwrap()).unwrap();
             assert!(matches!(item, FromWorker::Item { seq: 6, payload } if payload == *given));
@@ -157,7 +159,7 @@ fn messages_that_go_the_other_way_are_refused() {
 fn any_cut_of_a_body_is_heard_as_no_more_than_it_is() {
     let mut done = Vec::new();
     begin_done(&mut done);
-    finish_done(&mut done, 0, 5, 99, 3, false);
+    finish_done(&mut done, DONE_HEAD_BYTES, 5, 99, 3, false);
     let mut failed = Vec::new();
     put_failed(&mut failed, 4, 1, false, &failures()[0]);
     let mut hello = Vec::new();
@@ -195,7 +197,7 @@ fn a_worker_that_retires_says_so_and_no_other_does() {
     for said in [false, true] {
         let mut bytes = Vec::new();
         begin_done(&mut bytes);
-        finish_done(&mut bytes, 0, 5, 99, 3, said);
+        finish_done(&mut bytes, DONE_HEAD_BYTES, 5, 99, 3, said);
         let FromWorker::Done { retire, .. } = from_worker(&bytes) else { panic!("it is done") };
         assert_eq!(retire, said);
         let mut bytes = Vec::new();

@@ -1,0 +1,301 @@
+//! Payloads in the making and made: bytes that were encoded, and long `Bytes`
+//! between them that were not copied. Used by both ends.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// What is being encoded: results, arguments, and the heads of their frames.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    /// All but what is kept.
+    bytes: Vec<u8>,
+    kept: Vec<Kept>,
+}
+
+/// A `Bytes` that belongs before the byte `at` of those around it.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    at: usize,
+    piece: Bytes,
+    /// Length of this one and all before it.
+    total: usize,
+}
+
+/// A place in a draft to come back to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    bytes: usize,
+    kept: usize,
+}
+
+impl Draft {
+    /// Bytes so far, copied and kept.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() + kept_bytes(&self.kept)
+    }
+
+    /// Where bytes are appended. What is there must stay.
+    pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Where the encoder writes.
+    pub(super) fn parts(&mut self) -> (&mut Vec<u8>, &mut Vec<Kept>) {
+        (&mut self.bytes, &mut self.kept)
+    }
+
+    /// The first `len` bytes, if they are before everything that is kept.
+    pub(crate) fn head_mut(&mut self, len: usize) -> &mut [u8] {
+        debug_assert!(self.kept.first().is_none_or(|kept| kept.at >= len));
+        &mut self.bytes[..len]
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), kept: self.kept.len() }
+    }
+
+    /// Takes back what came after the mark.
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        self.kept.truncate(mark.kept);
+    }
+
+    /// Makes it empty; gives memory back beyond so many bytes.
+    pub(crate) fn clear(&mut self, spare_bytes_max: usize) {
+        self.kept.clear();
+        self.bytes.clear();
+        if self.bytes.capacity() > spare_bytes_max {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// All of it, if nothing is kept.
+    pub(crate) fn as_slice(&self) -> Option<&[u8]> {
+        self.kept.is_empty().then_some(&self.bytes)
+    }
+
+    /// All pieces in order.
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let between = |from: usize, to: usize| &self.bytes[from..to];
+        let starts = [0].into_iter().chain(self.kept.iter().map(|kept| kept.at));
+        let kept = self.kept.iter().zip(starts);
+        let last = self.kept.last().map_or(0, |kept| kept.at);
+        kept.flat_map(move |(kept, start)| [between(start, kept.at), &kept.piece[..]])
+            .chain([&self.bytes[last..]])
+    }
+
+    /// Fills in as many slices as there are, of what is behind the first
+    /// `written` bytes, and returns how many.
+    pub(crate) fn slices<'a>(&'a self, written: usize, slices: &mut [IoSlice<'a>]) -> usize {
+        fill(self.pieces(), written, slices)
+    }
+
+    /// In one piece.
+    pub(crate) fn into_vec(self) -> Vec<u8> {
+        if self.kept.is_empty() { self.bytes } else { self.pieces().collect::<Vec<_>>().concat() }
+    }
+}
+
+impl From<Draft> for Payload {
+    fn from(draft: Draft) -> Self {
+        if draft.kept.is_empty() {
+            return Payload::Whole(draft.bytes.into());
+        }
+        let mut rest = Bytes::from(draft.bytes);
+        let mut cut = 0;
+        let mut pieces = Vec::with_capacity(2 * draft.kept.len() + 1);
+        for kept in draft.kept {
+            pieces.extend([rest.split_to(kept.at - cut), kept.piece]);
+            cut = kept.at;
+        }
+        pieces.push(rest);
+        pieces.retain(|piece| !piece.is_empty());
+        Payload::Pieces(pieces.into())
+    }
+}
+
+/// Slices of the pieces, without the first `written` bytes of all.
+fn fill<'a>(
+    pieces: impl Iterator<Item = &'a [u8]>,
+    mut written: usize,
+    slices: &mut [IoSlice<'a>],
+) -> usize {
+    let mut count = 0;
+    for piece in pieces {
+        let skipped = written.min(piece.len());
+        written -= skipped;
+        if skipped == piece.len() {
+            continue;
+        }
+        let Some(slice) = slices.get_mut(count) else { break };
+        *slice = IoSlice::new(&piece[skipped..]);
+        count += 1;
+    }
+    count
+}
+
+/// Bytes of all that are kept.
+pub(super) fn kept_bytes(kept: &[Kept]) -> usize {
+    kept.last().map_or(0, |last| last.total)
+}
+
+/// Keeps `piece` behind the first `at` bytes.
+pub(super) fn keep(kept: &mut Vec<Kept>, at: usize, piece: Bytes) {
+    let total = kept_bytes(kept) + piece.len();
+    kept.push(Kept { at, piece, total });
+}
+
+/// Something encoded. Cloning it copies no bytes.
+#[derive(Clone, Debug)]
+pub(crate) enum Payload {
+    Whole(Bytes),
+    /// In order; none is empty.
+    Pieces(Arc<[Bytes]>),
+}
+
+impl Payload {
+    pub(crate) fn pieces(&self) -> &[Bytes] {
+        match self {
+            Payload::Whole(bytes) => std::slice::from_ref(bytes),
+            Payload::Pieces(pieces) => pieces,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pieces().iter().map(Bytes::len).sum()
+    }
+
+    /// Cuts off and returns all but the first `at` bytes.
+    pub(crate) fn split_off(&mut self, mut at: usize) -> Payload {
+        let pieces = match self {
+            Payload::Whole(bytes) => return Payload::Whole(bytes.split_off(at)),
+            Payload::Pieces(pieces) => pieces,
+        };
+        let (mut before, mut behind) = (Vec::new(), Vec::new());
+        for piece in pieces.iter() {
+            let here = at.min(piece.len());
+            at -= here;
+            before.extend((here > 0).then(|| piece.slice(..here)));
+            behind.extend((here < piece.len()).then(|| piece.slice(here..)));
+        }
+        *self = Payload::Pieces(before.into());
+        Payload::Pieces(behind.into())
+    }
+}
+
+impl Default for Payload {
+    fn default() -> Self {
+        Payload::Whole(Bytes::new())
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        Payload::Whole(bytes.into())
+    }
+}
+
+/// The part of `whole` that `part` is, if it is one.
+pub(crate) fn shared(whole: &Bytes, part: &[u8]) -> Option<Bytes> {
+    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    let end = start.checked_add(part.len())?;
+    (end <= whole.len()).then(|| whole.slice(start..end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Letters that are kept are large, others small.
+    fn draft(text: &str) -> Draft {
+        let mut draft = Draft::default();
+        for letter in text.chars() {
+            if letter.is_uppercase() {
+                let (bytes, kept) = draft.parts();
+                keep(kept, bytes.len(), Bytes::from(vec![letter as u8; 3]));
+            } else {
+                draft.tail().push(letter as u8);
+            }
+        }
+        draft
+    }
+
+    fn plain(text: &str) -> Vec<u8> {
+        let times = |letter: char| if letter.is_uppercase() { 3 } else { 1 };
+        text.chars().flat_map(|letter| vec![letter as u8; times(letter)]).collect()
+    }
+
+    const TEXTS: [&str; 9] = ["", "a", "A", "AB", "aA", "Aa", "abABcdCe", "AaB", "aABb"];
+
+    #[test]
+    fn what_is_kept_stays_in_its_place() {
+        for text in TEXTS {
+            let plain = plain(text);
+            let made = draft(text);
+            assert_eq!(made.len(), plain.len(), "{text}");
+            for written in 0..=plain.len() {
+                let mut slices = [IoSlice::new(&[]); 9];
+                let count = made.slices(written, &mut slices);
+                assert!(slices[..count].iter().all(|slice| !slice.is_empty()));
+                let left = slices[..count].iter().flat_map(|slice| slice.iter().copied());
+                assert_eq!(left.collect::<Vec<_>>(), plain[written..], "{text}");
+            }
+            let payload = Payload::from(draft(text));
+            assert_eq!((payload.len(), payload.pieces().concat()), (plain.len(), plain.clone()));
+            assert_eq!(made.into_vec(), plain);
+        }
+    }
+
+    #[test]
+    fn a_few_slices_are_the_first() {
+        let draft = draft("aAbBc");
+        let mut slices = [IoSlice::new(&[]); 2];
+        assert_eq!(draft.slices(2, &mut slices), 2);
+        assert_eq!((&slices[0][..], &slices[1][..]), (&b"AA"[..], &b"b"[..]));
+    }
+
+    #[test]
+    fn a_payload_is_cut_anywhere() {
+        for text in TEXTS {
+            let plain = plain(text);
+            for at in 0..=plain.len() {
+                let mut payload = Payload::from(draft(text));
+                let behind = payload.split_off(at);
+                assert_eq!(payload.pieces().concat(), plain[..at], "{text}");
+                assert_eq!(behind.pieces().concat(), plain[at..], "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_came_after_a_mark_is_taken_back() {
+        let mut made = draft("aA");
+        let mark = made.mark();
+        let (bytes, kept) = made.parts();
+        bytes.push(b'b');
+        keep(kept, bytes.len(), Bytes::from_static(b"more"));
+        made.rewind(mark);
+        assert_eq!(made.len(), 4);
+        assert_eq!(made.as_slice(), None);
+        made.clear(0);
+        assert_eq!(made.as_slice(), Some(&[][..]));
+    }
+
+    #[test]
+    fn a_payload_is_no_larger_than_its_bytes() {
+        assert_eq!(size_of::<Payload>(), size_of::<Bytes>());
+    }
+
+    #[test]
+    fn parts_are_shared_and_nothing_else_is() {
+        let whole = Bytes::from(vec![1, 2, 3, 4]);
+        let part = shared(&whole, &whole[1..3]).unwrap();
+        assert_eq!((&part[..], part.as_ptr()), (&[2, 3][..], whole[1..].as_ptr()));
+        assert_eq!(shared(&whole, &[2, 3]), None);
+        assert_eq!(shared(&whole.slice(..2), &whole[1..3]), None);
+        assert_eq!(shared(&whole.slice(2..), &whole[1..3]), None);
+        assert_eq!(shared(&whole, &whole).unwrap().len(), 4);
+    }
+}

@@ -8,7 +8,7 @@
 //! part of the ring is news. What is too long for the ring goes into the socket
 //! at once, and the page says from where on the ring can be believed.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -60,13 +60,12 @@ impl Outbox {
     }
 
     /// Writes frames past the ring, from where they are.
-    fn send(&self, frames: &Draft) -> io::Result<()> {
+    fn send(&mut self, frames: &Draft) -> io::Result<()> {
         let mut written = 0;
         while written < frames.len() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = frames.slices(written, &mut slices);
-            let socket = self.socket.as_fd();
-            written += patiently(|| fd::send_slices(socket, &slices[..count]))?;
+            written += patiently(|| self.socket.write_vectored(&slices[..count]))?;
         }
         Ok(())
     }

@@ -37,7 +37,8 @@
 //!
 //! An answer that was on its way to a dropped handle is thrown away. To stop
 //! waiting without cancelling, [`detach`](TaskHandle::detach). What a forked
-//! copy of the program drops is not given up: its pools are the original's.
+//! copy of the program drops is not given up, and what it calls ends with
+//! [`TaskError::Terminated`]: its pools are the original's.
 //!
 //! # Large byte strings
 //!

@@ -248,6 +248,8 @@ impl Supervisor {
         let mut effects = Effects::default();
         let mut core = self.core();
         let refusal = match core.refusal() {
+            // The workers, and the pages that tell what is theirs, are not.
+            _ if self.is_in_a_copy() => Some(TaskError::Terminated),
             // A closed pool finishes what was begun, as long as there is one.
             Some(TaskError::Closed) if begun => core.abandoned.then_some(TaskError::Terminated),
             refusal => refusal,
@@ -382,7 +384,7 @@ impl Supervisor {
     }
 
     /// Whether this process is a forked copy of the pool's: what it drops has not
-    /// been given up.
+    /// been given up, and what it submits has nobody to run it.
     fn is_in_a_copy(&self) -> bool {
         self.process != std::process::id()
     }

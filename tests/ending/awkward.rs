@@ -253,7 +253,7 @@ fn a_subscriber_may_ask_the_pool() {
 
 /// The copy has the pages of the workers too, and once took their tasks back.
 #[test]
-fn a_forked_copy_of_the_program_drops_nothing_of_the_originals() {
+fn a_forked_copy_of_the_program_leaves_the_originals_pool_alone() {
     checked_current_thread(async {
         let scratch = Scratch::new();
         let (journal, gate) = (scratch.path("journal"), scratch.path("gate"));
@@ -264,9 +264,12 @@ fn a_forked_copy_of_the_program_drops_nothing_of_the_originals() {
         // SAFETY: on this thread nobody holds a lock that dropping handles needs.
         let copy = match unsafe { nix::unistd::fork() }.unwrap() {
             nix::unistd::ForkResult::Child => {
-                drop((running, behind, pool));
+                // Nor is anything of it sent to a worker of the original's.
+                let more = pool.apply_async(length, bytes::Bytes::from_static(b"more"));
+                let refused = more.is_finished();
+                drop((running, behind, more, pool));
                 // SAFETY: nothing of the original's is to be cleaned up here.
-                unsafe { nix::libc::_exit(0) }
+                unsafe { nix::libc::_exit(i32::from(!refused)) }
             }
             nix::unistd::ForkResult::Parent { child } => child,
         };

@@ -2,9 +2,9 @@
 //! `codec` only.
 //!
 //! Numbers of up to eight bytes are written by [`varint`], everything else by
-//! postcard itself. What is done here is counting levels, with the same rules as [`guard`]: what encodes
-//! decodes, as far as depth goes. It never stores more than its limit, and
-//! never leaves part of a value behind.
+//! postcard itself. What is done here is counting levels, with the same rules as
+//! [`guard`]: what encodes decodes, as far as depth goes. It never stores more than
+//! its limit, and never leaves part of a value behind.
 //!
 //! A type that hands its serializer on to a part of itself, as `Box` and
 //! `#[serde(transparent)]` do, shows no level. Where such a type contains

@@ -33,7 +33,8 @@
 
 // `run` is the worker's loop, `desk` where one call is worked on, `outbox` what
 // is answered and not yet sent; `guard` catches panics, `lookout` saves sleeps
-// between tasks, `lifeline` watches for the parent's end. Before each task, `run` asks the status page whether it may.
+// between tasks, `lifeline` watches for the parent's end. Before each task, `run`
+// asks the status page whether it may.
 mod desk;
 mod guard;
 mod lifeline;

@@ -162,6 +162,25 @@ unsafe extern "C" fn sendmsg(fd: i32, message: *const libc::msghdr, flags: i32) 
     sent
 }
 
+/// # Safety
+///
+/// As for writev(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn writev(fd: i32, parts: *const libc::iovec, count: i32) -> isize {
+    // SAFETY: the caller has promised that there are so many.
+    let mut parts = unsafe { std::slice::from_raw_parts(parts, count as usize) }.to_vec();
+    let wanted = parts.iter().map(|part| part.iov_len).sum();
+    let mut left = WRITTEN.pass(fd, wanted);
+    for part in &mut parts {
+        part.iov_len = part.iov_len.min(left);
+        left -= part.iov_len;
+    }
+    // SAFETY: what the caller has promised, for no more bytes.
+    let written = unsafe { libc::syscall(libc::SYS_writev, fd, parts.as_ptr(), count) } as isize;
+    WRITTEN.count(fd, written);
+    written
+}
+
 /// A direction, as seen from the worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Direction {

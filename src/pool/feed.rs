@@ -22,7 +22,7 @@ use crate::id::TaskId;
 use crate::proto::codec;
 use crate::proto::draft::{Draft, Payload};
 use crate::proto::message::Shape;
-use crate::sched::{TaskKey, Terms};
+use crate::sched::Terms;
 use crate::supervisor::{
     Begun, Ended, Landing, Part, QueuePlace, Request, Sink, Submitted, Supervisor,
 };
@@ -306,7 +306,7 @@ impl Feed {
         self.panic = None;
         self.unfinished.retain(|chunk| chunk.first < index);
         let behind = self.flights.iter().filter(|flight| flight.chunk.first > index);
-        let tasks = behind.filter_map(|flight| flight.task).collect();
+        let tasks = behind.filter_map(|flight| flight.submitted.task).collect();
         self.supervisor.cancel_all(tasks);
     }
 
@@ -322,7 +322,8 @@ impl Feed {
         self.unfinished.clear();
         let flights = std::mem::take(&mut self.flights);
         if flights.len() > 0 {
-            self.supervisor.cancel_all(flights.iter().filter_map(|flight| flight.task).collect());
+            self.supervisor
+                .cancel_all(flights.iter().filter_map(|flight| flight.submitted.task).collect());
             // They land where nobody looks.
             self.landing = Arc::default();
         }
@@ -437,15 +438,17 @@ impl Feed {
             None => each.saturating_add(Duration::from_nanos(CHUNK_BUDGET_NANOS)),
         });
         let terms = Terms { timeout, retries: 0 };
-        let number = self.flights.next_number();
+        // It has its number before it is submitted: the program's subscriber hears
+        // of that, and may panic. Then the chunk lands all the same.
+        let submitted = Submitted { id: TaskId(0), task: None };
+        let number = self.flights.insert(Flight { submitted, chunk, single });
         let sink = Sink::Part(Part::new(&self.landing, number));
-        let Submitted { id, task } =
-            self.supervisor.submit(request, terms, sink, QueuePlace::Begun);
-        self.flights.insert(Flight { id, task, chunk, single });
+        let submitted = self.supervisor.submit(request, terms, sink, QueuePlace::Begun);
+        self.flights.get_mut(number).submitted = submitted;
     }
 
     fn handle_landed(&mut self, flight: Flight, ended: Ended) -> Fed {
-        let Flight { id, mut chunk, single, .. } = flight;
+        let Flight { submitted: Submitted { id, .. }, mut chunk, single } = flight;
         let first = chunk.first;
         let count = chunk.count();
         match ended.outcome {
@@ -510,9 +513,7 @@ enum Next {
 
 /// A chunk on its way.
 struct Flight {
-    id: TaskId,
-    /// `None` if it was refused.
-    task: Option<TaskKey>,
+    submitted: Submitted,
     chunk: Chunk,
     single: bool,
 }
@@ -529,16 +530,22 @@ impl Flights {
         self.slots.len() - self.free.len()
     }
 
-    /// What the next one is inserted as.
-    fn next_number(&self) -> u32 {
-        self.free.last().copied().unwrap_or(self.slots.len() as u32)
+    /// Returns its number.
+    fn insert(&mut self, flight: Flight) -> u32 {
+        match self.free.pop() {
+            Some(number) => {
+                self.slots[number as usize] = Some(flight);
+                number
+            }
+            None => {
+                self.slots.push(Some(flight));
+                self.slots.len() as u32 - 1
+            }
+        }
     }
 
-    fn insert(&mut self, flight: Flight) {
-        match self.free.pop() {
-            Some(number) => self.slots[number as usize] = Some(flight),
-            None => self.slots.push(Some(flight)),
-        }
+    fn get_mut(&mut self, number: u32) -> &mut Flight {
+        self.slots[number as usize].as_mut().expect("it has not landed")
     }
 
     fn remove(&mut self, number: u32) -> Flight {

@@ -1,6 +1,8 @@
 //! What the scheduler's actions come to: part of it is done under the pool's
 //! lock, the rest is gathered and done after.
 
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
@@ -23,7 +25,7 @@ pub(super) struct Effects {
     resolved: Vec<(TaskId, Call, Ended, &'static str)>,
     /// Tasks that went to a worker, where somebody listens.
     sent: Vec<(Arc<Span>, TaskId, WorkerId)>,
-    wakers: Vec<Waker>,
+    wakers: Wakers,
     /// Places in the queue that came free.
     permits: usize,
     /// The driver has to look at its timers.
@@ -32,6 +34,22 @@ pub(super) struct Effects {
     refuse: bool,
     /// Somebody waits for such changes.
     announce: bool,
+}
+
+/// Woken in any case: where one of them panics, or the program's subscriber
+/// before them, nobody else would tell the others.
+#[derive(Debug, Default)]
+struct Wakers(Vec<Waker>);
+
+impl Drop for Wakers {
+    fn drop(&mut self) {
+        for waker in mem::take(&mut self.0) {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+                // The panic hook has told of it; dropping it could panic again.
+                mem::forget(payload);
+            }
+        }
+    }
 }
 
 impl Effects {
@@ -46,7 +64,7 @@ impl Effects {
     }
 
     pub(super) fn wake(&mut self, waker: Option<Waker>) {
-        self.wakers.extend(waker);
+        self.wakers.0.extend(waker);
     }
 
     pub(super) fn run(mut self, supervisor: &Arc<Supervisor>) {
@@ -59,15 +77,13 @@ impl Effects {
         for (id, call, ended, outcome) in self.resolved {
             let span = call.span.as_deref().unwrap_or(const { &Span::none() });
             observe::task_ended(span, id, outcome);
-            self.wakers.extend(call.resolve(ended));
+            self.wakers.0.extend(call.resolve(ended));
         }
         // After the endings that made room for them.
         for (span, task, worker) in self.sent {
             observe::task_sent(&span, task, worker);
         }
-        for waker in self.wakers {
-            waker.wake();
-        }
+        drop(self.wakers);
         if self.announce {
             supervisor.changed.notify_waiters();
         }
@@ -149,10 +165,11 @@ impl Core {
         effects: &mut Effects,
     ) {
         let is_alone = self.sched.is_alone(worker, seq);
-        // As long as one processor more than the busy workers have is left for us.
-        let lookout = is_alone && self.sched.busy_workers() < plan.processors;
+        // One processor more than the busy workers have is left for us: to be
+        // woken is what takes longest then, and nobody is kept from anything.
+        let is_quiet = is_alone && self.sched.busy_workers() < plan.processors;
         let Some(link) = self.links.get_mut(worker) else { return };
-        link.page.set_lookout(lookout);
+        link.page.set_lookout(is_quiet);
         link.unsent_from.get_or_insert(seq);
         match self.sched.data(task) {
             Some(call) => {
@@ -170,10 +187,10 @@ impl Core {
             // It has ended since; the worker will find its word revoked.
             None => put_run(link.outgoing.tail(), seq, 0, Shape::One, 0),
         }
-        // A worker that has nothing else waits for this: to wake the driver first
-        // would take as long as to wake the worker. Others can wait until more has
-        // gathered.
-        if is_alone && link.send_now() {
+        // To wake the driver first would take as long as to wake the worker. But
+        // where that may take our processor, it is not done under the lock; and
+        // other workers have something to do while more gathers.
+        if is_quiet && link.send_now() {
             effects.ring |= self.sched.poll_timeout().is_some_and(|next| next < self.armed);
         } else {
             link.alarm.ring();

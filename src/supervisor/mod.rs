@@ -311,6 +311,9 @@ impl Supervisor {
 
     /// Lets a stream's worker send `n` more items.
     pub(crate) fn grant(&self, task: TaskKey, items: &Items, n: u32) {
+        if self.is_in_a_copy() {
+            return;
+        }
         let core = self.core();
         items.grant(n);
         core.links.grant(core.sched.place(task), n);
@@ -329,16 +332,25 @@ impl Supervisor {
     // The pool's life -------------------------------------------------------
 
     pub(crate) fn close(self: &Arc<Self>) {
+        if self.is_in_a_copy() {
+            return;
+        }
         self.act(|sched, now, links| sched.handle_close(now, links));
         self.alarm.ring();
     }
 
     pub(crate) fn terminate(self: &Arc<Self>) {
+        if self.is_in_a_copy() {
+            return;
+        }
         self.act(|sched, now, links| sched.handle_terminate(now, links));
         self.alarm.ring();
     }
 
     pub(crate) fn resize(self: &Arc<Self>, workers: usize) {
+        if self.is_in_a_copy() {
+            return;
+        }
         let mut effects = Effects::default();
         let mut core = self.core();
         let before = core.sched.settings().workers;
@@ -393,6 +405,9 @@ impl Supervisor {
     /// not for a stream that nobody may be reading, while somebody waits for the
     /// pool's end.
     fn count_begun(self: &Arc<Self>, change: impl FnOnce(&mut Core)) {
+        if self.is_in_a_copy() {
+            return;
+        }
         let mut effects = Effects::default();
         let mut core = self.core();
         change(&mut core);

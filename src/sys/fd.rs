@@ -202,10 +202,11 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO) != Ok(0)
 }
 
-/// Sends once. A socket that nobody reads any more is an error, and no SIGPIPE:
-/// that ends programs that have it as the system has it.
+/// Sends once, without waiting for room. A socket that nobody reads any more is an
+/// error, and no SIGPIPE: that ends programs that have it as the system has it.
 pub(crate) fn send_slices(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    Ok(sendmsg::<()>(socket.as_raw_fd(), slices, &[], MsgFlags::MSG_NOSIGNAL, None)?)
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    Ok(sendmsg::<()>(socket.as_raw_fd(), slices, &[], flags, None)?)
 }
 
 /// Waits until there is something to read, or nobody to write it, but not for

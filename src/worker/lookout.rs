@@ -3,8 +3,9 @@
 //!
 //! It watches the status page, where the parent writes a task's slot word just
 //! before it sends the task: no system call is made until that is on its way, and
-//! whoever sends needs to do nothing for it. It takes a processor from nobody, and from no idle machine:
-//! only while one is left for the parent, and only after a task that came soon.
+//! whoever sends needs to do nothing for it. It takes a processor from nobody, and
+//! from no idle machine: the parent says whether one is left, and it is done only
+//! after a task that came soon.
 
 use std::hint::spin_loop;
 use std::os::fd::BorrowedFd;

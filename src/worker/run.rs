@@ -198,17 +198,18 @@ impl Worker {
             self.desk.outbox.flush()?;
             self.unsent_since = None;
             let (reader, socket) = (&mut self.reader, self.socket.as_fd());
-            let read = || {
-                if reader.has_spares()
-                    && reader.is_empty()
-                    && !fd::await_readable(socket, SPARE_WAIT)?
-                {
+            // The rest of a frame is on its way already.
+            let is_between = reader.is_empty();
+            let mut read = || {
+                if reader.has_spares() && is_between && !fd::await_readable(socket, SPARE_WAIT)? {
                     reader.give_back();
                 }
                 let (buffer, most) = reader.next_read();
                 fd::read_into(socket, buffer, most)
             };
-            if self.lookout.wait(&self.page, socket, read)? == 0 {
+            let read =
+                if is_between { self.lookout.wait(&self.page, socket, read) } else { read() };
+            if read? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }

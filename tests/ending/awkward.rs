@@ -267,7 +267,10 @@ fn a_forked_copy_of_the_program_leaves_the_originals_pool_alone() {
                 // Nor is anything of it sent to a worker of the original's.
                 let more = pool.apply_async(length, bytes::Bytes::from_static(b"more"));
                 let refused = more.is_finished();
-                drop((running, behind, more, pool));
+                let mut terminating = std::pin::pin!(pool.terminate());
+                let waker = std::task::Waker::noop();
+                let _ = terminating.as_mut().poll(&mut std::task::Context::from_waker(waker));
+                drop((running, behind, more));
                 // SAFETY: nothing of the original's is to be cleaned up here.
                 unsafe { nix::libc::_exit(i32::from(!refused)) }
             }
@@ -279,6 +282,69 @@ fn a_forked_copy_of_the_program_leaves_the_originals_pool_alone() {
         within(SOON, running).await.unwrap();
         assert_eq!(within(SOON, behind).await.unwrap(), 4);
         assert_eq!(pool.stats().workers_started, 1);
+    });
+}
+
+/// Its frames were once answered to the original.
+#[test]
+fn a_forked_copy_of_the_program_asks_nothing_of_the_originals_workers() {
+    checked_current_thread(async {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        assert_eq!(pool.apply(length, bytes::Bytes::from_static(b"four")).await.unwrap(), 4);
+        // SAFETY: on this thread nobody holds a lock that a call needs.
+        let copy = match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                let call = pool.apply_async(length, bytes::Bytes::from_static(b"another"));
+                // SAFETY: nothing of the original's is to be cleaned up here.
+                unsafe { nix::libc::_exit(i32::from(!call.is_finished())) }
+            }
+            nix::unistd::ForkResult::Parent { child } => child,
+        };
+        let ended = nix::sys::wait::waitpid(copy, None).unwrap();
+        assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(copy, 0));
+        for n in 0..20 {
+            let bytes = bytes::Bytes::from(vec![0; n]);
+            assert_eq!(within(SOON, pool.apply(length, bytes)).await.unwrap(), n);
+        }
+        assert_eq!(pool.stats().workers_started, 1);
+    });
+}
+
+/// Notes that it was woken, and panics then if it is that kind.
+struct Woken {
+    is_woken: std::sync::atomic::AtomicBool,
+    panics: bool,
+}
+
+impl std::task::Wake for Woken {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.is_woken.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(!self.panics, "a waker's bug, on purpose");
+    }
+}
+
+#[test]
+fn a_waker_that_panics_keeps_no_other_from_being_woken() {
+    checked_current_thread(async {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let scratch = Scratch::new();
+        let busy = pool.apply_async(held, (scratch.path("journal"), scratch.path("gate")));
+        noted(&scratch.path("journal")).await;
+        let woken = |panics| std::sync::Arc::new(Woken { is_woken: false.into(), panics });
+        let (bad, good) = (woken(true), woken(false));
+        let mut map = Box::pin(pool.map(length, [bytes::Bytes::new()]).chunk_size(1));
+        let waker = std::task::Waker::from(good.clone());
+        assert!(map.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        let mut other = Box::pin(pool.apply_async(length, bytes::Bytes::new()));
+        let waker = std::task::Waker::from(bad.clone());
+        assert!(other.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        let terminating = std::panic::AssertUnwindSafe(async { pool.terminate().await });
+        // It may continue here, or in the driver.
+        let _ = futures::FutureExt::catch_unwind(terminating).await;
+        let _ = busy.await;
+        pool.terminate().await;
+        assert!(bad.is_woken.load(std::sync::atomic::Ordering::SeqCst));
+        assert!(good.is_woken.load(std::sync::atomic::Ordering::SeqCst));
     });
 }
 

@@ -279,7 +279,9 @@ impl<R: DeserializeOwned> Answers<R> {
         while self.left > 1 {
             let [ITEM_OK, after @ ..] = rest else { break };
             rest = after;
-            let Ok(answer) = codec::decode_front(&mut rest, &mut self.budget) else { break };
+            let (payload, budget) = (&self.payload, &mut self.budget);
+            let answer = codec::decode_front_shared::<Sharing, R>(&mut rest, payload, budget);
+            let Ok(answer) = answer else { break };
             out.push(answer);
             self.at = self.payload.len() - rest.len();
             self.index += 1;

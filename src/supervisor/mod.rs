@@ -58,6 +58,7 @@ use crate::start::owner::{Event, Owner};
 use crate::start::spawn::SpawnSpec;
 use crate::start::warden::Warden;
 use crate::sys::clock::monotonic_nanos;
+use crate::sys::fork::Incarnation;
 use crate::time::Time;
 
 /// Checks what a worker's initializer returned.
@@ -110,7 +111,7 @@ pub(crate) struct Supervisor {
     id: u64,
     /// Who made the pool. In a copy of that process, made by `fork`, the status
     /// pages are still those of the original's workers.
-    process: u32,
+    incarnation: Incarnation,
     plan: Plan,
     spec: Arc<SpawnSpec>,
     core: Mutex<Core>,
@@ -166,11 +167,13 @@ impl Supervisor {
         static POOLS: AtomicU64 = AtomicU64::new(1);
         let warden = Warden::global()
             .map_err(|error| os_error("start the thread that watches over workers", error))?;
+        let incarnation = Incarnation::current()
+            .map_err(|error| os_error("map memory that tells a forked copy", error))?;
         let now = Time(monotonic_nanos());
         let room = plan.queue_limit + plan.settings.workers;
         let supervisor = Arc::new(Supervisor {
             id: POOLS.fetch_add(1, Ordering::Relaxed),
-            process: std::process::id(),
+            incarnation,
             core: Mutex::new(Core {
                 sched: Scheduler::new(now, plan.settings.clone()),
                 links: Links::default(),
@@ -398,7 +401,7 @@ impl Supervisor {
     /// Whether this process is a forked copy of the pool's: what it drops has not
     /// been given up, and what it submits has nobody to run it.
     fn is_in_a_copy(&self) -> bool {
-        self.process != std::process::id()
+        !self.incarnation.is_current()
     }
 
     /// Changes who has begun what, and whether workers stay for it: they do, but

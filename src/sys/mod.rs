@@ -12,6 +12,7 @@
 //! - `futex`: sleeping on a word of that page, across processes
 //! - `clock`: the clock that both sides read
 //! - `fd`: descriptors in messages, and the standard ones
+//! - `fork`: whether this process is a copy of another
 //! - `signal`: groups, dispositions, the parent's death
 //! - `wait`: pidfds and how a process ended
 //! - `limits`: what a worker sets on itself
@@ -23,6 +24,7 @@ pub(crate) mod atomic;
 pub(crate) mod cast;
 pub(crate) mod clock;
 pub(crate) mod fd;
+pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod layout;
 pub(crate) mod limits;

@@ -27,7 +27,7 @@ pub(crate) const SOCKET_BYTES_MAX: usize = 64 << 20;
 
 /// How many tasks can be in flight to one worker, and so how many words a
 /// status page holds.
-pub(crate) const SLOTS: usize = 64;
+pub(crate) const SLOTS: usize = 256;
 
 /// The ring in the status page: bytes of answers that can be on their way from
 /// worker to parent. What is longer than half of it goes past it.

@@ -48,7 +48,11 @@ impl Outgoing {
     }
 
     pub(crate) fn push_payload(&mut self, payload: &Payload) {
-        for piece in payload.pieces() {
+        let pieces = match payload {
+            Payload::Short(short) => return self.tail.extend_from_slice(short),
+            Payload::Pieces(pieces) => pieces,
+        };
+        for piece in pieces.iter() {
             if piece.len() < KEEP_BYTES_LEAST {
                 self.tail.extend_from_slice(piece);
             } else {
@@ -370,7 +374,7 @@ mod tests {
                 outgoing.tail().extend_from_slice(head);
                 outgoing.push_payload(payload);
                 expected.extend_from_slice(head);
-                expected.extend(payload.pieces().concat());
+                expected.extend(payload.slices().flatten());
             }
             outgoing.tail().extend_from_slice(b"end");
             expected.extend_from_slice(b"end");

@@ -8,12 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
 
 use super::handle::{RawHandle, TaskHandle};
 use crate::error::TaskError;
 use crate::sched::Terms;
-use crate::supervisor::{Ended, Items, QueuePlace, Request, Sink, Submitted, Supervisor};
+use crate::supervisor::{Items, QueuePlace, Receiver, Request, Supervisor};
 
 /// The future of one call, made by [`Pool::apply`](crate::Pool::apply).
 ///
@@ -155,24 +154,15 @@ impl Launch {
     /// Queues the call now.
     pub(super) fn submit(&mut self, items: Option<Arc<Items>>, place: QueuePlace) -> RawHandle {
         let request = self.request.take().expect("submitted once");
-        let (sender, receiver) = oneshot::channel();
-        let submitted = match request {
-            Ok(request) => {
-                let sink = match items {
-                    Some(items) => Sink::Stream(items, sender),
-                    None => Sink::One(sender),
-                };
-                self.supervisor.submit(request, self.terms, sink, place)
-            }
+        let (task, receiver) = match request {
+            Ok(request) => self.supervisor.submit(request, self.terms, items, place),
             Err(error) => {
                 if place == QueuePlace::Admitted {
                     self.supervisor.give_back_place();
                 }
-                // There is a receiver: it is right here.
-                let _ = sender.send(Ended { outcome: Err(error), started: false });
-                Submitted { id: self.supervisor.refuse(), task: None }
+                (self.supervisor.refuse(), Receiver::of_failed(error))
             }
         };
-        RawHandle::new(&self.supervisor, submitted, receiver)
+        RawHandle::new(&self.supervisor, task, receiver)
     }
 }

@@ -12,20 +12,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::stream::Stream;
 use serde::Serialize;
 use tokio::task::coop::consume_budget;
 
 use crate::error::{Side, TaskError, TaskInfo};
-use crate::id::TaskId;
 use crate::proto::codec;
-use crate::proto::draft::{Draft, Payload};
+use crate::proto::draft::{Draft, Payload, Reply};
 use crate::proto::message::Shape;
-use crate::sched::Terms;
-use crate::supervisor::{
-    Begun, Ended, Landing, Part, QueuePlace, Request, Sink, Submitted, Supervisor,
-};
+use crate::sched::{TaskKey, Terms};
+use crate::supervisor::{Begun, Ended, Landing, Part, Request, Supervisor};
 use crate::sys::cast::Sharing;
 
 /// A chunk should take about this long: some forty times its fixed cost of
@@ -49,7 +45,7 @@ const CHUNK_BYTES_MAX: usize = 256 << 10;
 const CHUNKS_PER_WORKER: usize = 4;
 
 /// The same where the size is given: they may be of one tiny item each.
-const FIXED_CHUNKS_PER_WORKER: usize = 64;
+const FIXED_CHUNKS_PER_WORKER: usize = 256;
 
 /// Where the input comes from, whatever its type.
 pub(super) trait Source: Send {
@@ -178,7 +174,7 @@ pub(super) enum Fed {
     /// They could not be sent.
     Unsent { index: usize, error: TaskError },
     /// All have this answer: tagged items if there may be several.
-    Answered { first: usize, count: usize, payload: Bytes, tagged: bool, task: TaskInfo },
+    Answered { first: usize, count: usize, payload: Reply, tagged: bool, task: TaskInfo },
     /// None has an answer. The error's index counts from `first`.
     Lost { first: usize, count: usize, error: TaskError },
 }
@@ -306,7 +302,7 @@ impl Feed {
         self.panic = None;
         self.unfinished.retain(|chunk| chunk.first < index);
         let behind = self.flights.iter().filter(|flight| flight.chunk.first > index);
-        let tasks = behind.filter_map(|flight| flight.submitted.task).collect();
+        let tasks = behind.map(|flight| flight.task).collect();
         self.supervisor.cancel_all(tasks);
     }
 
@@ -322,8 +318,7 @@ impl Feed {
         self.unfinished.clear();
         let flights = std::mem::take(&mut self.flights);
         if flights.len() > 0 {
-            self.supervisor
-                .cancel_all(flights.iter().filter_map(|flight| flight.submitted.task).collect());
+            self.supervisor.cancel_all(flights.iter().map(|flight| flight.task).collect());
             // They land where nobody looks.
             self.landing = Arc::default();
         }
@@ -440,18 +435,17 @@ impl Feed {
         let terms = Terms { timeout, retries: 0 };
         // It has its number before it is submitted: the program's subscriber hears
         // of that, and may panic. Then the chunk lands all the same.
-        let submitted = Submitted { id: TaskId(0), task: None };
-        let number = self.flights.insert(Flight { submitted, chunk, single });
-        let sink = Sink::Part(Part::new(&self.landing, number));
-        let submitted = self.supervisor.submit(request, terms, sink, QueuePlace::Begun);
-        self.flights.get_mut(number).submitted = submitted;
+        let number = self.flights.insert(Flight { task: TaskKey::NOWHERE, chunk, single });
+        let part = Part::new(&self.landing, number);
+        let task = self.supervisor.submit_part(request, terms, part);
+        self.flights.get_mut(number).task = task;
     }
 
     fn handle_landed(&mut self, flight: Flight, ended: Ended) -> Fed {
-        let Flight { submitted: Submitted { id, .. }, mut chunk, single } = flight;
+        let Flight { task, mut chunk, single } = flight;
         let first = chunk.first;
         let count = chunk.count();
-        match ended.outcome {
+        match ended {
             Ok(answer) => {
                 let answered = answer.answered as usize;
                 if answered < count {
@@ -468,10 +462,16 @@ impl Feed {
                     count: answered,
                     payload: answer.payload,
                     tagged: !single,
-                    task: TaskInfo { id, name: self.name, label: self.label.clone(), index: None },
+                    task: TaskInfo {
+                        id: task.id,
+                        name: self.name,
+                        label: self.label.clone(),
+                        index: None,
+                    },
                 }
             }
-            Err(error) => {
+            Err(failed) => {
+                let error = failed.error;
                 if ends_everything(&error) {
                     // No item can be answered any more, and there may be no
                     // end of them.
@@ -513,7 +513,7 @@ enum Next {
 
 /// A chunk on its way.
 struct Flight {
-    submitted: Submitted,
+    task: TaskKey,
     chunk: Chunk,
     single: bool,
 }

@@ -9,14 +9,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
 
 use crate::error::{Side, TaskError};
 use crate::exit::Exit;
 use crate::id::TaskId;
 use crate::proto::codec;
+use crate::proto::draft::Reply;
 use crate::sched::TaskKey;
-use crate::supervisor::{Answer, Ended, Submitted, Supervisor, TaskView};
+use crate::supervisor::{Failed, Receiver, Supervisor, TaskView};
 use crate::sys::cast::Sharing;
 
 /// A call that has been queued: a future of its answer.
@@ -74,22 +74,21 @@ impl<R> TaskHandle<R> {
 
     /// The call's id.
     pub fn id(&self) -> TaskId {
-        self.raw.id
+        self.raw.task.id
     }
 
     /// Whether the answer, or the reason why there is none, is there: awaiting
     /// the handle then does not wait. Python's `AsyncResult.ready`.
     pub fn is_finished(&self) -> bool {
-        self.raw.over || !self.raw.receiver.is_empty()
+        self.raw.receiver.as_ref().is_none_or(Receiver::is_ready)
     }
 
     /// Where the call is now. It may be elsewhere by the time one looks.
     pub fn status(&self) -> TaskStatus {
-        let view = self.raw.task.map(|task| self.raw.supervisor.task(task));
-        match view {
-            None | Some(TaskView::Finished) => TaskStatus::Finished,
-            Some(TaskView::Queued) => TaskStatus::Queued,
-            Some(TaskView::Running { pid, since }) => TaskStatus::Running { pid, since },
+        match self.raw.supervisor.task(self.raw.task) {
+            TaskView::Finished => TaskStatus::Finished,
+            TaskView::Queued => TaskStatus::Queued,
+            TaskView::Running { pid, since } => TaskStatus::Running { pid, since },
         }
     }
 
@@ -111,7 +110,7 @@ impl<R> TaskHandle<R> {
 
     /// Lets the call run on without anybody waiting for it.
     pub fn detach(mut self) {
-        self.raw.over = true;
+        self.raw.receiver = None;
     }
 }
 
@@ -119,14 +118,16 @@ impl<R: DeserializeOwned> Future for TaskHandle<R> {
     type Output = Result<R, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let ended = ready!(self.raw.poll_ended(cx));
-        Poll::Ready(ended.outcome.and_then(|answer| decode(&answer)))
+        Poll::Ready(match ready!(self.raw.poll_ended(cx)) {
+            Ok(reply) => decode(&reply),
+            Err(failed) => Err(failed.error),
+        })
     }
 }
 
 impl<R> fmt::Debug for TaskHandle<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskHandle").field("id", &self.raw.id).finish_non_exhaustive()
+        f.debug_struct("TaskHandle").field("id", &self.raw.task.id).finish_non_exhaustive()
     }
 }
 
@@ -135,15 +136,13 @@ impl<R> fmt::Debug for TaskHandle<R> {
 #[derive(Clone)]
 pub struct CancelHandle {
     supervisor: Arc<Supervisor>,
-    task: Option<TaskKey>,
+    task: TaskKey,
 }
 
 impl CancelHandle {
     /// Cancels the call.
     pub fn cancel(&self) {
-        if let Some(task) = self.task {
-            self.supervisor.cancel(task);
-        }
+        self.supervisor.cancel(self.task);
     }
 }
 
@@ -165,8 +164,10 @@ impl Future for Cancelling {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Cancelled> {
         let ended = ready!(self.raw.poll_ended(cx));
-        let exit = ended.outcome.err().and_then(|error| error.exit());
-        Poll::Ready(Cancelled { started: ended.started, exit })
+        Poll::Ready(match ended {
+            Ok(_) => Cancelled { started: true, exit: None },
+            Err(failed) => Cancelled { started: failed.started, exit: failed.error.exit() },
+        })
     }
 }
 
@@ -174,51 +175,42 @@ impl Future for Cancelling {
 #[derive(Debug)]
 pub(super) struct RawHandle {
     supervisor: Arc<Supervisor>,
-    id: TaskId,
-    task: Option<TaskKey>,
-    receiver: oneshot::Receiver<Ended>,
-    /// Answered, or left to itself.
-    over: bool,
+    task: TaskKey,
+    /// `None` once the call was answered, or left to itself.
+    receiver: Option<Receiver>,
 }
 
 impl RawHandle {
-    pub(super) fn new(
-        supervisor: &Arc<Supervisor>,
-        submitted: Submitted,
-        receiver: oneshot::Receiver<Ended>,
-    ) -> Self {
-        let Submitted { id, task } = submitted;
-        RawHandle { supervisor: Arc::clone(supervisor), id, task, receiver, over: false }
+    pub(super) fn new(supervisor: &Arc<Supervisor>, task: TaskKey, receiver: Receiver) -> Self {
+        RawHandle { supervisor: Arc::clone(supervisor), task, receiver: Some(receiver) }
     }
 
-    pub(super) fn task(&self) -> Option<TaskKey> {
+    pub(super) fn task(&self) -> TaskKey {
         self.task
     }
 
-    pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        assert!(!self.over, "polled after the call has given its answer");
-        let ended = ready!(Pin::new(&mut self.receiver).poll(cx));
-        self.over = true;
-        Poll::Ready(ended.unwrap_or(Ended { outcome: Err(TaskError::Terminated), started: true }))
+    pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Box<Failed>>> {
+        let receiver = self.receiver.as_ref().expect("polled after the call has given its answer");
+        let ended = ready!(receiver.poll_ended(cx));
+        self.receiver = None;
+        Poll::Ready(ended)
     }
 
     fn cancel(&self) {
-        if let Some(task) = self.task {
-            self.supervisor.cancel(task);
-        }
+        self.supervisor.cancel(self.task);
     }
 }
 
 impl Drop for RawHandle {
     fn drop(&mut self) {
-        if !self.over {
+        if self.receiver.is_some() {
             self.cancel();
         }
     }
 }
 
 /// The value of a whole answer.
-pub(super) fn decode<R: DeserializeOwned>(answer: &Answer) -> Result<R, TaskError> {
-    codec::decode_shared::<Sharing, R>(&answer.payload)
+pub(super) fn decode<R: DeserializeOwned>(reply: &Reply) -> Result<R, TaskError> {
+    codec::decode_shared::<Sharing, R>(reply, reply.shared())
         .map_err(|failure| TaskError::from_decode(failure, Side::Result))
 }

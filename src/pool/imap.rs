@@ -6,13 +6,13 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use futures_util::stream::{FusedStream, Stream};
 use serde::de::DeserializeOwned;
 
 use super::feed::{Fed, Feed};
 use crate::error::{DecodeError, Side, TaskError, TaskInfo};
 use crate::proto::codec::{self, Budget};
+use crate::proto::draft::Reply;
 use crate::proto::message::Failure;
 use crate::supervisor::failure_error;
 use crate::sys::cast::Sharing;
@@ -53,7 +53,7 @@ impl<R> Unpin for Imap<R> {}
 
 /// Items under way for each worker, unless told otherwise: enough for the
 /// deepest pipeline of tasks that take no time.
-const BUFFER_PER_WORKER: usize = 64;
+const BUFFER_PER_WORKER: usize = 256;
 
 impl<R> Imap<R> {
     pub(super) fn new(mut feed: Feed, ordered: bool) -> Self {
@@ -74,7 +74,7 @@ impl<R> Imap<R> {
         }
     }
 
-    /// How many items may be between the input and the reader. Default: 64 for
+    /// How many items may be between the input and the reader. Default: 256 for
     /// each worker. The input is never pulled further than this ahead of what
     /// was read.
     ///
@@ -203,7 +203,7 @@ impl<R: DeserializeOwned> Stream for Indexed<R> {
 pub(super) struct Answers<R> {
     index: usize,
     left: usize,
-    payload: Bytes,
+    payload: Reply,
     /// Bytes of the payload already read.
     at: usize,
     budget: Budget,
@@ -220,7 +220,7 @@ impl<R> Answers<R> {
         let mut answers = Answers {
             index: 0,
             left: 1,
-            payload: Bytes::new(),
+            payload: Reply::default(),
             at: 0,
             budget: Budget::for_payload(0),
             tagged: false,
@@ -279,8 +279,8 @@ impl<R: DeserializeOwned> Answers<R> {
         while self.left > 1 {
             let [ITEM_OK, after @ ..] = rest else { break };
             rest = after;
-            let (payload, budget) = (&self.payload, &mut self.budget);
-            let answer = codec::decode_front_shared::<Sharing, R>(&mut rest, payload, budget);
+            let (shared, budget) = (self.payload.shared(), &mut self.budget);
+            let answer = codec::decode_front_shared::<Sharing, R>(&mut rest, shared, budget);
             let Ok(answer) = answer else { break };
             out.push(answer);
             self.at = self.payload.len() - rest.len();
@@ -297,15 +297,15 @@ impl<R: DeserializeOwned> Answers<R> {
         let mut rest = &self.payload[self.at..];
         if !self.tagged {
             self.at = self.payload.len();
-            return codec::decode_shared::<Sharing, R>(&self.payload).map_err(decode_error);
+            return super::handle::decode(&self.payload);
         }
         let Some((tag, after)) = rest.split_first() else {
             return Err(malformed("the answer is too short"));
         };
         rest = after;
         let answer = if *tag == ITEM_OK {
-            let (payload, budget) = (&self.payload, &mut self.budget);
-            codec::decode_front_shared::<Sharing, R>(&mut rest, payload, budget)
+            let (shared, budget) = (self.payload.shared(), &mut self.budget);
+            codec::decode_front_shared::<Sharing, R>(&mut rest, shared, budget)
                 .map_err(decode_error)
         } else {
             match codec::decode_front::<Failure>(&mut rest, &mut self.budget) {

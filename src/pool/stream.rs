@@ -7,16 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::stream::{FusedStream, Stream};
 use serde::de::DeserializeOwned;
 
 use super::apply::Launch;
 use super::handle::RawHandle;
-use crate::error::{Side, TaskError};
-use crate::proto::codec;
+use crate::error::TaskError;
+use crate::proto::draft::Reply;
 use crate::supervisor::Items;
-use crate::sys::cast::Sharing;
 
 /// The items of a task that returns an iterator, made by
 /// [`Pool::stream`](crate::Pool::stream).
@@ -90,12 +88,12 @@ impl<T> TaskStream<T> {
 
 impl<T: DeserializeOwned> TaskStream<T> {
     /// An item; one that cannot be decoded is the last, and stops the task.
-    fn decode(&mut self, payload: &Bytes) -> Result<T, TaskError> {
-        let item = codec::decode_shared::<Sharing, T>(payload);
+    fn decode(&mut self, reply: &Reply) -> Result<T, TaskError> {
+        let item = super::handle::decode(reply);
         if item.is_err() {
             self.state = State::Over;
         }
-        item.map_err(|failure| TaskError::from_decode(failure, Side::Result))
+        item
     }
 }
 
@@ -117,7 +115,8 @@ impl<T: DeserializeOwned> Stream for TaskStream<T> {
                     let Some(bytes) = items.pop_or_wait(cx.waker()) else {
                         let ended = ready!(raw.poll_ended(cx));
                         // Items may have come in between the two looks.
-                        let (items, error) = (Arc::clone(items), ended.outcome.err());
+                        let (items, error) =
+                            (Arc::clone(items), ended.err().map(|failed| failed.error));
                         this.state = State::Ended { items, error };
                         continue;
                     };
@@ -125,9 +124,7 @@ impl<T: DeserializeOwned> Stream for TaskStream<T> {
                     // Half a buffer at a time: a wake-up for each item would
                     // cost more than most items.
                     if *taken >= this.buffer.div_ceil(2) {
-                        if let Some(task) = raw.task() {
-                            this.launch.supervisor().grant(task, items, *taken);
-                        }
+                        this.launch.supervisor().grant(raw.task(), items, *taken);
                         *taken = 0;
                     }
                     return Poll::Ready(Some(this.decode(&bytes)));

@@ -19,17 +19,12 @@ pub(crate) use super::guard::{Budget, DecodeFailure};
 
 /// Decodes one value that must use every byte.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeFailure> {
-    decode_whole::<Copying, T>(bytes, &Bytes::new())
+    decode_shared::<Copying, T>(bytes, &Bytes::new())
 }
 
-/// As [`decode`]. Long `Bytes` that `C` recognises share the payload's memory.
+/// As [`decode`]. Long `Bytes` that `C` recognises share the memory of `payload`,
+/// which `bytes` are part of if they are long themselves.
 pub(crate) fn decode_shared<C: Cast, T: DeserializeOwned>(
-    payload: &Bytes,
-) -> Result<T, DecodeFailure> {
-    decode_whole::<C, T>(payload, payload)
-}
-
-fn decode_whole<C: Cast, T: DeserializeOwned>(
     mut bytes: &[u8],
     payload: &Bytes,
 ) -> Result<T, DecodeFailure> {

@@ -2,9 +2,10 @@
 //! between them that were not copied. Used by both ends.
 
 use std::io::IoSlice;
+use std::ops::Deref;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// What is being encoded: results, arguments, and the heads of their frames.
 #[derive(Debug, Default)]
@@ -101,7 +102,7 @@ impl Draft {
 impl From<Draft> for Payload {
     fn from(draft: Draft) -> Self {
         if draft.kept.is_empty() {
-            return Payload::Whole(draft.bytes.into());
+            return draft.bytes.into();
         }
         let mut rest = Bytes::from(draft.bytes);
         let mut cut = 0;
@@ -147,30 +148,67 @@ pub(super) fn keep(kept: &mut Vec<Kept>, at: usize, piece: Bytes) {
     kept.push(Kept { at, piece, total });
 }
 
-/// Something encoded. Cloning it copies no bytes.
+/// So many bytes are kept where the `Bytes` would be that holds them, or less:
+/// most arguments and answers are shorter, and memory of their own would cost
+/// more than all else that is done with them.
+const SHORT_BYTES_MAX: usize = 22;
+
+/// A few bytes, right here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Short {
+    len: u8,
+    bytes: [u8; SHORT_BYTES_MAX],
+}
+
+impl Short {
+    const EMPTY: Short = Short { len: 0, bytes: [0; SHORT_BYTES_MAX] };
+
+    fn new(bytes: &[u8]) -> Option<Short> {
+        let mut short = Short { len: bytes.len() as u8, ..Short::EMPTY };
+        short.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(short)
+    }
+}
+
+impl Deref for Short {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// Arguments. Cloning them copies but a few bytes.
 #[derive(Clone, Debug)]
 pub(crate) enum Payload {
-    Whole(Bytes),
+    Short(Short),
     /// In order; none is empty.
     Pieces(Arc<[Bytes]>),
 }
 
 impl Payload {
-    pub(crate) fn pieces(&self) -> &[Bytes] {
-        match self {
-            Payload::Whole(bytes) => std::slice::from_ref(bytes),
-            Payload::Pieces(pieces) => pieces,
-        }
+    /// All of it, in pieces that are not empty.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let (short, pieces) = match self {
+            Payload::Short(short) => (&short[..], &[][..]),
+            Payload::Pieces(pieces) => (&[][..], &pieces[..]),
+        };
+        let short = Some(short).filter(|short| !short.is_empty());
+        short.into_iter().chain(pieces.iter().map(|piece| &piece[..]))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.pieces().iter().map(Bytes::len).sum()
+        self.slices().map(<[u8]>::len).sum()
     }
 
     /// Cuts off and returns all but the first `at` bytes.
     pub(crate) fn split_off(&mut self, mut at: usize) -> Payload {
         let pieces = match self {
-            Payload::Whole(bytes) => return Payload::Whole(bytes.split_off(at)),
+            Payload::Short(short) => {
+                let behind = Payload::from(short[at..].to_vec());
+                *self = short[..at].to_vec().into();
+                return behind;
+            }
             Payload::Pieces(pieces) => pieces,
         };
         let (mut before, mut behind) = (Vec::new(), Vec::new());
@@ -187,13 +225,64 @@ impl Payload {
 
 impl Default for Payload {
     fn default() -> Self {
-        Payload::Whole(Bytes::new())
+        Payload::Short(Short::EMPTY)
     }
 }
 
 impl From<Vec<u8>> for Payload {
     fn from(bytes: Vec<u8>) -> Self {
-        Payload::Whole(bytes.into())
+        match Short::new(&bytes) {
+            Some(short) => Payload::Short(short),
+            None => Payload::Pieces([Bytes::from(bytes)].into()),
+        }
+    }
+}
+
+/// Answers that are longer are taken over with their buffer.
+pub(super) const COPY_BYTES_MAX: usize = 16 << 10;
+
+/// An answer, or an item of a stream, as it has arrived.
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    Short(Short),
+    Long(Bytes),
+}
+
+impl Reply {
+    /// Takes over what may be part of a larger buffer, as long as it is worth
+    /// that: one short answer that is kept must not keep a whole buffer.
+    pub(crate) fn detach(body: BytesMut) -> Self {
+        match Short::new(&body) {
+            Some(short) => Reply::Short(short),
+            None if body.len() <= COPY_BYTES_MAX => Reply::Long(Bytes::copy_from_slice(&body)),
+            None => Reply::Long(body.freeze()),
+        }
+    }
+
+    /// What long `Bytes` in it may share the memory of.
+    pub(crate) fn shared(&self) -> &Bytes {
+        static NOTHING: Bytes = Bytes::new();
+        match self {
+            Reply::Short(_) => &NOTHING,
+            Reply::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl Default for Reply {
+    fn default() -> Self {
+        Reply::Short(Short::EMPTY)
+    }
+}
+
+impl Deref for Reply {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Reply::Short(short) => short,
+            Reply::Long(bytes) => bytes,
+        }
     }
 }
 
@@ -227,6 +316,10 @@ mod tests {
         text.chars().flat_map(|letter| vec![letter as u8; times(letter)]).collect()
     }
 
+    fn whole(payload: &Payload) -> Vec<u8> {
+        payload.slices().inspect(|piece| assert!(!piece.is_empty())).flatten().copied().collect()
+    }
+
     const TEXTS: [&str; 9] = ["", "a", "A", "AB", "aA", "Aa", "abABcdCe", "AaB", "aABb"];
 
     #[test]
@@ -243,7 +336,7 @@ mod tests {
                 assert_eq!(left.collect::<Vec<_>>(), plain[written..], "{text}");
             }
             let payload = Payload::from(draft(text));
-            assert_eq!((payload.len(), payload.pieces().concat()), (plain.len(), plain.clone()));
+            assert_eq!((payload.len(), whole(&payload)), (plain.len(), plain.clone()));
             assert_eq!(made.into_vec(), plain);
         }
     }
@@ -263,8 +356,8 @@ mod tests {
             for at in 0..=plain.len() {
                 let mut payload = Payload::from(draft(text));
                 let behind = payload.split_off(at);
-                assert_eq!(payload.pieces().concat(), plain[..at], "{text}");
-                assert_eq!(behind.pieces().concat(), plain[at..], "{text}");
+                assert_eq!(whole(&payload), plain[..at], "{text}");
+                assert_eq!(whole(&behind), plain[at..], "{text}");
             }
         }
     }
@@ -284,8 +377,24 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_is_no_larger_than_its_bytes() {
-        assert_eq!(size_of::<Payload>(), size_of::<Bytes>());
+    fn payloads_are_as_small_as_they_can_be() {
+        assert_eq!(size_of::<Payload>(), 24);
+        assert_eq!(size_of::<Reply>(), size_of::<Bytes>());
+    }
+
+    #[test]
+    fn short_and_long_are_the_same_bytes() {
+        for len in [0, 1, SHORT_BYTES_MAX, SHORT_BYTES_MAX + 1, COPY_BYTES_MAX, COPY_BYTES_MAX + 1]
+        {
+            let bytes: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            let payload = Payload::from(bytes.clone());
+            assert_eq!(matches!(payload, Payload::Short(_)), len <= SHORT_BYTES_MAX);
+            assert_eq!(whole(&payload), bytes);
+            let reply = Reply::detach(BytesMut::from(&bytes[..]));
+            assert_eq!(reply[..], bytes);
+            let is_shared = len > SHORT_BYTES_MAX;
+            assert_eq!(reply.shared()[..], bytes[..if is_shared { len } else { 0 }]);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::codec;
+use super::draft::Reply;
 use super::frame::{self, Frame, FrameError, Kind};
 use crate::limits::REPORT_TEXT_BYTES_MAX;
 use crate::resource::Resource;
@@ -268,7 +269,7 @@ pub(crate) enum FromWorker {
         run_nanos: u64,
         answered: u32,
         retire: bool,
-        payload: Bytes,
+        payload: Reply,
     },
     Failed {
         seq: u64,
@@ -281,7 +282,7 @@ pub(crate) enum FromWorker {
     },
     Item {
         seq: u64,
-        payload: Bytes,
+        payload: Reply,
     },
 }
 
@@ -311,28 +312,20 @@ impl FromWorker {
             Kind::Done if body.len() >= DONE_PREFIX_BYTES => {
                 let run_nanos = body.get_u64_le();
                 let answered = body.get_u32_le();
-                FromWorker::Done { seq, run_nanos, answered, retire, payload: detach(body) }
+                FromWorker::Done { seq, run_nanos, answered, retire, payload: Reply::detach(body) }
             }
             Kind::Failed => {
                 let (run_nanos, failure) = report(&body)?;
                 FromWorker::Failed { seq, run_nanos, retire, failure }
             }
             Kind::Skipped if body.is_empty() => FromWorker::Skipped { seq },
-            Kind::Item => FromWorker::Item { seq, payload: detach(body) },
+            Kind::Item => FromWorker::Item { seq, payload: Reply::detach(body) },
             Kind::Done | Kind::Skipped => {
                 return Err(MessageError::Malformed("body length"));
             }
             other => return Err(MessageError::WrongWay(other)),
         })
     }
-}
-
-/// Payloads up to this length are copied out of the read buffer, so that one
-/// short answer that is kept does not keep a whole buffer.
-const COPY_BYTES_MAX: usize = 16 << 10;
-
-fn detach(body: BytesMut) -> Bytes {
-    if body.len() <= COPY_BYTES_MAX { Bytes::copy_from_slice(&body) } else { body.freeze() }
 }
 
 fn put_report<T: Serialize>(out: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, value: &T) {

@@ -218,16 +218,17 @@ impl From<FrameError> for ProtocolError {
 
 #[cfg(test)]
 mod tests {
-    use bytes::{Bytes, BytesMut};
+    use bytes::BytesMut;
 
     use super::super::message::Failure;
     use super::*;
+    use crate::proto::draft::Reply;
 
     const HELLO: Hello = Hello { version: VERSION, fingerprint: 7, pid: 42 };
 
     fn messages() -> Vec<FromWorker> {
         let failure = Failure::UnknownFunction;
-        let payload = Bytes::new();
+        let payload = Reply::default();
         let (seq, run_nanos, answered, retire) = (1, 2, 1, false);
         vec![
             FromWorker::Hello(HELLO),

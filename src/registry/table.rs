@@ -661,7 +661,8 @@ mod tests {
         let step = step(value_id::<_, (u8, Bytes, u8), _>(swap));
         step(&mut &payload[..], &mut bench).unwrap();
         let result = Payload::from(bench.result);
-        let [before, bytes, after] = result.pieces() else { panic!("{result:?}") };
+        let Payload::Pieces(pieces) = &result else { panic!("{result:?}") };
+        let [before, bytes, after] = &pieces[..] else { panic!("{result:?}") };
         assert_eq!((before.len(), &after[..]), (5, &[1][..]));
         assert_eq!((bytes.len(), bytes.as_ptr()), (KEEP_BYTES_LEAST, payload[4..].as_ptr()));
     }
@@ -671,7 +672,7 @@ mod tests {
         let lengths = [KEEP_BYTES_LEAST - 1, KEEP_BYTES_LEAST, 200_000, 1 << 20];
         let sent = lengths.map(|len| Bytes::from(vec![7; len]));
         let payload = Bytes::from(encoded(&sent));
-        let decoded = codec::decode_shared::<Sharing, [Bytes; 4]>(&payload).unwrap();
+        let decoded = codec::decode_shared::<Sharing, [Bytes; 4]>(&payload, &payload).unwrap();
         assert_eq!(decoded, sent);
         let range = payload.as_ptr_range();
         let shares = decoded.map(|bytes| range.contains(&bytes.as_ptr()));

@@ -50,7 +50,7 @@ impl<T> Scheduler<T> {
             if slot.flights.len() > 1 {
                 slot.timers.probe_soon(now, true);
             }
-            if let Some(timeout) = self.tasks.get(task).and_then(|task| task.terms.timeout) {
+            if let Some(timeout) = self.tasks.get(task).and_then(|task| task.timeout()) {
                 let slot = self.worker_mut(key).expect("launched just above");
                 slot.timers.timeout_at = slot.timers.timeout_at.min(now + timeout);
             }

@@ -33,9 +33,10 @@ impl<T> Scheduler<T> {
         if entry.intent.is_some() {
             return;
         }
-        match entry.place {
+        match entry.place() {
             Place::Queued => {
-                self.finish(task, intent.ending(false, None));
+                let ending = entry.ending(intent, false, None);
+                self.finish(task, ending);
             }
             Place::Sent { worker, seq } => {
                 entry.intent = Some(intent);
@@ -343,8 +344,7 @@ impl<T> Scheduler<T> {
         let Some(slot) = self.worker_mut(key) else { return };
         let flights = slot.flights.clone();
         // One whose end is asked for has other timers.
-        let timeout =
-            |task| self.tasks.get(task).filter(|task| task.intent.is_none())?.terms.timeout;
+        let timeout = |task| self.tasks.get(task).filter(|task| task.intent.is_none())?.timeout();
         let mut next = Time::FAR;
         let mut over = None;
         // The last that is over without its answer having come.
@@ -380,7 +380,7 @@ impl<T> Scheduler<T> {
                 }
             };
             if until <= now {
-                over = Some((task, after));
+                over = Some(task);
             } else {
                 next = next.min(until);
             }
@@ -400,8 +400,8 @@ impl<T> Scheduler<T> {
             // Another answer is waited for, perhaps one before it.
             (Some(_), until) => slot.timers.timeout_at = next.min(until),
         }
-        if let Some((task, after)) = over {
-            self.handle_cancel(now, task, Intent::TimeOut { after }, words);
+        if let Some(task) = over {
+            self.handle_cancel(now, task, Intent::TimeOut, words);
         }
     }
 
@@ -565,7 +565,10 @@ impl<T> Scheduler<T> {
     pub(super) fn take_back(&mut self, task: TaskKey) {
         let Some(entry) = self.tasks.get_mut(task) else { return };
         match (entry.intent, self.mode) {
-            (Some(intent), _) => self.finish(task, intent.ending(false, None)),
+            (Some(intent), _) => {
+                let ending = entry.ending(intent, false, None);
+                self.finish(task, ending);
+            }
             (None, Mode::Terminated) => self.finish(task, Ending::Terminated { started: false }),
             (None, Mode::Broken) => self.finish(task, Ending::Broken),
             (None, Mode::Open | Mode::Closed) => self.tasks.requeue(task),
@@ -584,9 +587,12 @@ impl<T> Scheduler<T> {
         let going_on = matches!(self.mode, Mode::Open | Mode::Closed);
         let Some(entry) = self.tasks.get_mut(task) else { return };
         match (entry.intent, verdict) {
-            (Some(intent), _) => self.finish(task, intent.ending(true, exit)),
-            (None, _) if going_on && exit.is_some() && entry.terms.retries > 0 => {
-                entry.terms.retries -= 1;
+            (Some(intent), _) => {
+                let ending = entry.ending(intent, true, exit);
+                self.finish(task, ending);
+            }
+            (None, _) if going_on && exit.is_some() && entry.retries > 0 => {
+                entry.retries -= 1;
                 self.tasks.requeue(task);
             }
             (None, Some(error)) => self.finish(task, Ending::Violated { error }),

@@ -11,6 +11,11 @@ pub(crate) struct TaskKey {
     pub(crate) id: TaskId,
 }
 
+impl TaskKey {
+    /// No task was or will be there.
+    pub(crate) const NOWHERE: TaskKey = TaskKey { index: u32::MAX, id: TaskId(0) };
+}
+
 /// Where a worker is found: its seat, and its id as proof that the seat is
 /// still its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

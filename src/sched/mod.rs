@@ -178,9 +178,9 @@ impl<T> Scheduler<T> {
         task
     }
 
-    /// A call came in that is not taken. It gets an id all the same.
-    pub(crate) fn refuse(&mut self) -> TaskId {
-        self.tasks.skip_id()
+    /// A call came in that is not taken. It gets a name all the same.
+    pub(crate) fn refuse(&mut self) -> TaskKey {
+        TaskKey { id: self.tasks.skip_id(), ..TaskKey::NOWHERE }
     }
 
     /// A worker is ready for tasks.
@@ -260,9 +260,11 @@ impl<T> Scheduler<T> {
         slot.heard = now;
         slot.retiring |= retire;
         self.note_run_time(run_nanos);
-        let answered = match self.tasks.get(key).and_then(|task| task.intent) {
-            Some(intent) => {
-                self.finish(key, intent.ending(true, None));
+        let asked = self.tasks.get(key);
+        let ending = asked.and_then(|task| Some(task.ending(task.intent?, true, None)));
+        let answered = match ending {
+            Some(ending) => {
+                self.finish(key, ending);
                 None
             }
             None => self.tasks.remove(key).map(|task| (task.id, task.data)),
@@ -425,7 +427,7 @@ impl<T> Scheduler<T> {
 
     /// The task's place, or `None` once it has ended.
     pub(crate) fn place(&self, task: TaskKey) -> Option<Place> {
-        self.tasks.get(task).map(|task| task.place)
+        self.tasks.get(task).map(|task| task.place())
     }
 
     pub(crate) fn data(&self, task: TaskKey) -> Option<&T> {

@@ -60,8 +60,7 @@ impl<T> Tasks<T> {
     /// Adds a task at the end of the queue.
     pub(super) fn submit(&mut self, data: T, terms: Terms) -> TaskKey {
         let id = self.skip_id();
-        let task =
-            Task { id, data, terms, place: Place::Queued, intent: None, fatal_deliveries: 0 };
+        let task = Task::new(id, data, terms);
         let index = if self.free == NONE {
             let index = u32::try_from(self.entries.len()).expect("fewer than 2^32 tasks at once");
             assert!(index != NONE, "fewer than 2^32 - 1 tasks at once");
@@ -89,7 +88,7 @@ impl<T> Tasks<T> {
 
     /// Takes the task out, whether it waits or not.
     pub(super) fn remove(&mut self, key: TaskKey) -> Option<Task<T>> {
-        if self.get(key)?.place == Place::Queued {
+        if self.get(key)?.place() == Place::Queued {
             self.unlink(key.index);
         }
         let entry = &mut self.entries[key.index as usize];
@@ -110,8 +109,8 @@ impl<T> Tasks<T> {
     pub(super) fn send(&mut self, key: TaskKey, place: Place) {
         debug_assert!(place != Place::Queued);
         let Some(task) = self.get_mut(key) else { return };
-        if task.place == Place::Queued {
-            task.place = place;
+        if task.place() == Place::Queued {
+            task.set_place(place);
             self.unlink(key.index);
         }
     }
@@ -119,8 +118,8 @@ impl<T> Tasks<T> {
     /// Puts a sent task back at the front of the queue.
     pub(super) fn requeue(&mut self, key: TaskKey) {
         let Some(task) = self.get_mut(key) else { return };
-        if task.place != Place::Queued {
-            task.place = Place::Queued;
+        if task.place() != Place::Queued {
+            task.set_place(Place::Queued);
             self.link_front(key.index);
         }
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::key::WorkerKey;
 use crate::exit::Exit;
-use crate::id::TaskId;
+use crate::id::{TaskId, WorkerId};
 use crate::proto::peer::ProtocolError;
 
 /// What the caller asked for beside the call itself.
@@ -30,16 +30,65 @@ pub(crate) struct Terms {
     pub(crate) retries: u32,
 }
 
+/// There may be millions of them: what most do not have takes no room here.
 #[derive(Clone, Hash, Debug)]
-pub(crate) struct Task<T> {
-    pub(crate) id: TaskId,
-    pub(crate) data: T,
-    pub(crate) terms: Terms,
-    pub(crate) place: Place,
+pub(super) struct Task<T> {
+    pub(super) id: TaskId,
+    pub(super) data: T,
+    /// `u64::MAX` if there is none.
+    timeout_nanos: u64,
+    pub(super) retries: u32,
+    /// Its worker's, or [`QUEUED`].
+    seat: u32,
+    worker: WorkerId,
+    seq: u64,
     /// Why it is being ended, once it is. The first reason stays.
-    pub(crate) intent: Option<Intent>,
+    pub(super) intent: Option<Intent>,
     /// Workers that died when they had been given it and had not started it.
-    pub(crate) fatal_deliveries: u8,
+    pub(super) fatal_deliveries: u8,
+}
+
+/// No worker's seat.
+const QUEUED: u32 = u32::MAX;
+
+impl<T> Task<T> {
+    pub(super) fn new(id: TaskId, data: T, terms: Terms) -> Self {
+        let Terms { timeout, retries } = terms;
+        let timeout_nanos =
+            timeout.map_or(u64::MAX, |after| after.as_nanos().try_into().unwrap_or(u64::MAX));
+        let (seat, worker, seq) = (QUEUED, WorkerId(0), 0);
+        let (intent, fatal_deliveries) = (None, 0);
+        Task { id, data, timeout_nanos, retries, seat, worker, seq, intent, fatal_deliveries }
+    }
+
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        (self.timeout_nanos != u64::MAX).then(|| Duration::from_nanos(self.timeout_nanos))
+    }
+
+    pub(super) fn place(&self) -> Place {
+        match self.seat {
+            QUEUED => Place::Queued,
+            seat => Place::Sent { worker: WorkerKey { seat, id: self.worker }, seq: self.seq },
+        }
+    }
+
+    pub(super) fn set_place(&mut self, place: Place) {
+        match place {
+            Place::Queued => self.seat = QUEUED,
+            Place::Sent { worker, seq } => {
+                (self.seat, self.worker, self.seq) = (worker.seat, worker.id, seq);
+            }
+        }
+    }
+
+    /// What the caller is told when it ends for this reason.
+    pub(super) fn ending(&self, intent: Intent, started: bool, exit: Option<Exit>) -> Ending {
+        match intent {
+            Intent::Cancel => Ending::Cancelled { started, exit },
+            Intent::TimeOut => Ending::TimedOut { after: self.timeout().unwrap_or_default(), exit },
+            Intent::Terminate => Ending::Terminated { started },
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -52,7 +101,7 @@ pub(crate) enum Place {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Intent {
     Cancel,
-    TimeOut { after: Duration },
+    TimeOut,
     Terminate,
 }
 
@@ -82,15 +131,4 @@ pub(crate) enum Ending {
     },
     /// No worker can be started any more.
     Broken,
-}
-
-impl Intent {
-    /// What the caller is told.
-    pub(super) fn ending(self, started: bool, exit: Option<Exit>) -> Ending {
-        match self {
-            Intent::Cancel => Ending::Cancelled { started, exit },
-            Intent::TimeOut { after } => Ending::TimedOut { after, exit },
-            Intent::Terminate => Ending::Terminated { started },
-        }
-    }
 }

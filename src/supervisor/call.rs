@@ -2,18 +2,20 @@
 //! of it.
 
 use std::collections::VecDeque;
+use std::mem;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::task::coop::consume_budget;
 use tracing::Span;
 
 use super::landing::Part;
 use crate::error::{DecodeError, EncodeError, RemotePanic, Side, SpawnError, TaskError, TaskInfo};
 use crate::id::TaskId;
-use crate::proto::draft::Payload;
+use crate::proto::draft::{Payload, Reply};
 use crate::proto::message::{Failure, Shape};
+use crate::registry::{FnId, Table};
 use crate::sched::Ending;
 
 /// What the pool needs to know to make a call.
@@ -26,64 +28,216 @@ pub(crate) struct Request {
     pub(crate) args: Payload,
 }
 
-/// A call in the scheduler's hands.
-#[derive(Debug)]
-pub(crate) struct Call {
-    pub(crate) request: Request,
-    pub(crate) sink: Sink,
-    /// `None` if nobody listens. Shared and not cloned under the pool's lock:
-    /// to clone a span is to call the program's subscriber.
-    pub(crate) span: Option<Arc<Span>>,
-    /// Uses up a place in the queue.
-    pub(crate) has_place: bool,
-}
-
-/// Where the answer goes.
+/// Who is told of a call's end.
 #[derive(Debug)]
 pub(crate) enum Sink {
-    One(oneshot::Sender<Ended>),
+    /// Whoever has the receiver.
+    One,
+    /// The same; and the items go there.
+    Stream(Arc<Items>),
     Part(Part),
-    Stream(Arc<Items>, oneshot::Sender<Ended>),
+}
+
+/// A call in the scheduler's hands. Its caller is told of its end in any case.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) args: Payload,
+    /// `None` once the caller has been told.
+    record: Option<Arc<Record>>,
+}
+
+/// What the pool and the caller share of a call: what both need as long as it
+/// has not ended, and then the end. There are as many as there are calls, so it
+/// is kept small.
+#[derive(Debug)]
+struct Record {
+    function: u64,
+    shape: Shape,
+    /// Uses up a place in the queue.
+    has_place: bool,
+    items: Option<Arc<Items>>,
+    extras: Option<Box<Extras>>,
+    state: Mutex<State>,
+}
+
+/// What most calls do not have.
+#[derive(Debug)]
+struct Extras {
+    label: Option<Arc<str>>,
+    /// `None` if nobody listens. Shared and not cloned under the pool's lock:
+    /// to clone a span is to call the program's subscriber.
+    span: Option<Arc<Span>>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Under way. Woken is who polled last.
+    Open(Option<Waker>),
+    /// Under way, and part of something else.
+    Part(Part),
+    Answered(Reply),
+    Failed(Box<Failed>),
+    /// The caller knows.
+    Told,
 }
 
 /// How a call ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) outcome: Result<Answer, TaskError>,
-    /// Whether the task's body may have begun.
-    pub(crate) started: bool,
-}
+pub(crate) type Ended = Result<Answer, Box<Failed>>;
 
 /// What a worker answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
-    pub(crate) payload: Bytes,
+    pub(crate) payload: Reply,
     /// How many of a chunk's calls it covers.
     pub(crate) answered: u32,
     /// How long it took, as the worker says.
     pub(crate) run_nanos: u64,
 }
 
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: TaskError,
+    /// Whether the task's body may have begun.
+    pub(crate) started: bool,
+}
+
+impl Failed {
+    pub(crate) fn new(error: TaskError, started: bool) -> Box<Self> {
+        Box::new(Failed { error, started })
+    }
+}
+
 impl Call {
-    pub(crate) fn info(&self, id: TaskId) -> TaskInfo {
-        let Request { name, label, .. } = &self.request;
-        TaskInfo { id, name, label: label.clone(), index: None }
+    /// A call and, if its end does not land elsewhere, the means to hear of it.
+    pub(super) fn new(request: Request, sink: Sink, span: Option<Arc<Span>>) -> Self {
+        let Request { function, name: _, label, shape, args } = request;
+        let extras = (label.is_some() || span.is_some()).then(|| Box::new(Extras { label, span }));
+        let has_place = !matches!(sink, Sink::Part(_));
+        let (items, state) = match sink {
+            Sink::One => (None, State::Open(None)),
+            Sink::Stream(items) => (Some(items), State::Open(None)),
+            Sink::Part(part) => (None, State::Part(part)),
+        };
+        let state = Mutex::new(state);
+        let record = Record { function, shape, has_place, items, extras, state };
+        Call { args, record: Some(Arc::new(record)) }
     }
 
-    /// Tells the caller, if it still listens, and is to be woken yet.
-    pub(crate) fn resolve(self, ended: Ended) -> Option<Waker> {
-        match self.sink {
-            Sink::One(sender) => {
-                drop(sender.send(ended));
-                None
-            }
-            Sink::Part(part) => part.land(ended),
-            Sink::Stream(items, sender) => {
-                // The end is there before the reader is woken to look for it.
-                drop(sender.send(ended));
-                items.take_waker()
+    fn record(&self) -> &Record {
+        self.record.as_ref().expect("the caller is told last")
+    }
+
+    pub(super) fn receiver(&self) -> Receiver {
+        Receiver(self.record.clone().expect("the caller is told last"))
+    }
+
+    pub(super) fn function(&self) -> u64 {
+        self.record().function
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        self.record().shape
+    }
+
+    pub(super) fn has_place(&self) -> bool {
+        self.record().has_place
+    }
+
+    pub(super) fn items(&self) -> Option<&Arc<Items>> {
+        self.record().items.as_ref()
+    }
+
+    pub(super) fn span(&self) -> Option<&Arc<Span>> {
+        self.record().extras.as_ref()?.span.as_ref()
+    }
+
+    pub(super) fn info(&self, id: TaskId) -> TaskInfo {
+        let record = self.record();
+        let task = Table::global().lookup(FnId(record.function));
+        let label = record.extras.as_ref().and_then(|extras| extras.label.clone());
+        TaskInfo { id, name: task.map_or("unknown", |task| task.name), label, index: None }
+    }
+
+    /// Tells the caller, who is to be woken yet.
+    pub(super) fn resolve(mut self, ended: Ended) -> Option<Waker> {
+        self.record.take().and_then(|record| record.resolve(ended))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some(record) = self.record.take() {
+            let ended = Err(Failed::new(TaskError::Terminated, true));
+            if let Some(waker) = record.resolve(ended) {
+                waker.wake();
             }
         }
+    }
+}
+
+impl Record {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resolve(&self, ended: Ended) -> Option<Waker> {
+        let mut state = self.state();
+        match mem::replace(&mut *state, State::Told) {
+            State::Open(waker) => {
+                *state = match ended {
+                    Ok(answer) => State::Answered(answer.payload),
+                    Err(failed) => State::Failed(failed),
+                };
+                drop(state);
+                match &self.items {
+                    // The end is there before the reader is woken to look for it.
+                    Some(items) => items.take_waker().or(waker),
+                    None => waker,
+                }
+            }
+            State::Part(part) => part.land(ended),
+            State::Answered(_) | State::Failed(_) | State::Told => None,
+        }
+    }
+}
+
+/// The caller's side of a call.
+#[derive(Debug)]
+pub(crate) struct Receiver(Arc<Record>);
+
+impl Receiver {
+    /// Of a call that has failed already.
+    pub(crate) fn of_failed(error: TaskError) -> Self {
+        let state = Mutex::new(State::Failed(Failed::new(error, false)));
+        let (function, shape, has_place) = (0, Shape::One, false);
+        Receiver(Arc::new(Record { function, shape, has_place, items: None, extras: None, state }))
+    }
+
+    /// Whether the end is there.
+    pub(crate) fn is_ready(&self) -> bool {
+        !matches!(*self.0.state(), State::Open(_))
+    }
+
+    /// The end of the call, once.
+    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Result<Reply, Box<Failed>>> {
+        if !self.is_ready() {
+            // Cloned and dropped without the lock: wakers are the user's.
+            let mut waker = Some(cx.waker().clone());
+            if let State::Open(known) = &mut *self.0.state() {
+                mem::swap(known, &mut waker);
+                return Poll::Pending;
+            }
+        }
+        // As tokio's channels do: who never waits lets others run.
+        ready!(pin!(consume_budget()).poll(cx));
+        Poll::Ready(match mem::replace(&mut *self.0.state(), State::Told) {
+            State::Answered(reply) => Ok(reply),
+            State::Failed(failed) => Err(failed),
+            State::Open(_) | State::Part(_) | State::Told => {
+                Err(Failed::new(TaskError::Terminated, true))
+            }
+        })
     }
 }
 
@@ -95,7 +249,7 @@ pub(crate) struct Items {
 
 #[derive(Debug, Default)]
 struct ItemsState {
-    waiting: VecDeque<Bytes>,
+    waiting: VecDeque<Reply>,
     waker: Option<Waker>,
     received: u32,
     /// How many the worker may send in all.
@@ -123,7 +277,7 @@ impl Items {
 
     /// Takes in an item; `Err` if the worker had no credit for it. The reader
     /// is to be woken.
-    pub(crate) fn push(&self, item: Bytes) -> Result<Option<Waker>, ()> {
+    pub(crate) fn push(&self, item: Reply) -> Result<Option<Waker>, ()> {
         let mut state = self.state();
         if state.received == state.granted {
             return Err(());
@@ -134,7 +288,7 @@ impl Items {
     }
 
     /// The next item; without one, `waker` is woken when there is.
-    pub(crate) fn pop_or_wait(&self, waker: &Waker) -> Option<Bytes> {
+    pub(crate) fn pop_or_wait(&self, waker: &Waker) -> Option<Reply> {
         // Cloned before and dropped after: wakers are the user's.
         let waker = waker.clone();
         let mut state = self.state();
@@ -198,5 +352,84 @@ pub(crate) fn ending_error(
         Ending::Broken => {
             broken.map_or(TaskError::Terminated, |error| TaskError::Broken(error.clone()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Bell(AtomicUsize);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn call(sink: Sink) -> Call {
+        let args = vec![1, 2, 3].into();
+        let request = Request { function: 0, name: "f", label: None, shape: Shape::One, args };
+        Call::new(request, sink, None)
+    }
+
+    fn answer(bytes: &[u8]) -> Ended {
+        let payload = Reply::detach(bytes.into());
+        Ok(Answer { payload, answered: 1, run_nanos: 0 })
+    }
+
+    #[test]
+    fn who_polled_last_is_woken_and_given_the_answer() {
+        let (first, last) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+        let call = call(Sink::One);
+        let receiver = call.receiver();
+        for bell in [&first, &last] {
+            let waker = Arc::clone(bell).into();
+            assert!(receiver.poll_ended(&mut Context::from_waker(&waker)).is_pending());
+        }
+        assert!(!receiver.is_ready());
+        call.resolve(answer(&[7])).expect("somebody waits").wake();
+        assert_eq!([first, last].map(|bell| bell.0.load(Ordering::Relaxed)), [0, 1]);
+        assert!(receiver.is_ready());
+        let ended = receiver.poll_ended(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(ended, Poll::Ready(Ok(reply)) if reply[..] == [7]));
+    }
+
+    #[test]
+    fn a_call_that_is_dropped_has_ended() {
+        let bell = Arc::new(Bell::default());
+        let call = call(Sink::One);
+        let receiver = call.receiver();
+        let waker = Arc::clone(&bell).into();
+        assert!(receiver.poll_ended(&mut Context::from_waker(&waker)).is_pending());
+        drop(call);
+        assert_eq!(bell.0.load(Ordering::Relaxed), 1);
+        let Poll::Ready(Err(failed)) = receiver.poll_ended(&mut Context::from_waker(&waker)) else {
+            panic!("it hangs");
+        };
+        assert!(matches!(failed.error, TaskError::Terminated) && failed.started);
+    }
+
+    #[test]
+    fn the_reader_of_items_is_woken_for_the_end() {
+        let bell = Arc::new(Bell::default());
+        let items = Arc::new(Items::with_credit(1));
+        let call = call(Sink::Stream(Arc::clone(&items)));
+        assert!(items.pop_or_wait(&Arc::clone(&bell).into()).is_none());
+        call.resolve(answer(&[])).expect("the reader waits").wake();
+        assert_eq!(bell.0.load(Ordering::Relaxed), 1);
+    }
+
+    /// With a task's entry in the table, and its handle, it is what a call that
+    /// waits takes.
+    #[test]
+    fn a_record_is_small() {
+        let counts = 2 * size_of::<usize>();
+        assert!(counts + size_of::<Record>() <= 120, "{}", size_of::<Record>());
+        assert_eq!(size_of::<Call>(), 32);
     }
 }

@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use tracing::Span;
 
-use super::call::{Call, Ended, Sink, ending_error, ending_started};
+use super::call::{Call, Ended, Failed, ending_error, ending_started};
 use super::{Core, Plan, Supervisor};
 use crate::id::{TaskId, WorkerId};
 use crate::observe;
@@ -75,7 +75,7 @@ impl Effects {
             supervisor.admission.close();
         }
         for (id, call, ended, outcome) in self.resolved {
-            let span = call.span.as_deref().unwrap_or(const { &Span::none() });
+            let span = call.span().map_or(const { &Span::none() }, |span| span);
             observe::task_ended(span, id, outcome);
             self.wakers.0.extend(call.resolve(ended));
         }
@@ -173,16 +173,15 @@ impl Core {
         link.unsent_from.get_or_insert(seq);
         match self.sched.data(task) {
             Some(call) => {
-                if let Sink::Stream(items, _) = &call.sink {
+                if let Some(items) = call.items() {
                     link.page.grant(seq, items.granted());
                 }
-                if let Some(span) = &call.span {
+                if let Some(span) = call.span() {
                     effects.sent.push((Arc::clone(span), task.id, worker.id));
                 }
-                let request = &call.request;
                 let tail = link.outgoing.tail();
-                put_run(tail, seq, request.function, request.shape, request.args.len());
-                link.outgoing.push_payload(&request.args);
+                put_run(tail, seq, call.function(), call.shape(), call.args.len());
+                link.outgoing.push_payload(&call.args);
             }
             // It has ended since; the worker will find its word revoked.
             None => put_run(link.outgoing.tail(), seq, 0, Shape::One, 0),
@@ -206,13 +205,13 @@ impl Core {
                 obituary = link.obituary();
                 // Counted from the chunk's first; whoever cut it knows more. One
                 // that is none of the chunk's is not to be blamed.
-                if let Shape::Batch { count, .. } = call.request.shape {
+                if let Shape::Batch { count, .. } = call.shape() {
                     info.index = Some(link.page.item(seq).min(count - 1) as usize);
                 }
             }
         }
         let error = ending_error(ending, info, obituary, self.last_failure.as_ref());
-        self.close_call(id, call, Ended { outcome: Err(error), started }, effects);
+        self.close_call(id, call, Err(Failed::new(error, started)), effects);
     }
 
     /// Counts a call that has ended, and has it resolved.
@@ -223,10 +222,10 @@ impl Core {
         ended: Ended,
         effects: &mut Effects,
     ) {
-        if call.has_place {
+        if call.has_place() {
             effects.free_places(self.freed(1));
         }
-        let outcome = self.counts.count(&ended.outcome);
+        let outcome = self.counts.count(&ended);
         effects.resolve(id, call, ended, outcome);
     }
 }

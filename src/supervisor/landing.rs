@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use super::call::Ended;
+use super::call::{Ended, Failed};
 use crate::error::TaskError;
 
 /// Parts that have ended and were not taken, each with its number.
@@ -77,7 +77,7 @@ impl Drop for Part {
     fn drop(&mut self) {
         if let Some(landing) = self.landing.take() {
             let lost = Part { landing: Some(landing), number: self.number };
-            let ended = Ended { outcome: Err(TaskError::Terminated), started: true };
+            let ended = Err(Failed::new(TaskError::Terminated, true));
             if let Some(waker) = lost.land(ended) {
                 waker.wake();
             }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     fn ended() -> Ended {
-        Ended { outcome: Err(TaskError::Closed), started: false }
+        Err(Failed::new(TaskError::Closed, false))
     }
 
     fn taken(landing: &Landing) -> Vec<u32> {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tracing::Span;
 
 use super::alarm::Alarm;
-use super::call::{Answer, Call, Ended, Sink, failure_error};
+use super::call::{Answer, Call, Failed, failure_error};
 use super::effects::Effects;
 use super::output::Output;
 use super::{Core, InitCheck, Supervisor};
@@ -500,8 +500,9 @@ impl Supervisor {
         let mut result = link.gather(&mut messages, self.plan.init_check.as_ref());
         let mut effects = Effects::default();
         let mut core = self.core();
+        let now = Time(monotonic_nanos());
         for message in messages.drain(..) {
-            if let Err(error) = core.take_message(link, message, &mut effects) {
+            if let Err(error) = core.take_message(now, link, message, &mut effects) {
                 result = Err(error);
                 break;
             }
@@ -517,12 +518,12 @@ impl Supervisor {
 impl Core {
     fn take_message(
         &mut self,
+        now: Time,
         link: &Link,
         message: FromWorker,
         effects: &mut Effects,
     ) -> Result<(), ProtocolError> {
         let worker = link.worker;
-        let now = Time(monotonic_nanos());
         if let Some(seq) = message.seq() {
             // A worker that does not read, and answers all the same, would have
             // us gather frames for it without end.
@@ -558,7 +559,7 @@ impl Core {
             FromWorker::Done { seq, run_nanos, answered, retire, payload } => {
                 // Looked at first: with a wrong answer the task stays with its
                 // worker, and ends with it.
-                let fits = |call: &Call| match call.request.shape {
+                let fits = |call: &Call| match call.shape() {
                     Shape::One => answered == 1,
                     Shape::Batch { count, .. } => (1..=count).contains(&answered),
                     Shape::Stream => payload.is_empty(),
@@ -572,8 +573,8 @@ impl Core {
                 else {
                     return Ok(());
                 };
-                let outcome = Ok(Answer { payload, answered, run_nanos });
-                self.close_call(id, call, Ended { outcome, started: true }, effects);
+                let ended = Ok(Answer { payload, answered, run_nanos });
+                self.close_call(id, call, ended, effects);
             }
             FromWorker::Failed { seq, run_nanos, retire, failure } => {
                 let answer = sched::Answer::Ran { run_nanos, retire };
@@ -581,13 +582,13 @@ impl Core {
                 if let Some((id, call)) = answered {
                     let started =
                         !matches!(failure, Failure::Arguments(_) | Failure::UnknownFunction);
-                    let outcome = Err(failure_error(failure, Some(call.info(id))));
-                    self.close_call(id, call, Ended { outcome, started }, effects);
+                    let error = failure_error(failure, Some(call.info(id)));
+                    self.close_call(id, call, Err(Failed::new(error, started)), effects);
                 }
             }
             FromWorker::Item { seq, payload } => {
                 if let Some(call) = self.sched.handle_item(now, worker, seq, &self.links)? {
-                    let Sink::Stream(items, _) = &call.sink else {
+                    let Some(items) = call.items() else {
                         return Err(ProtocolError(Violation::WrongAnswer));
                     };
                     match items.push(payload) {

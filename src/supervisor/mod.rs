@@ -12,7 +12,7 @@
 //!    │                 │                                 │ … worker …
 //!    │                 │                                 │ read, or fetch from
 //!    │                 │◀── messages ────────────────────┤ the outbox
-//!    │◀── oneshot ─────┤ sched: handle_answer             │
+//!    │◀── Receiver ────┤ sched: handle_answer             │
 //! ```
 //!
 //! State is shared under one short lock instead of being owned by the driver
@@ -43,15 +43,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
-pub(crate) use self::call::{Answer, Call, Ended, Items, Request, Sink, failure_error};
+pub(crate) use self::call::{Ended, Failed, Items, Receiver, Request, failure_error};
 pub(crate) use self::landing::{Landing, Part};
 pub(crate) use self::report::{Counts, PoolView, RunningView, TaskView, WorkerReport};
 
 use self::alarm::Alarm;
+use self::call::{Call, Sink};
 use self::effects::Effects;
 use self::link::Links;
 use crate::error::{Cause, SpawnError, TaskError};
-use crate::id::TaskId;
 use crate::observe;
 use crate::sched::{Intent, Mode, Scheduler, Settings, TaskKey, Terms};
 use crate::start::owner::{Event, Owner};
@@ -92,17 +92,6 @@ pub(crate) enum QueuePlace {
     Admitted,
     /// It is queued even if there is no place; later calls wait the longer.
     Any,
-    /// None: it is part of a call that has begun and bounds its own parts. A
-    /// closed pool takes it too.
-    Begun,
-}
-
-/// A call that has been handed over.
-#[derive(Debug)]
-pub(crate) struct Submitted {
-    pub(crate) id: TaskId,
-    /// `None` if it was refused; its sink has been told why.
-    pub(crate) task: Option<TaskKey>,
 }
 
 /// One pool.
@@ -234,60 +223,82 @@ impl Supervisor {
         self.admission.add_permits(places);
     }
 
-    /// Queues a call, in the place that was taken for it, if it needs one.
+    /// Queues a call, in the place that was taken for it, if there is one.
     pub(crate) fn submit(
         self: &Arc<Self>,
         request: Request,
-        mut terms: Terms,
-        sink: Sink,
+        terms: Terms,
+        items: Option<Arc<Items>>,
         place: QueuePlace,
-    ) -> Submitted {
+    ) -> (TaskKey, Receiver) {
+        let call = self.call(request, items.map_or(Sink::One, Sink::Stream));
+        let receiver = call.receiver();
+        (self.queue(call, terms, Some(place)), receiver)
+    }
+
+    /// Queues part of a call that has begun and bounds its own parts: it needs no
+    /// place, and a closed pool takes it too.
+    pub(crate) fn submit_part(
+        self: &Arc<Self>,
+        request: Request,
+        terms: Terms,
+        part: Part,
+    ) -> TaskKey {
+        let call = self.call(request, Sink::Part(part));
+        self.queue(call, terms, None)
+    }
+
+    fn call(&self, request: Request, sink: Sink) -> Call {
         let span = observe::task_span(&self.plan.name, request.name, request.label.as_deref());
-        let span = (!span.is_disabled()).then(|| Arc::new(span));
+        Call::new(request, sink, (!span.is_disabled()).then(|| Arc::new(span)))
+    }
+
+    fn queue(self: &Arc<Self>, call: Call, mut terms: Terms, place: Option<QueuePlace>) -> TaskKey {
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
-        let heard = span.clone();
-        let begun = place == QueuePlace::Begun;
-        let call = Call { request, sink, span, has_place: !begun };
+        let heard = call.span().cloned();
         let mut effects = Effects::default();
         let mut core = self.core();
         let refusal = match core.refusal() {
             // The workers, and the pages that tell what is theirs, are not.
             _ if self.is_in_a_copy() => Some(TaskError::Terminated),
             // A closed pool finishes what was begun, as long as there is one.
-            Some(TaskError::Closed) if begun => core.abandoned.then_some(TaskError::Terminated),
+            Some(TaskError::Closed) if place.is_none() => {
+                core.abandoned.then_some(TaskError::Terminated)
+            }
             refusal => refusal,
         };
-        let (id, task) = match refusal {
+        let is_taken = refusal.is_none();
+        let task = match refusal {
             Some(why) => {
-                if place == QueuePlace::Admitted {
+                if place == Some(QueuePlace::Admitted) {
                     effects.free_places(core.freed(1));
                 }
-                let id = core.sched.refuse();
-                effects.resolve(id, call, Ended { outcome: Err(why), started: false }, "refused");
-                (id, None)
+                let task = core.sched.refuse();
+                effects.resolve(task.id, call, Err(Failed::new(why, false)), "refused");
+                task
             }
             None => {
                 core.counts.submitted += 1;
-                if place == QueuePlace::Any && !self.try_admit() {
+                if place == Some(QueuePlace::Any) && !self.try_admit() {
                     core.overdraft += 1;
                 }
                 let now = Time(monotonic_nanos());
                 let core = &mut *core;
-                let key = core.sched.handle_submit(now, call, terms, &core.links);
+                let task = core.sched.handle_submit(now, call, terms, &core.links);
                 core.perform(self, &mut effects);
-                (key.id, Some(key))
+                task
             }
         };
         drop(core);
-        if let Some(span) = heard.filter(|_| task.is_some()) {
-            observe::task_queued(&span, id);
+        if let Some(span) = heard.filter(|_| is_taken) {
+            observe::task_queued(&span, task.id);
         }
         effects.run(self);
-        Submitted { id, task }
+        task
     }
 
-    /// The id of a call that failed before it could be queued.
-    pub(crate) fn refuse(&self) -> TaskId {
+    /// Names a call that failed before it could be queued.
+    pub(crate) fn refuse(&self) -> TaskKey {
         self.core().sched.refuse()
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Supervisor;
-use super::call::Answer;
+use super::call::Ended;
 use crate::error::TaskError;
 use crate::id::WorkerId;
 use crate::sched::{Mode, Place, Stage, TaskKey, WorkerKey};
@@ -30,8 +30,9 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// Counts an outcome and says its name.
-    pub(super) fn count(&mut self, outcome: &Result<Answer, TaskError>) -> &'static str {
-        let (counter, name) = match outcome {
+    pub(super) fn count(&mut self, ended: &Ended) -> &'static str {
+        let error = ended.as_ref().map(drop).map_err(|failed| &failed.error);
+        let (counter, name) = match error {
             Ok(_) => (&mut self.completed, "completed"),
             Err(TaskError::Panicked(_)) => (&mut self.panicked, "panicked"),
             Err(TaskError::Cancelled { .. }) => (&mut self.cancelled, "cancelled"),

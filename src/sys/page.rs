@@ -6,8 +6,8 @@
 //! ```text
 //!      0  magic │ layout version │ cancel bell │ lookout
 //!     64  outbox filled │ held from
-//!   4096  64 slots of 64 bytes: word, started at, item, credit, polite, nudge
-//!   8192  outbox: a ring of 64 KiB
+//!   4096  256 slots of 64 bytes: word, started at, item, credit, polite, nudge
+//!  20480  outbox: a ring of 64 KiB
 //! ```
 //!
 //! The file is sealed against shrinking: a worker that truncated it would
@@ -32,14 +32,14 @@ use crate::sys::atomic::Ordering;
 use crate::sys::layout::{Header, Layout, Slot, range_len};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
-const LAYOUT_VERSION: u32 = 3;
+const LAYOUT_VERSION: u32 = 4;
 
 const _: () = {
     assert!(offset_of!(Header, outbox) == 64);
     assert!(mem::size_of::<Slot>() == 64);
     assert!(offset_of!(Layout, slots) == 4096);
-    assert!(offset_of!(Layout, outbox) == 8192);
-    assert!(mem::size_of::<Layout>() == 8192 + OUTBOX_BYTES);
+    assert!(offset_of!(Layout, outbox) == 20480);
+    assert!(mem::size_of::<Layout>() == 20480 + OUTBOX_BYTES);
 };
 
 /// One process's mapping of a status page.

@@ -9,7 +9,7 @@ use crate::support::checked_current_thread;
 
 /// Bytes on the heap for each, its handle and what the table of tasks has in
 /// reserve included.
-const QUEUED_BYTES_MAX: i64 = 500;
+const QUEUED_BYTES_MAX: i64 = 240;
 
 #[test]
 fn a_queued_call() {

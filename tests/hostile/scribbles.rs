@@ -106,7 +106,7 @@ fn scribble(actor: &Actor, n: usize) {
     actor.page.write(wire::MAGIC_AT, &bytes);
     actor.page.write(wire::VERSION_AT, &bytes[..4]);
     actor.page.write(wire::BELL_AT, &bytes[..4]);
-    for slot in 0..64 {
+    for slot in 0..wire::SLOTS {
         let at = wire::SLOTS_AT + slot * 64;
         actor.page.write(at + wire::STARTED_AT, &bytes);
         for field in [wire::ITEM_AT, wire::CREDIT_AT, wire::POLITE_AT, wire::NUDGE_AT] {

@@ -120,7 +120,8 @@ pub(crate) const BELL_AT: u64 = 12;
 pub(crate) const FILLED_AT: u64 = 64;
 pub(crate) const HELD_FROM_AT: u64 = 72;
 pub(crate) const SLOTS_AT: u64 = 4096;
-pub(crate) const RING_AT: u64 = 8192;
+pub(crate) const SLOTS: u64 = 256;
+pub(crate) const RING_AT: u64 = SLOTS_AT + SLOTS * 64;
 pub(crate) const RING_BYTES: u64 = 64 << 10;
 pub(crate) const PAGE_BYTES: u64 = RING_AT + RING_BYTES;
 /// And in a slot.
@@ -137,7 +138,7 @@ pub(crate) struct Page(pub(crate) File);
 
 impl Page {
     pub(crate) fn slot(seq: u64) -> u64 {
-        SLOTS_AT + seq % 64 * 64
+        SLOTS_AT + seq % SLOTS * 64
     }
 
     pub(crate) fn u64_at(&self, at: u64) -> u64 {

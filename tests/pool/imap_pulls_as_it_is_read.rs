@@ -60,12 +60,12 @@ fn no_further_than_the_buffer() {
 }
 
 #[test]
-fn without_a_buffer_set_it_is_64_for_each_worker() {
+fn without_a_buffer_set_it_is_256_for_each_worker() {
     checked(async {
         for workers in [1, 2] {
             let pool = pool_of(workers);
             let (pulled, input) = counted();
-            watch(&pool, pool.imap(square, input), &pulled, 64 * workers).await;
+            watch(&pool, pool.imap(square, input), &pulled, 256 * workers).await;
         }
     });
 }
@@ -120,7 +120,7 @@ fn an_endless_input_is_welcome() {
         let mut taken: Vec<_> =
             pool.imap_unordered(|n: u64| n, 0..).map(Result::unwrap).take(1000).collect().await;
         taken.sort();
-        assert!(taken[999] < 1000 + 128);
+        assert!(taken[999] < 1000 + 512);
         let cycle = stream::iter([1, 2].into_iter().cycle());
         let taken: Vec<_> =
             pool.imap_stream(square, cycle).map(Result::unwrap).take(5).collect().await;

@@ -26,7 +26,7 @@ fn build_says_which_setting_makes_no_sense() {
         refused(builder().max_worker_memory(0), "max_worker_memory");
         refused(builder().restart_limit(0), "restart_limit");
         refused(builder().pipeline(0), "pipeline");
-        refused(builder().pipeline(65), "pipeline");
+        refused(builder().pipeline(257), "pipeline");
         refused(builder().frame_limit(0), "frame_limit");
         refused(builder().frame_limit((64 << 10) - 1), "frame_limit");
         refused(builder().frame_limit((2 << 30) + 1), "frame_limit");
@@ -65,7 +65,7 @@ fn the_last_sensible_value_is_taken() {
             .max_tasks_per_worker(u64::MAX)
             .max_worker_memory(u64::MAX)
             .restart_limit(u32::MAX)
-            .pipeline(64)
+            .pipeline(256)
             .frame_limit(64 << 10)
             .nice(19)
             .rlimits([])

@@ -166,7 +166,7 @@ fn while_its_calls_are_made() {
 
 #[test]
 fn while_its_calls_wait_behind_another() {
-    for pipeline in [1, 64] {
+    for pipeline in [1, 256] {
         for (name, calls) in HANDLES {
             checked(async {
                 let builder = Pool::builder().workers(1).queue_limit(QUEUE);

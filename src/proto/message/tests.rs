@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::proto::draft::COPY_BYTES_MAX;
 use crate::proto::frame::FrameReader;
 
 /// The frames of `bytes`, which must be whole ones.
@@ -127,13 +128,15 @@ fn answers_and_items_hold_their_payload_wherever_they_start() {
             finish_item(&mut bytes[start..], len, 6);
             let mut heard = frames(&bytes);
             let item = FromWorker::parse(heard.pop().unwrap()).unwrap();
-            assert!(matches!(item, FromWorker::Item { seq: 6, payload } if payload == *given));
+            assert!(
+                matches!(item, FromWorker::Item { seq: 6, payload } if payload[..] == given[..])
+            );
             let done = FromWorker::parse(heard.pop().unwrap()).unwrap();
             let FromWorker::Done { seq, run_nanos, answered, retire, payload } = done else {
                 panic!("an answer is an answer");
             };
             assert_eq!((seq, run_nanos, answered, retire), (5, 99, 3, true));
-            assert_eq!(payload, *given);
+            assert_eq!(payload[..], given[..]);
             assert_eq!(heard.len(), before as usize);
         }
     }
@@ -249,7 +252,7 @@ fn a_short_answer_that_is_kept_keeps_no_buffer() {
     for (len, copied) in [(1, true), (COPY_BYTES_MAX, true), (COPY_BYTES_MAX + 1, false)] {
         let body = BytesMut::from(&vec![1; len][..]);
         let before = body.as_ptr();
-        assert_eq!(detach(body).as_ptr() != before, copied, "{len} bytes");
+        assert_eq!(Reply::detach(body).as_ptr() != before, copied, "{len} bytes");
     }
 }
 

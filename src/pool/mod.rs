@@ -45,6 +45,9 @@ use crate::registry::{self, StreamFn, TaskFn, stream_id, value_id};
 use crate::supervisor::{QueuePlace, Request, Supervisor};
 use crate::sys::cast::Sharing;
 
+/// Room that is made for the arguments of a call at first. Most have no more.
+const ARGS_BYTES: usize = 64;
+
 /// A pool of worker processes.
 ///
 /// Cloning it is cheap, and all clones are the same pool. It works from any
@@ -367,7 +370,7 @@ impl Pool {
         shape: Shape,
         args: &Args,
     ) -> Result<Request, TaskError> {
-        let mut encoded = Draft::default();
+        let mut encoded = Draft::with_capacity(ARGS_BYTES);
         let limit = self.supervisor.plan().frame_bytes_max;
         codec::draft::<Sharing, _>(args, &mut encoded, limit)
             .map_err(|failure| TaskError::from_encode(failure, Side::Arguments))?;

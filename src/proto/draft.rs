@@ -32,6 +32,10 @@ pub(crate) struct Mark {
 }
 
 impl Draft {
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Draft { bytes: Vec::with_capacity(bytes), kept: Vec::new() }
+    }
+
     /// Bytes so far, copied and kept.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() + kept_bytes(&self.kept)
@@ -249,13 +253,15 @@ pub(crate) enum Reply {
 }
 
 impl Reply {
-    /// Takes over what may be part of a larger buffer, as long as it is worth
-    /// that: one short answer that is kept must not keep a whole buffer.
-    pub(crate) fn detach(body: BytesMut) -> Self {
-        match Short::new(&body) {
+    /// What is behind the first `start` bytes. The body may be part of a larger
+    /// buffer, and is kept only where it is worth that: one short answer that is
+    /// kept must not keep a whole buffer.
+    pub(crate) fn detach(body: BytesMut, start: usize) -> Self {
+        let payload = &body[start..];
+        match Short::new(payload) {
             Some(short) => Reply::Short(short),
-            None if body.len() <= COPY_BYTES_MAX => Reply::Long(Bytes::copy_from_slice(&body)),
-            None => Reply::Long(body.freeze()),
+            None if payload.len() <= COPY_BYTES_MAX => Reply::Long(Bytes::copy_from_slice(payload)),
+            None => Reply::Long(body.freeze().split_off(start)),
         }
     }
 
@@ -390,7 +396,7 @@ mod tests {
             let payload = Payload::from(bytes.clone());
             assert_eq!(matches!(payload, Payload::Short(_)), len <= SHORT_BYTES_MAX);
             assert_eq!(whole(&payload), bytes);
-            let reply = Reply::detach(BytesMut::from(&bytes[..]));
+            let reply = Reply::detach(BytesMut::from(&[&[9], &bytes[..]].concat()[..]), 1);
             assert_eq!(reply[..], bytes);
             let is_shared = len > SHORT_BYTES_MAX;
             assert_eq!(reply.shared()[..], bytes[..if is_shared { len } else { 0 }]);

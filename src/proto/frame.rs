@@ -66,13 +66,18 @@ pub(crate) struct Frame {
 
 /// Appends a header for a body of `body_len` bytes that the caller writes next.
 pub(crate) fn put_header(out: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, body_len: usize) {
+    out.extend_from_slice(&header(kind, flags, seq, body_len));
+}
+
+/// The header for a body of `body_len` bytes.
+pub(super) fn header(kind: Kind, flags: u8, seq: u64, body_len: usize) -> [u8; HEADER_BYTES] {
     let len = u32::try_from(body_len).expect("bodies are checked against a 32-bit limit");
     let mut header = [0; HEADER_BYTES];
     header[..4].copy_from_slice(&len.to_le_bytes());
     header[4] = kind as u8;
     header[5] = flags;
     header[8..].copy_from_slice(&seq.to_le_bytes());
-    out.extend_from_slice(&header);
+    header
 }
 
 /// Collects bytes and gives out frames.

@@ -206,12 +206,12 @@ pub(crate) fn finish_done(
     answered: u32,
     retire: bool,
 ) {
-    let mut head = Vec::with_capacity(DONE_HEAD_BYTES);
     let flags = if retire { RETIRE } else { 0 };
-    frame::put_header(&mut head, Kind::Done, flags, seq, len - frame::HEADER_BYTES);
-    head.extend_from_slice(&run_nanos.to_le_bytes());
-    head.extend_from_slice(&answered.to_le_bytes());
-    frame[..head.len()].copy_from_slice(&head);
+    let header = frame::header(Kind::Done, flags, seq, len - frame::HEADER_BYTES);
+    let (head, prefix) = frame[..DONE_HEAD_BYTES].split_at_mut(header.len());
+    head.copy_from_slice(&header);
+    prefix[..8].copy_from_slice(&run_nanos.to_le_bytes());
+    prefix[8..].copy_from_slice(&answered.to_le_bytes());
 }
 
 pub(crate) fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
@@ -252,9 +252,8 @@ pub(crate) fn begin_item(out: &mut Vec<u8>) -> usize {
 /// Fills in the head of an `Item` of `len` bytes in all, which `frame` begins
 /// with.
 pub(crate) fn finish_item(frame: &mut [u8], len: usize, seq: u64) {
-    let mut head = Vec::with_capacity(frame::HEADER_BYTES);
-    frame::put_header(&mut head, Kind::Item, 0, seq, len - frame::HEADER_BYTES);
-    frame[..head.len()].copy_from_slice(&head);
+    let header = frame::header(Kind::Item, 0, seq, len - frame::HEADER_BYTES);
+    frame[..header.len()].copy_from_slice(&header);
 }
 
 /// What a worker says.
@@ -299,7 +298,7 @@ impl FromWorker {
     }
 
     pub(crate) fn parse(frame: Frame) -> Result<Self, MessageError> {
-        let mut body = frame.body;
+        let body = frame.body;
         let seq = frame.seq;
         let retire = frame.flags == RETIRE;
         if frame.flags & !RETIRE != 0 {
@@ -310,16 +309,17 @@ impl FromWorker {
             Kind::Ready => FromWorker::Ready(body),
             Kind::InitFailed => FromWorker::InitFailed(report(&body)?),
             Kind::Done if body.len() >= DONE_PREFIX_BYTES => {
-                let run_nanos = body.get_u64_le();
-                let answered = body.get_u32_le();
-                FromWorker::Done { seq, run_nanos, answered, retire, payload: Reply::detach(body) }
+                let mut prefix = &body[..DONE_PREFIX_BYTES];
+                let (run_nanos, answered) = (prefix.get_u64_le(), prefix.get_u32_le());
+                let payload = Reply::detach(body, DONE_PREFIX_BYTES);
+                FromWorker::Done { seq, run_nanos, answered, retire, payload }
             }
             Kind::Failed => {
                 let (run_nanos, failure) = report(&body)?;
                 FromWorker::Failed { seq, run_nanos, retire, failure }
             }
             Kind::Skipped if body.is_empty() => FromWorker::Skipped { seq },
-            Kind::Item => FromWorker::Item { seq, payload: Reply::detach(body) },
+            Kind::Item => FromWorker::Item { seq, payload: Reply::detach(body, 0) },
             Kind::Done | Kind::Skipped => {
                 return Err(MessageError::Malformed("body length"));
             }

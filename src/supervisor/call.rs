@@ -378,7 +378,7 @@ mod tests {
     }
 
     fn answer(bytes: &[u8]) -> Ended {
-        let payload = Reply::detach(bytes.into());
+        let payload = Reply::detach(bytes.into(), 0);
         Ok(Answer { payload, answered: 1, run_nanos: 0 })
     }
 

@@ -125,7 +125,7 @@ impl<R: DeserializeOwned> Imap<R> {
                 return Poll::Ready(Some((0, Err(refusal))));
             }
             let before = self.feed.pulled();
-            let room = self.buffer.saturating_sub(self.under_way);
+            let room = self.room();
             let fed = self.feed.poll_fed(cx, room);
             self.under_way += self.feed.pulled() - before;
             match fed {
@@ -134,6 +134,15 @@ impl<R: DeserializeOwned> Imap<R> {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// How many items may be pulled now. Where many may, a quarter of them at a
+    /// time: for each one that is read, a worker would be woken for one.
+    fn room(&self) -> usize {
+        let room = self.buffer.saturating_sub(self.under_way);
+        let workers = self.feed.supervisor().plan().settings.workers;
+        let is_wide = self.buffer / workers >= BUFFER_PER_WORKER / 4;
+        if is_wide && room < self.buffer / 4 { 0 } else { room }
     }
 
     fn take(&mut self, fed: Fed) {

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -169,10 +170,17 @@ impl Drop for Call {
     fn drop(&mut self) {
         if let Some(record) = self.record.take() {
             let ended = Err(Failed::new(TaskError::Terminated, true));
-            if let Some(waker) = record.resolve(ended) {
-                waker.wake();
-            }
+            record.resolve(ended).into_iter().for_each(wake);
         }
+    }
+}
+
+/// Wakes, whatever the waker does. A panic of its own, which the panic hook has
+/// told of, is none of ours, and might be the second one that aborts.
+pub(super) fn wake(waker: Waker) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+        // Dropping it could panic again.
+        mem::forget(payload);
     }
 }
 
@@ -412,6 +420,25 @@ mod tests {
             panic!("it hangs");
         };
         assert!(matches!(failed.error, TaskError::Terminated) && failed.started);
+    }
+
+    #[test]
+    fn a_waker_that_panics_aborts_nothing() {
+        struct Grenade;
+        impl Wake for Grenade {
+            fn wake(self: Arc<Self>) {
+                panic!("woken");
+            }
+        }
+        let call = call(Sink::One);
+        let receiver = call.receiver();
+        let waker = Arc::new(Grenade).into();
+        assert!(receiver.poll_ended(&mut Context::from_waker(&waker)).is_pending());
+        let unwound = catch_unwind(AssertUnwindSafe(|| {
+            let _dropped = call;
+            panic!("the first");
+        }));
+        assert!(unwound.is_err() && receiver.is_ready());
     }
 
     #[test]

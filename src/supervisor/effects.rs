@@ -2,14 +2,13 @@
 //! lock, the rest is gathered and done after.
 
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use tracing::Span;
 
-use super::call::{Call, Ended, Failed, ending_error, ending_started};
+use super::call::{Call, Ended, Failed, ending_error, ending_started, wake};
 use super::{Core, Plan, Supervisor};
 use crate::id::{TaskId, WorkerId};
 use crate::observe;
@@ -43,12 +42,7 @@ struct Wakers(Vec<Waker>);
 
 impl Drop for Wakers {
     fn drop(&mut self) {
-        for waker in mem::take(&mut self.0) {
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
-                // The panic hook has told of it; dropping it could panic again.
-                mem::forget(payload);
-            }
-        }
+        mem::take(&mut self.0).into_iter().for_each(wake);
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use super::call::{Ended, Failed};
+use super::call::{Ended, Failed, wake};
 use crate::error::TaskError;
 
 /// Parts that have ended and were not taken, each with its number.
@@ -78,9 +78,7 @@ impl Drop for Part {
         if let Some(landing) = self.landing.take() {
             let lost = Part { landing: Some(landing), number: self.number };
             let ended = Err(Failed::new(TaskError::Terminated, true));
-            if let Some(waker) = lost.land(ended) {
-                waker.wake();
-            }
+            lost.land(ended).into_iter().for_each(wake);
         }
     }
 }

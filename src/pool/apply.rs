@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use super::handle::{RawHandle, TaskHandle};
 use crate::error::TaskError;
@@ -54,6 +55,16 @@ impl<R> Apply<R> {
         self
     }
 
+    /// Cancels the call once the token is cancelled, as a
+    /// [`CancelHandle`](crate::CancelHandle) does, whether it is polled, has been
+    /// [started](Self::start) or detached: its future gives
+    /// [`TaskError::Cancelled`]. With a token that is cancelled already nothing is
+    /// queued. Costs a task of the pool's runtime, while the call lasts.
+    pub fn cancel_on(mut self, token: CancellationToken) -> Self {
+        self.launch.set_token(token);
+        self
+    }
+
     /// A name for this call in logs and errors.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.launch.set_label(label.into());
@@ -97,8 +108,8 @@ pub(super) struct Launch {
     /// The encoded call, or why there is none. Taken when it is queued.
     request: Option<Result<Request, TaskError>>,
     terms: Terms,
-    /// Waits for a place in the queue.
-    admission: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Waits for a place in the queue, and says whether it has one.
+    admission: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
 }
 
 impl Launch {
@@ -125,6 +136,16 @@ impl Launch {
         }
     }
 
+    pub(super) fn set_token(&mut self, token: CancellationToken) {
+        if let Some(Ok(request)) = &mut self.request {
+            request.token = Some(token);
+        }
+    }
+
+    fn token(&self) -> Option<&CancellationToken> {
+        self.request.as_ref()?.as_ref().ok()?.token.as_ref()
+    }
+
     /// Queues the call once there is a place.
     pub(super) fn poll_submit(
         &mut self,
@@ -132,7 +153,7 @@ impl Launch {
         items: Option<Arc<Items>>,
     ) -> Poll<RawHandle> {
         // A call that could not be encoded needs no place.
-        let place = if matches!(self.request, Some(Ok(_))) {
+        let mut place = if matches!(self.request, Some(Ok(_))) {
             QueuePlace::Admitted
         } else {
             QueuePlace::Any
@@ -140,12 +161,17 @@ impl Launch {
         if place == QueuePlace::Admitted
             && (self.admission.is_some() || !self.supervisor.try_admit())
         {
+            let token = self.token().cloned().unwrap_or_default();
             let supervisor = &self.supervisor;
             let admission = self.admission.get_or_insert_with(|| {
                 let supervisor = Arc::clone(supervisor);
-                Box::pin(async move { supervisor.admit().await })
+                Box::pin(
+                    async move { token.run_until_cancelled(supervisor.admit()).await.is_some() },
+                )
             });
-            ready!(admission.as_mut().poll(cx));
+            if !ready!(admission.as_mut().poll(cx)) {
+                place = QueuePlace::Any;
+            }
             self.admission = None;
         }
         Poll::Ready(self.submit(items, place))
@@ -154,6 +180,10 @@ impl Launch {
     /// Queues the call now.
     pub(super) fn submit(&mut self, items: Option<Arc<Items>>, place: QueuePlace) -> RawHandle {
         let request = self.request.take().expect("submitted once");
+        let request = request.and_then(|request| match &request.token {
+            Some(token) if token.is_cancelled() => Err(TaskError::Cancelled { exit: None }),
+            _ => Ok(request),
+        });
         let (task, receiver) = match request {
             Ok(request) => self.supervisor.submit(request, self.terms, items, place),
             Err(error) => {

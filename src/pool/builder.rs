@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::Pool;
 use crate::error::{Cause, Side, SpawnError, TaskError};
@@ -51,6 +52,7 @@ pub struct PoolBuilder {
     queue_limit: usize,
     grace_period: Duration,
     task_timeout: Option<Duration>,
+    token: Option<CancellationToken>,
     start_timeout: Duration,
     max_tasks_per_worker: Option<u64>,
     max_worker_memory: Option<u64>,
@@ -154,6 +156,7 @@ impl PoolBuilder {
             queue_limit: 1024,
             grace_period: Duration::from_secs(5),
             task_timeout: None,
+            token: None,
             start_timeout: Duration::from_secs(60),
             max_tasks_per_worker: None,
             max_worker_memory: None,
@@ -212,6 +215,14 @@ impl PoolBuilder {
     /// chunk of a map it is for each item, measured over the chunk.
     pub fn task_timeout(mut self, after: Duration) -> Self {
         self.task_timeout = Some(after);
+        self
+    }
+
+    /// Ends the pool, as [`Pool::terminate`] does, once the token is cancelled.
+    /// Default: none. For a single call there is
+    /// [`Apply::cancel_on`](crate::Apply::cancel_on).
+    pub fn cancel_on(mut self, token: CancellationToken) -> Self {
+        self.token = Some(token);
         self
     }
 
@@ -451,6 +462,7 @@ impl PoolBuilder {
             fingerprint,
             setup,
             init_check,
+            token: self.token,
         };
         Supervisor::start(plan, spec, runtime).map(Pool::new_from)
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures_util::stream::Stream;
 use serde::Serialize;
 use tokio::task::coop::consume_budget;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::error::{Side, TaskError, TaskInfo};
 use crate::proto::codec;
@@ -126,6 +127,8 @@ pub(super) struct Feed {
     /// `None`: as it turns out best.
     chunk_size: Option<usize>,
     pub(super) label: Option<Arc<str>>,
+    /// Done when the caller's token is cancelled.
+    cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     pub(super) stop_on_failure: bool,
     /// Parts of chunks that came back unfinished.
     unfinished: VecDeque<Chunk>,
@@ -194,6 +197,7 @@ impl Feed {
             panic: None,
             chunk_size: None,
             label: None,
+            cancelled: None,
             stop_on_failure: false,
             unfinished: VecDeque::new(),
             flights: Flights::default(),
@@ -213,6 +217,18 @@ impl Feed {
     pub(super) fn set_chunk_size(&mut self, items: usize) {
         assert!(items > 0, "a chunk needs at least one item");
         self.chunk_size = Some(items);
+    }
+
+    pub(super) fn cancel_on(&mut self, token: CancellationToken) {
+        self.cancelled = Some(Box::pin(token.cancelled_owned()));
+    }
+
+    /// Ready, with the error for it, once the caller's token is cancelled.
+    pub(super) fn poll_cancelled(&mut self, cx: &mut Context<'_>) -> Poll<TaskError> {
+        let Some(cancelled) = &mut self.cancelled else { return Poll::Pending };
+        ready!(cancelled.as_mut().poll(cx));
+        self.cancelled = None;
+        Poll::Ready(TaskError::Cancelled { exit: None })
     }
 
     /// How many items were pulled from the input so far.
@@ -426,6 +442,8 @@ impl Feed {
             shape,
             // One item comes back answered or not at all.
             args: if count == 1 { std::mem::take(&mut chunk.args) } else { chunk.args.clone() },
+            // The whole is watched, in `poll_cancelled`.
+            token: None,
         };
         // The pool's timeout is for one item.
         let timeout = self.supervisor.plan().task_timeout.map(|each| match self.chunk_size {

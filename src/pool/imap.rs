@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use futures_util::stream::{FusedStream, Stream};
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use super::feed::{Fed, Feed};
 use crate::error::{DecodeError, Side, TaskError, TaskInfo};
@@ -98,6 +99,14 @@ impl<R> Imap<R> {
         self
     }
 
+    /// Ends the stream with [`TaskError::Cancelled`] as its last item once the
+    /// token is cancelled, and what is under way as dropping it does. It is polled
+    /// for that: a stream that is not read notices late.
+    pub fn cancel_on(mut self, token: CancellationToken) -> Self {
+        self.feed.cancel_on(token);
+        self
+    }
+
     /// A name for these calls in logs and errors.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.feed.label = Some(label.into().into());
@@ -123,6 +132,11 @@ impl<R: DeserializeOwned> Imap<R> {
             if let Err(refusal) = self.feed.begin(false) {
                 self.over = true;
                 return Poll::Ready(Some((0, Err(refusal))));
+            }
+            if let Poll::Ready(error) = self.feed.poll_cancelled(cx) {
+                self.over = true;
+                self.feed.abort();
+                return Poll::Ready(Some((self.next, Err(error))));
             }
             let before = self.feed.pulled();
             let room = self.room();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::feed::{Fed, Feed};
 use super::imap::Answers;
@@ -86,6 +87,13 @@ impl<R> Map<R> {
         self
     }
 
+    /// Ends the map with [`TaskError::Cancelled`] once the token is cancelled, as
+    /// dropping it does. It is polled for that: a map that is not notices late.
+    pub fn cancel_on(mut self, token: CancellationToken) -> Self {
+        self.feed.cancel_on(token);
+        self
+    }
+
     /// A name for this map in logs and errors.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.feed.label = Some(label.into().into());
@@ -132,6 +140,9 @@ impl<R: DeserializeOwned> Map<R> {
 
     fn poll_result(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<R>, TaskError>> {
         self.feed.begin(false)?;
+        if let Poll::Ready(error) = self.feed.poll_cancelled(cx) {
+            return Poll::Ready(Err(error));
+        }
         if let Poll::Ready(after) = self.poll_timeout(cx) {
             return Poll::Ready(Err(TaskError::TimedOut { after, exit: None }));
         }

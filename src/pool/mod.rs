@@ -374,7 +374,7 @@ impl Pool {
         let limit = self.supervisor.plan().frame_bytes_max;
         codec::draft::<Sharing, _>(args, &mut encoded, limit)
             .map_err(|failure| TaskError::from_encode(failure, Side::Arguments))?;
-        Ok(Request { function, name, label: None, shape, args: encoded.into() })
+        Ok(Request { function, name, label: None, shape, args: encoded.into(), token: None })
     }
 
     fn feed<F, S, M>(&self, f: F, inputs: S) -> Feed

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FusedStream, Stream};
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use super::apply::Launch;
 use super::handle::RawHandle;
@@ -76,6 +77,14 @@ impl<T> TaskStream<T> {
     /// [`task_timeout`](crate::PoolBuilder::task_timeout).
     pub fn timeout(mut self, after: Duration) -> Self {
         self.launch.set_timeout(after);
+        self
+    }
+
+    /// Cancels the call once the token is cancelled, as
+    /// [`Apply::cancel_on`](crate::Apply::cancel_on) does: the last item is
+    /// [`TaskError::Cancelled`].
+    pub fn cancel_on(mut self, token: CancellationToken) -> Self {
+        self.launch.set_token(token);
         self
     }
 

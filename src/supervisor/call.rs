@@ -5,13 +5,16 @@ use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
+use tokio::runtime::Handle;
 use tokio::task::coop::consume_budget;
+use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::landing::Part;
+use super::watch::Watch;
 use crate::error::{DecodeError, EncodeError, RemotePanic, Side, SpawnError, TaskError, TaskInfo};
 use crate::id::TaskId;
 use crate::proto::draft::{Payload, Reply};
@@ -27,6 +30,8 @@ pub(crate) struct Request {
     pub(crate) label: Option<Arc<str>>,
     pub(crate) shape: Shape,
     pub(crate) args: Payload,
+    /// Cancels the call when it is cancelled.
+    pub(crate) token: Option<CancellationToken>,
 }
 
 /// Who is told of a call's end.
@@ -68,6 +73,8 @@ struct Extras {
     /// `None` if nobody listens. Shared and not cloned under the pool's lock:
     /// to clone a span is to call the program's subscriber.
     span: Option<Arc<Span>>,
+    token: Option<CancellationToken>,
+    watch: OnceLock<Watch>,
 }
 
 #[derive(Debug)]
@@ -112,8 +119,10 @@ impl Failed {
 impl Call {
     /// A call and, if its end does not land elsewhere, the means to hear of it.
     pub(super) fn new(request: Request, sink: Sink, span: Option<Arc<Span>>) -> Self {
-        let Request { function, name: _, label, shape, args } = request;
-        let extras = (label.is_some() || span.is_some()).then(|| Box::new(Extras { label, span }));
+        let Request { function, name: _, label, shape, args, token } = request;
+        let has_extras = label.is_some() || span.is_some() || token.is_some();
+        let watch = OnceLock::new();
+        let extras = has_extras.then(|| Box::new(Extras { label, span, token, watch }));
         let has_place = !matches!(sink, Sink::Part(_));
         let (items, state) = match sink {
             Sink::One => (None, State::Open(None)),
@@ -190,6 +199,14 @@ impl Record {
     }
 
     fn resolve(&self, ended: Ended) -> Option<Waker> {
+        let waker = self.end(ended);
+        if let Some(watch) = self.extras.as_ref().and_then(|extras| extras.watch.get()) {
+            watch.stop();
+        }
+        waker
+    }
+
+    fn end(&self, ended: Ended) -> Option<Waker> {
         let mut state = self.state();
         match mem::replace(&mut *state, State::Told) {
             State::Open(waker) => {
@@ -220,6 +237,18 @@ impl Receiver {
         let state = Mutex::new(State::Failed(Failed::new(error, false)));
         let (function, shape, has_place) = (0, Shape::One, false);
         Receiver(Arc::new(Record { function, shape, has_place, items: None, extras: None, state }))
+    }
+
+    /// Lets the call's token, if it has one, do something while it has not ended.
+    pub(super) fn watch(&self, runtime: &Handle, act: impl FnOnce() + Send + 'static) {
+        let Some(extras) = &self.0.extras else { return };
+        let Some(token) = &extras.token else { return };
+        let watch = Watch::start(runtime, token.clone(), act);
+        let watch = extras.watch.get_or_init(|| watch);
+        // It may just have ended, and nobody have known whom to stop.
+        if self.is_ready() {
+            watch.stop();
+        }
     }
 
     /// Whether the end is there.
@@ -381,7 +410,8 @@ mod tests {
 
     fn call(sink: Sink) -> Call {
         let args = vec![1, 2, 3].into();
-        let request = Request { function: 0, name: "f", label: None, shape: Shape::One, args };
+        let request =
+            Request { function: 0, name: "f", label: None, shape: Shape::One, args, token: None };
         Call::new(request, sink, None)
     }
 

@@ -11,6 +11,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, Sleep};
 
 use super::link::{End, Link};
+use super::watch::Watch;
 use super::{Supervisor, os_error};
 use crate::error::{Cause, SpawnError};
 use crate::id::WorkerId;
@@ -28,11 +29,23 @@ pub(super) struct Driver {
     sleep: Option<Pin<Box<Sleep>>>,
     /// What `sleep` is set to.
     armed: Time,
+    /// For the pool's token.
+    _watch: Option<Watch>,
 }
 
 impl Driver {
     pub(super) fn new(supervisor: Arc<Supervisor>) -> Self {
-        Driver { supervisor, links: FuturesUnordered::new(), sleep: None, armed: Time::FAR }
+        let watch = supervisor.plan.token.clone().map(|token| {
+            let supervisor = Arc::clone(&supervisor);
+            Watch::start(&supervisor.runtime.clone(), token, move || supervisor.terminate())
+        });
+        Driver {
+            supervisor,
+            links: FuturesUnordered::new(),
+            sleep: None,
+            armed: Time::FAR,
+            _watch: watch,
+        }
     }
 
     fn handle_event(&mut self, event: Event) {

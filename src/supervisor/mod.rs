@@ -30,6 +30,7 @@ mod landing;
 mod link;
 mod output;
 mod report;
+mod watch;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -42,6 +43,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::call::{Ended, Failed, Items, Receiver, Request, failure_error};
 pub(crate) use self::landing::{Landing, Part};
@@ -77,6 +79,8 @@ pub(crate) struct Plan {
     /// The worker's first frame, whole.
     pub(crate) setup: Vec<u8>,
     pub(crate) init_check: Option<InitCheck>,
+    /// Ends the pool when it is cancelled.
+    pub(crate) token: Option<CancellationToken>,
 }
 
 impl fmt::Debug for Plan {
@@ -233,7 +237,10 @@ impl Supervisor {
     ) -> (TaskKey, Receiver) {
         let call = self.call(request, items.map_or(Sink::One, Sink::Stream));
         let receiver = call.receiver();
-        (self.queue(call, terms, Some(place)), receiver)
+        let task = self.queue(call, terms, Some(place));
+        let supervisor = Arc::clone(self);
+        receiver.watch(&self.runtime, move || supervisor.cancel(task));
+        (task, receiver)
     }
 
     /// Queues part of a call that has begun and bounds its own parts: it needs no

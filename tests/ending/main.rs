@@ -18,6 +18,7 @@ mod runtimes;
 mod starting;
 mod stuck;
 mod tasks;
+mod tokens;
 mod traced;
 mod undying;
 

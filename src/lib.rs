@@ -58,6 +58,11 @@
 //! - Buffers of large answers and arguments are used again once nobody holds
 //!   them. Those that are not are given back after half a second.
 //!
+//! # Features
+//!
+//! - `tower`: `Pool::service`, a task as a `tower` service.
+//! - `axum`: [`TaskError`] and [`TryApplyError`] as responses of a handler.
+//!
 //! # Panics
 //!
 //! A panic of a task is its caller's [`TaskError::Panicked`]; its worker lives
@@ -77,6 +82,7 @@ mod error;
 mod exit;
 mod id;
 mod init;
+mod integrate;
 mod limits;
 mod observe;
 mod pool;
@@ -96,6 +102,8 @@ pub use error::{DecodeError, EncodeError, RemotePanic, SpawnError, TaskError, Ta
 pub use exit::Exit;
 pub use id::{TaskId, WorkerId};
 pub use init::init;
+#[cfg(feature = "tower")]
+pub use integrate::tower::TaskService;
 pub use pool::{
     Apply, CancelHandle, Cancelled, Cancelling, Imap, Indexed, InitOutcome, Map, MapHandle, Pool,
     PoolBuilder, PoolState, RunningTask, Shutdown, StartMethod, Stats, Status, Stdio, TaskHandle,

@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 7] = [
     &["supervisor", "worker"],
     &["init"],
     &["pool"],
-    &["lib"],
+    &["integrate", "lib"],
 ];
 
 /// Values in, values out. These import nothing but each other, either.

@@ -14,6 +14,8 @@ mod handle;
 mod imap;
 mod map;
 mod parts;
+#[cfg(feature = "tower")]
+mod place;
 mod status;
 mod stream;
 
@@ -31,6 +33,8 @@ pub use self::builder::{InitOutcome, PoolBuilder, StartMethod, Stdio};
 pub use self::handle::{CancelHandle, Cancelled, Cancelling, TaskHandle, TaskStatus};
 pub use self::imap::{Imap, Indexed};
 pub use self::map::{Map, MapHandle};
+#[cfg(feature = "tower")]
+pub(crate) use self::place::Place;
 pub use self::status::{PoolState, RunningTask, Stats, Status, WorkerInfo, WorkerState};
 pub use self::stream::TaskStream;
 

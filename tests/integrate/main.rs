@@ -1,0 +1,9 @@
+//! A pool beside other crates, one feature each.
+
+mod axum;
+mod tower;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+procession::test_worker!();

@@ -118,7 +118,7 @@ impl Driver {
             return false;
         }
         let now = Time(monotonic_nanos());
-        let armed = self.armed_for(next, now);
+        let armed = armed_for(self.armed, next, now);
         // Noted before anybody can submit what must be looked at sooner.
         core.armed = armed;
         drop(core);
@@ -166,19 +166,6 @@ impl Driver {
         false
     }
 
-    /// What the sleep should be set to, if the scheduler wants to be called at
-    /// `next`. One that ends too early is cheaper than setting it anew each time
-    /// something is sent, and each time that was all.
-    fn armed_for(&self, next: Time, now: Time) -> Time {
-        if next == Time::FAR {
-            if self.armed - now > START_WAIT { Time::FAR } else { self.armed }
-        } else if next < self.armed || self.armed <= now {
-            next
-        } else {
-            self.armed
-        }
-    }
-
     /// Writes down why workers that are about to be stopped for it did not
     /// start.
     fn note_start_timeouts(&mut self, now: Time) {
@@ -223,5 +210,51 @@ impl Future for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.supervisor.abandon();
+    }
+}
+
+/// What the sleep should be set to, which is set to `armed`, if the scheduler
+/// wants to be called at `next`. One that ends too early is cheaper than setting
+/// it anew each time something is sent, and each time that was all.
+fn armed_for(armed: Time, next: Time, now: Time) -> Time {
+    if next == Time::FAR {
+        if armed - now > START_WAIT { Time::FAR } else { armed }
+    } else if next < armed || armed <= now {
+        next
+    } else {
+        armed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const NOW: Time = Time(1 << 40);
+
+    #[test]
+    fn the_sleep_never_ends_after_the_scheduler_wants_to_be_called() {
+        let (soon, later) = (NOW + Duration::from_nanos(1), NOW + Duration::from_secs(1));
+        for armed in [Time(0), NOW, soon, later, later + START_WAIT, Time::FAR] {
+            for next in [Time(1), NOW, soon, later, Time::FAR] {
+                let set = armed_for(armed, next, NOW);
+                assert!(set <= next || set == armed && next == Time::FAR, "{armed:?} {next:?}");
+                // Nor is it left at what has passed while something is to come.
+                assert!(set > NOW || next <= NOW || next == Time::FAR, "{armed:?} {next:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_sleep_is_not_set_anew_where_it_ends_early_anyway() {
+        let (soon, later) = (NOW + START_WAIT / 2, NOW + START_WAIT);
+        assert_eq!(armed_for(soon, later, NOW), soon);
+        assert_eq!(armed_for(soon, Time::FAR, NOW), soon, "there will be more");
+        assert_eq!(armed_for(later, soon, NOW), soon);
+        // An idle pool is not woken for nothing, hours later.
+        let far = NOW + START_WAIT + Duration::from_nanos(1);
+        assert_eq!(armed_for(far, Time::FAR, NOW), Time::FAR);
     }
 }

@@ -51,7 +51,8 @@
 //! - Until its call has ended, or been dropped, the pool holds on to an
 //!   argument's memory, which it does not copy. Code that frees it
 //!   ([`Bytes::from_owner`](bytes::Bytes::from_owner)) may run on any thread of
-//!   the runtime.
+//!   the runtime, and keeps the pool waiting for as long as it takes. If it panics,
+//!   that ends nothing.
 //! - A received `Bytes` shares the memory of its whole answer, which is at most
 //!   eight times as large; smaller parts are copies. Take a copy of what is kept
 //!   for long.

@@ -2,7 +2,9 @@
 //! between them that were not copied. Used by both ends.
 
 use std::io::IoSlice;
+use std::mem;
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -149,7 +151,28 @@ pub(super) fn kept_bytes(kept: &[Kept]) -> usize {
 /// Keeps `piece` behind the first `at` bytes.
 pub(super) fn keep(kept: &mut Vec<Kept>, at: usize, piece: Bytes) {
     let total = kept_bytes(kept) + piece.len();
-    kept.push(Kept { at, piece, total });
+    kept.push(Kept { at, piece: Bytes::from_owner(Released(piece)), total });
+}
+
+/// A `Bytes` of the user's, which may come with code to free it. That runs
+/// wherever the last piece is let go of, and if it panics, that ends neither the
+/// pool's driver nor a worker, and disturbs no other call.
+struct Released(Bytes);
+
+impl AsRef<[u8]> for Released {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        let bytes = mem::take(&mut self.0);
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(bytes))) {
+            // The panic hook has told of it; dropping it could panic again.
+            mem::forget(payload);
+        }
+    }
 }
 
 /// So many bytes are kept where the `Bytes` would be that holds them, or less:

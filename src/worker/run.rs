@@ -6,7 +6,6 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -287,7 +286,7 @@ impl Worker {
     /// is reason to expect more soon. `now` is when the task ended.
     fn answer(&mut self, now: u64, run_nanos: u64) -> io::Result<()> {
         self.desk.outbox.push(&self.desk.out)?;
-        self.clear();
+        self.desk.out.clear(SPARE_BYTES_MAX);
         let since = *self.unsent_since.get_or_insert(now);
         if run_nanos >= LONG_TASK_NANOS || now - since >= FLUSH_NANOS {
             self.desk.outbox.flush()?;
@@ -301,13 +300,6 @@ impl Worker {
         self.desk.outbox.push(&self.desk.out)?;
         self.desk.out.clear(SPARE_BYTES_MAX);
         self.desk.outbox.flush()
-    }
-
-    /// Drops what was answered. If that is the user's memory, so may be the
-    /// code that frees it, and its panic ends nothing.
-    fn clear(&mut self) {
-        let out = &mut self.desk.out;
-        let _ = catch_unwind(AssertUnwindSafe(|| out.clear(SPARE_BYTES_MAX)));
     }
 
     fn is_over_memory(&self) -> bool {

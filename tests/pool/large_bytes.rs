@@ -14,7 +14,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::support::{Scratch, alone, checked, noted, until};
-use crate::tasks::{hold, pid, pool_of};
+use crate::tasks::{hold, open, pid, pool_of};
 
 /// Around every length at which something is done in another way.
 fn lengths() -> Vec<usize> {
@@ -393,5 +393,61 @@ fn memory_of_the_callers_own_is_freed_when_its_call_has_ended() {
         drop(calls);
         assert_eq!(dropped.load(Ordering::Relaxed), 41);
         drop(POOL.lock().unwrap().take());
+    });
+}
+
+/// Memory with code to free it that panics.
+struct Unwilling(Vec<u8>, Arc<AtomicUsize>);
+
+impl Unwilling {
+    fn bytes(tries: &Arc<AtomicUsize>) -> Bytes {
+        Bytes::from_owner(Unwilling(vec![1; 1 << 20], Arc::clone(tries)))
+    }
+}
+
+impl AsRef<[u8]> for Unwilling {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Unwilling {
+    fn drop(&mut self) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        panic!("it is not given back");
+    }
+}
+
+#[test]
+fn a_panic_of_code_that_frees_memory_ends_no_call_and_no_pool() {
+    fn len(bytes: Bytes) -> usize {
+        bytes.len()
+    }
+    fn unwilling(_: usize) -> Bytes {
+        Unwilling::bytes(&Arc::default())
+    }
+    checked(async {
+        let pool = pool_of(1);
+        let tries = Arc::new(AtomicUsize::new(0));
+        for round in 1..4 {
+            assert_eq!(pool.apply(len, Unwilling::bytes(&tries)).await.unwrap(), 1 << 20);
+            until("it is let go of", || tries.load(Ordering::Relaxed) == round).await;
+        }
+        // Queued, or on its way to the worker, when nobody wants it any more.
+        let scratch = Scratch::new();
+        let (journal, gate) = (scratch.path("journal"), scratch.path("gate"));
+        let held = pool.apply_async(hold, (journal.clone(), gate.clone()));
+        noted(&journal).await;
+        let calls: Vec<_> =
+            (0..20).map(|_| pool.apply_async(len, Unwilling::bytes(&tries))).collect();
+        drop(calls);
+        open(&gate);
+        let worker = held.await.unwrap();
+        until("all is let go of", || tries.load(Ordering::Relaxed) == 23).await;
+
+        // Made by a task.
+        assert_eq!(pool.apply(unwilling, 0).await.unwrap().len(), 1 << 20);
+        assert_eq!(pool.map(unwilling, 0..5).chunk_size(5).await.unwrap().len(), 5);
+        assert_eq!(pool.apply(pid, ()).await.unwrap(), worker);
     });
 }

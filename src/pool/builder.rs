@@ -414,7 +414,7 @@ impl PoolBuilder {
             None => (None, None),
             Some(Initializer { function, args, check }) => {
                 let args = args.map_err(|error| setting("initializer", error))?;
-                (Some((function, args)), Some(check))
+                (Some((function, args.into())), Some(check))
             }
         };
         let cpu_affinity = self.cpu_affinity.unwrap_or_default();
@@ -460,7 +460,7 @@ impl PoolBuilder {
             frame_bytes_max: self.frame_limit,
             processors,
             fingerprint,
-            setup,
+            setup: setup.into(),
             init_check,
             token: self.token,
         };

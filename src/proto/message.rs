@@ -31,7 +31,7 @@ pub(crate) struct Setup {
     /// Resident bytes above which the worker asks to be replaced.
     pub(crate) memory_bytes_max: Option<u64>,
     /// Function and arguments to run before the first task.
-    pub(crate) initializer: Option<(u64, Vec<u8>)>,
+    pub(crate) initializer: Option<(u64, Bytes)>,
 }
 
 /// First words of the worker.

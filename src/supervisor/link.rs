@@ -213,7 +213,7 @@ impl Link {
         observe::worker_started(&span);
         let alarm = Arc::new(Alarm::default());
         let mut outgoing = Outgoing::default();
-        outgoing.tail().extend_from_slice(&plan.setup);
+        outgoing.push_payload(&plan.setup);
         supervisor.core().links.insert(LinkState {
             worker,
             pid: ends.pid as u32,

@@ -55,6 +55,7 @@ use self::effects::Effects;
 use self::link::Links;
 use crate::error::{Cause, SpawnError, TaskError};
 use crate::observe;
+use crate::proto::draft::Payload;
 use crate::sched::{Intent, Mode, Scheduler, Settings, TaskKey, Terms};
 use crate::start::owner::{Event, Owner};
 use crate::start::spawn::SpawnSpec;
@@ -77,7 +78,7 @@ pub(crate) struct Plan {
     pub(crate) processors: usize,
     pub(crate) fingerprint: u64,
     /// The worker's first frame, whole.
-    pub(crate) setup: Vec<u8>,
+    pub(crate) setup: Payload,
     pub(crate) init_check: Option<InitCheck>,
     /// Ends the pool when it is cancelled.
     pub(crate) token: Option<CancellationToken>,

@@ -136,7 +136,9 @@ impl Worker {
             return Err(invalid("the parent is another program"));
         }
         self.desk.frame_bytes_max = setup.frame_bytes_max;
-        match self.prepare(&setup) {
+        let prepared = self.prepare(&setup);
+        self.desk.end();
+        match prepared {
             Ok(()) if self.desk.out.len() > REPORT_BYTES_MAX => {
                 self.desk.out.clear(SPARE_BYTES_MAX);
                 let reason = "the initializer's result is too long".to_owned();
@@ -176,9 +178,8 @@ impl Worker {
             limits::set_rlimit(resource, value).map_err(setting("rlimits"))?;
         }
         let Some((function, args)) = &setup.initializer else { return Ok(()) };
-        let args = Bytes::copy_from_slice(args);
         match self.table.lookup(FnId(*function)).map(|task| &task.kind) {
-            Some(Kind::Value(step)) => self.desk.call(*step, &args),
+            Some(Kind::Value(step)) => self.desk.call(*step, args),
             _ => Err(Failure::UnknownFunction),
         }
     }

@@ -61,3 +61,30 @@ fn an_idle_pool_keeps_no_large_buffers() {
         assert_eq!(pool.stats().workers_started, 1);
     });
 }
+
+#[test]
+fn an_initializers_arguments_are_kept_once_for_all_workers() {
+    fn warm_up(weights: Bytes) {
+        assert_eq!(weights[LEN - 1], 7);
+    }
+    checked(async {
+        let pool = Pool::builder().workers(3).build().unwrap();
+        pool.ready().await.unwrap();
+        let there = resident(pool.workers()[0].pid.unwrap());
+        drop(pool);
+        let here = Holdings::alone();
+
+        let weights = Bytes::from(vec![7; LEN]);
+        let pool = Pool::builder().workers(3).initializer(warm_up, weights).build().unwrap();
+        pool.ready().await.unwrap();
+        until("no more than one is kept here", || {
+            Holdings::now().heap_bytes() < here.heap_bytes() + (LEN + LARGE_BYTES) as i64
+        })
+        .await;
+        for worker in pool.workers() {
+            let pid = worker.pid.unwrap();
+            until("none there", || resident(pid) < there + LARGE_BYTES as u64).await;
+        }
+        assert_eq!(pool.stats().workers_started, 3);
+    });
+}

@@ -114,6 +114,10 @@ impl Holdings {
         Holdings::now()
     }
 
+    pub(crate) fn heap_bytes(&self) -> i64 {
+        self.heap_bytes
+    }
+
     pub(crate) fn is_within(&self, before: &Holdings, heap_bytes_more: i64) -> bool {
         self.descriptors <= before.descriptors
             && self.threads <= before.threads

@@ -52,7 +52,7 @@ fn what_a_parent_says_is_heard() {
         cpu_affinity: vec![0, 63],
         rlimits: Vec::new(),
         memory_bytes_max: Some(1 << 40),
-        initializer: Some((7, vec![1, 2, 3])),
+        initializer: Some((7, Bytes::from_static(&[1, 2, 3]))),
     };
     let mut bytes = Vec::new();
     put_setup(&mut bytes, &setup);

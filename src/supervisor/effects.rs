@@ -12,6 +12,7 @@ use super::call::{Call, Ended, Failed, ending_error, ending_started, wake};
 use super::{Core, Plan, Supervisor};
 use crate::id::{TaskId, WorkerId};
 use crate::observe;
+use crate::proto::draft::Reply;
 use crate::proto::message::{Shape, put_bye, put_run};
 use crate::sched::{Action, Ending, Mode, TaskKey, WorkerKey};
 use crate::start::message::ARG0_MARK;
@@ -24,6 +25,8 @@ pub(super) struct Effects {
     resolved: Vec<(TaskId, Call, Ended, &'static str)>,
     /// Tasks that went to a worker, where somebody listens.
     sent: Vec<(Arc<Span>, TaskId, WorkerId)>,
+    /// Answers that nobody waits for: to give back much memory takes long.
+    discarded: Vec<Reply>,
     wakers: Wakers,
     /// Places in the queue that came free.
     permits: usize,
@@ -55,6 +58,10 @@ impl Effects {
     /// Gives places in the queue back, later.
     pub(super) fn free_places(&mut self, places: usize) {
         self.permits += places;
+    }
+
+    pub(super) fn discard(&mut self, answer: Reply) {
+        self.discarded.push(answer);
     }
 
     pub(super) fn wake(&mut self, waker: Option<Waker>) {

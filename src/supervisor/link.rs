@@ -571,6 +571,7 @@ impl Core {
                 let Some((id, call)) =
                     self.sched.handle_answer(now, worker, seq, answer, &self.links)?
                 else {
+                    effects.discard(payload);
                     return Ok(());
                 };
                 let ended = Ok(Answer { payload, answered, run_nanos });
@@ -587,14 +588,16 @@ impl Core {
                 }
             }
             FromWorker::Item { seq, payload } => {
-                if let Some(call) = self.sched.handle_item(now, worker, seq, &self.links)? {
-                    let Some(items) = call.items() else {
-                        return Err(ProtocolError(Violation::WrongAnswer));
-                    };
-                    match items.push(payload) {
-                        Ok(waker) => effects.wake(waker),
-                        Err(()) => return Err(ProtocolError(Violation::ItemsPastCredit)),
-                    }
+                let Some(call) = self.sched.handle_item(now, worker, seq, &self.links)? else {
+                    effects.discard(payload);
+                    return Ok(());
+                };
+                let Some(items) = call.items() else {
+                    return Err(ProtocolError(Violation::WrongAnswer));
+                };
+                match items.push(payload) {
+                    Ok(waker) => effects.wake(waker),
+                    Err(()) => return Err(ProtocolError(Violation::ItemsPastCredit)),
                 }
             }
         }

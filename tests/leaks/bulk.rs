@@ -1,11 +1,19 @@
 //! Large byte strings: no copy of them is made, and buffers for them are not
 //! kept for ever.
 
-use bytes::Bytes;
-use procession::Pool;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 
-use crate::holdings::{BUFFERS, Holdings, LARGE_BYTES, large_allocations};
-use crate::support::{checked, until};
+use bytes::Bytes;
+use nix::libc;
+use procession::{Pool, TaskStatus};
+
+use crate::holdings::{BUFFERS, Holdings, LARGE_BYTES, WITNESS, large_allocations};
+use crate::support::{LIMIT, Scratch, checked, checked_current_thread, note, noted, until};
 
 /// More than the system's allocator ever keeps of what it was given back.
 const LEN: usize = 40 << 20;
@@ -37,7 +45,7 @@ fn an_echo_of_many_bytes_makes_no_copy_of_them() {
 
 /// Bytes of memory that a process has.
 fn resident(pid: u32) -> u64 {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
@@ -86,5 +94,60 @@ fn an_initializers_arguments_are_kept_once_for_all_workers() {
             until("none there", || resident(pid) < there + LARGE_BYTES as u64).await;
         }
         assert_eq!(pool.stats().workers_started, 3);
+    });
+}
+
+static POOL: Mutex<Option<Pool>> = Mutex::new(None);
+static FREED: AtomicU32 = AtomicU32::new(0);
+
+/// Asks the pool something while memory is given back. Nobody would be answered
+/// while its lock is held.
+fn ask() {
+    let Some(pool) = POOL.lock().unwrap().clone() else { return };
+    let (said, heard) = mpsc::channel();
+    thread::spawn(move || said.send(pool.status().queued));
+    heard.recv_timeout(LIMIT / 4).expect("the pool keeps everybody waiting");
+    FREED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Whether a thread of the process waits for room to write to.
+fn is_writing(pid: u32) -> bool {
+    let write = format!("{} ", libc::SYS_writev);
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let mut calls =
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("syscall")).ok());
+    calls.any(|call| call.starts_with(&write))
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_is_given_back_without_the_lock() {
+    /// Longer than what is kept to be used again.
+    fn answer(journal: String, gate: String) -> Bytes {
+        note(journal, "begun");
+        while !Path::new(&gate).exists() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        vec![7; 136 << 20].into()
+    }
+    checked_current_thread(async {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let scratch = Scratch::new();
+        let (journal, gate) = (scratch.path("journal"), scratch.path("gate"));
+        let call = pool.apply_async(answer, (journal.clone(), gate.clone()));
+        noted(&journal).await;
+        let TaskStatus::Running { pid, .. } = call.status() else { panic!("it has begun") };
+        // The task ends, and its answer waits to be read: this is the thread that
+        // would read it.
+        fs::write(gate, "").unwrap();
+        while !is_writing(pid) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(call);
+        *POOL.lock().unwrap() = Some(pool.clone());
+        *WITNESS.lock().unwrap() = Some(ask);
+        pool.apply(echo, Bytes::new()).await.unwrap();
+        *WITNESS.lock().unwrap() = None;
+        drop(POOL.lock().unwrap().take());
+        assert_eq!((FREED.load(Ordering::Relaxed), pool.stats().workers_started), (1, 1));
     });
 }

@@ -2,6 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ static LIVE_BYTES: AtomicI64 = AtomicI64::new(0);
 
 /// How often memory was asked for that could hold a large payload.
 static LARGE: AtomicU64 = AtomicU64::new(0);
+
+/// Called wherever as much is given back.
+pub(crate) static WITNESS: Mutex<Option<fn()>> = Mutex::new(None);
 
 /// Of at least this many bytes.
 pub(crate) const LARGE_BYTES: usize = 8 << 20;
@@ -45,6 +49,10 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        if layout.size() >= LARGE_BYTES {
+            let witness = *WITNESS.lock().unwrap();
+            witness.inspect(|witness| witness());
+        }
         LIVE_BYTES.fetch_sub(layout.size() as i64, Ordering::Relaxed);
         // SAFETY: as in `alloc`.
         unsafe { System.dealloc(pointer, layout) }

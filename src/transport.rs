@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
@@ -261,10 +261,7 @@ impl Transport {
         if start < self.wanted {
             // These came through the ring already.
             let known = (self.wanted - start).min(n as u64) as usize;
-            let buffer = self.reader.buffer();
-            let mut fresh = buffer.split_off(before);
-            fresh.advance(known);
-            buffer.unsplit(fresh);
+            self.reader.remove(before, known);
         }
         self.wanted = self.wanted.max(self.read);
     }
@@ -312,6 +309,7 @@ impl Transport {
 mod tests {
     use super::*;
     use crate::limits::OUTBOX_BYTES;
+    use crate::proto::frame::{HEADER_BYTES, Kind, put_header};
 
     fn written(outgoing: &mut Outgoing, step: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -358,6 +356,38 @@ mod tests {
         page.outbox_publish(long.len() as u64 + 4);
         transport.fetch_outbox(true).unwrap();
         assert_eq!(transport.reader.buffer()[..], [&long[..], b"next"].concat());
+    }
+
+    /// Whatever it says, it says nothing any more: not how long a frame will be.
+    #[tokio::test]
+    async fn what_comes_a_second_time_is_not_taken_for_a_long_frame() {
+        use std::io::Write;
+
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (page, _fd) = Page::create().unwrap();
+        let page = Arc::new(page);
+        let mut transport = Transport::new(ours, Arc::clone(&page), 1 << 30).unwrap();
+
+        // Its body begins as a frame of a MiB would.
+        let mut frame = Vec::new();
+        put_header(&mut frame, Kind::Item, 0, 1, 100);
+        frame.extend((1_u32 << 20).to_le_bytes());
+        frame.resize(HEADER_BYTES + 100, 0);
+        theirs.write_all(&frame[..HEADER_BYTES]).unwrap();
+        transport.read_now().unwrap();
+        page.outbox_write(0, &frame);
+        page.outbox_publish(frame.len() as u64);
+        transport.fetch_outbox(true).unwrap();
+        assert!(matches!(transport.next_message(), Ok(Some(FromWorker::Item { seq: 1, .. }))));
+
+        theirs.write_all(&frame[HEADER_BYTES..]).unwrap();
+        transport.read_now().unwrap();
+        assert!(matches!(transport.next_message(), Ok(None)));
+        theirs.write_all(&frame).unwrap();
+        transport.read_now().unwrap();
+        assert!(matches!(transport.next_message(), Ok(Some(FromWorker::Item { seq: 1, .. }))));
+        assert!(!transport.has_spares());
     }
 
     #[test]

@@ -162,6 +162,12 @@ impl FrameReader {
         (&mut self.buf, most)
     }
 
+    /// Takes out `count` bytes behind the first `at`: they came another way before.
+    pub(crate) fn remove(&mut self, at: usize, count: usize) {
+        self.buf.copy_within(at + count.., at);
+        self.buf.truncate(self.buf.len() - count);
+    }
+
     /// Moves what has come of a large frame into a buffer of its own. Takes a
     /// spare one, and no memory for what is only announced.
     fn begin_large(&mut self, total: usize) {

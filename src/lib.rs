@@ -57,7 +57,8 @@
 //!   eight times as large; smaller parts are copies. Take a copy of what is kept
 //!   for long.
 //! - Buffers of large answers and arguments are used again once nobody holds
-//!   them. Those that are not are given back after half a second.
+//!   them. Those that are not are given back after half a second; by a worker that
+//!   runs a task then, once that has ended.
 //!
 //! # Features
 //!

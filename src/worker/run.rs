@@ -40,6 +40,9 @@ const FLUSH_NANOS: u64 = 500_000;
 /// wake-up of the parent for it, are small beside it.
 const LONG_TASK_NANOS: u64 = FLUSH_NANOS;
 
+/// As [`SPARE_WAIT`], for a worker that is not idle.
+const SPARE_NANOS: u64 = SPARE_WAIT.as_nanos() as u64;
+
 /// Exit code of a worker that cannot understand its parent, or not reach it.
 const EXIT_CUT_OFF: i32 = 125;
 
@@ -83,6 +86,8 @@ struct Worker {
     /// Resident bytes above which to ask for replacement, and the means to
     /// tell them.
     memory: Option<(u64, Statm)>,
+    /// When the last task with large arguments began.
+    large_at: u64,
     /// When the oldest unsent answer was given.
     unsent_since: Option<u64>,
 }
@@ -101,6 +106,7 @@ impl Worker {
             table: Table::global(),
             lookout: Lookout::new(),
             memory: None,
+            large_at: 0,
             unsent_since: None,
         })
     }
@@ -229,7 +235,9 @@ impl Worker {
             put_skipped(self.desk.out.tail(), seq);
             return self.answer(started, 0);
         }
-        if args.len() < LARGE_BYTES_LEAST {
+        if args.len() >= LARGE_BYTES_LEAST {
+            self.large_at = started;
+        } else if started - self.large_at > SPARE_NANOS {
             // It may run for long.
             self.reader.give_back();
         }

@@ -43,6 +43,24 @@ fn an_echo_of_many_bytes_makes_no_copy_of_them() {
     });
 }
 
+#[test]
+fn short_calls_between_them_do_not_take_their_buffers_away() {
+    checked(async {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let bytes = Bytes::from(vec![7; LEN]);
+        let (_, mut there) = pool.apply(echo, bytes.clone()).await.unwrap();
+        let mut free = 0;
+        for _ in 0..20 {
+            pool.apply(echo, Bytes::new()).await.unwrap();
+            let (_, now) = pool.apply(echo, bytes.clone()).await.unwrap();
+            free += u32::from(there == now);
+            there = now;
+        }
+        // As above.
+        assert!(free >= 10, "{free} of 20 took no memory");
+    });
+}
+
 /// Bytes of memory that a process has.
 fn resident(pid: u32) -> u64 {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
@@ -67,6 +85,20 @@ fn an_idle_pool_keeps_no_large_buffers() {
         here.assert_back(BUFFERS);
         until("the worker gives it back", || resident(pid) < there + LARGE_BYTES as u64).await;
         assert_eq!(pool.stats().workers_started, 1);
+    });
+}
+
+#[test]
+fn a_worker_that_has_short_calls_to_run_keeps_no_large_buffers_for_them() {
+    checked(async {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        pool.ready().await.unwrap();
+        let pid = pool.workers()[0].pid.unwrap();
+        let there = resident(pid);
+        pool.apply(echo, Bytes::from(vec![7; LEN])).await.unwrap();
+        while resident(pid) > there + LARGE_BYTES as u64 {
+            pool.apply(echo, Bytes::new()).await.unwrap();
+        }
     });
 }
 

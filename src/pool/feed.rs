@@ -176,8 +176,8 @@ impl Chunk {
 pub(super) enum Fed {
     /// They could not be sent.
     Unsent { index: usize, error: TaskError },
-    /// All have this answer: tagged items if there may be several.
-    Answered { first: usize, count: usize, payload: Reply, tagged: bool, task: TaskInfo },
+    /// All have this answer, which is that of a chunk unless `single`.
+    Answered { first: usize, count: usize, payload: Reply, single: bool, task: TaskInfo },
     /// None has an answer. The error's index counts from `first`.
     Lost { first: usize, count: usize, error: TaskError },
 }
@@ -479,7 +479,7 @@ impl Feed {
                     first,
                     count: answered,
                     payload: answer.payload,
-                    tagged: !single,
+                    single,
                     task: TaskInfo {
                         id: task.id,
                         name: self.name,

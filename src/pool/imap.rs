@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::feed::{Fed, Feed};
 use crate::error::{DecodeError, Side, TaskError, TaskInfo};
+use crate::proto::answers;
 use crate::proto::codec::{self, Budget};
 use crate::proto::draft::Reply;
 use crate::proto::message::Failure;
 use crate::supervisor::failure_error;
 use crate::sys::cast::Sharing;
-use crate::worker::ITEM_OK;
 
 /// The answers of many calls as a stream, made by [`Pool::imap`](crate::Pool::imap)
 /// and its kin.
@@ -230,7 +230,10 @@ pub(super) struct Answers<R> {
     /// Bytes of the payload already read.
     at: usize,
     budget: Budget,
-    tagged: bool,
+    /// The payload is one answer, and not those of a chunk.
+    single: bool,
+    /// How many values come next, and then a failure. `None`: their number.
+    values: Option<u32>,
     /// The chunk's, for reports.
     task: Option<TaskInfo>,
     /// All answers are this.
@@ -246,7 +249,8 @@ impl<R> Answers<R> {
             payload: Reply::default(),
             at: 0,
             budget: Budget::for_payload(0),
-            tagged: false,
+            single: false,
+            values: None,
             task: None,
             error: None,
             answer: PhantomData,
@@ -256,12 +260,12 @@ impl<R> Answers<R> {
                 answers.index = index;
                 answers.error = Some(error);
             }
-            Fed::Answered { first, count, payload, tagged, task } => {
+            Fed::Answered { first, count, payload, single, task } => {
                 answers.index = first;
                 answers.left = count;
                 answers.budget = Budget::for_payload(payload.len());
                 answers.payload = payload;
-                answers.tagged = tagged;
+                answers.single = single;
                 answers.task = Some(task);
             }
             Fed::Lost { first, count, error } => {
@@ -284,7 +288,7 @@ impl<R: DeserializeOwned> Answers<R> {
     pub(super) fn append_to(mut self, out: &mut Vec<R>) -> Result<(), (usize, TaskError)> {
         out.reserve(self.left.min(self.payload.len()));
         while self.left > 0 {
-            self.append_plain(out);
+            self.append_values(out);
             if let Some((index, answer)) = self.next() {
                 out.push(answer.map_err(|error| (index, error))?);
             }
@@ -292,23 +296,44 @@ impl<R: DeserializeOwned> Answers<R> {
         Ok(())
     }
 
-    /// Appends answers as long as each is a plain value with another one behind
-    /// it: what there is to look out for in others costs as much as the value.
-    fn append_plain(&mut self, out: &mut Vec<R>) {
-        if !self.tagged || self.error.is_some() {
-            return;
-        }
+    /// Appends the values that come next, up to one that cannot be decoded, and
+    /// without the last of all: what there is to look out for in those costs as
+    /// much as a value.
+    fn append_values(&mut self, out: &mut Vec<R>) {
+        let Ok(values) = self.values() else { return };
+        let values = (values as usize).min(self.left - 1);
+        let before = out.len();
         let mut rest = &self.payload[self.at..];
-        while self.left > 1 {
-            let [ITEM_OK, after @ ..] = rest else { break };
-            rest = after;
+        while out.len() - before < values {
             let (shared, budget) = (self.payload.shared(), &mut self.budget);
             let answer = codec::decode_front_shared::<Sharing, R>(&mut rest, shared, budget);
             let Ok(answer) = answer else { break };
             out.push(answer);
-            self.at = self.payload.len() - rest.len();
-            self.index += 1;
-            self.left -= 1;
+        }
+        self.at = self.payload.len() - rest.len();
+        let taken = out.len() - before;
+        self.values = self.values.map(|values| values - taken as u32);
+        self.index += taken;
+        self.left -= taken;
+    }
+
+    /// How many values come next.
+    fn values(&mut self) -> Result<u32, TaskError> {
+        if self.single || self.error.is_some() {
+            return Ok(0);
+        }
+        if let Some(values) = self.values {
+            return Ok(values);
+        }
+        let mut rest = &self.payload[self.at..];
+        match answers::take_count(&mut rest) {
+            Some(values) if values as usize <= self.left => {
+                self.at = self.payload.len() - rest.len();
+                self.values = Some(values);
+                Ok(values)
+            }
+            Some(_) => Err(malformed("the answer has more values than calls")),
+            None => Err(malformed("the answer is too short")),
         }
     }
 
@@ -317,20 +342,19 @@ impl<R: DeserializeOwned> Answers<R> {
             return Err(error.clone());
         }
         let decode_error = |failure| TaskError::from_decode(failure, Side::Result);
-        let mut rest = &self.payload[self.at..];
-        if !self.tagged {
+        if self.single {
             self.at = self.payload.len();
             return super::handle::decode(&self.payload);
         }
-        let Some((tag, after)) = rest.split_first() else {
-            return Err(malformed("the answer is too short"));
-        };
-        rest = after;
-        let answer = if *tag == ITEM_OK {
+        let values = self.values()?;
+        let mut rest = &self.payload[self.at..];
+        let answer = if values > 0 {
+            self.values = Some(values - 1);
             let (shared, budget) = (self.payload.shared(), &mut self.budget);
             codec::decode_front_shared::<Sharing, R>(&mut rest, shared, budget)
                 .map_err(decode_error)
         } else {
+            self.values = None;
             match codec::decode_front::<Failure>(&mut rest, &mut self.budget) {
                 Ok(failure) => Err(failure_error(failure, self.task.clone())),
                 Err(failure) => Err(decode_error(failure)),
@@ -369,4 +393,85 @@ impl<R: DeserializeOwned> Iterator for Answers<R> {
 
 fn malformed(reason: &str) -> TaskError {
     TaskError::Decode(DecodeError { side: Side::Result, reason: reason.into(), index: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::TaskId;
+
+    fn answers(count: usize, payload: &[u8]) -> Answers<u64> {
+        let task = TaskInfo { id: TaskId(1), name: "task", label: None, index: None };
+        let payload = Bytes::copy_from_slice(payload);
+        Answers::new(Fed::Answered { first: 10, count, payload, single: false, task })
+    }
+
+    /// Where each failure is, and each value; joined as `map` does it, up to the
+    /// first failure.
+    fn read(count: usize, payload: &[u8]) -> (Vec<Result<u64, String>>, Vec<u64>) {
+        let each = answers(count, payload).enumerate().map(|(nth, (index, answer))| {
+            assert_eq!(index, 10 + nth);
+            answer.map_err(|error| error.to_string())
+        });
+        let each: Vec<_> = each.collect();
+        assert_eq!(each.len(), count);
+        let mut joined = Vec::new();
+        let result = answers(count, payload).append_to(&mut joined);
+        let values: Vec<u64> = each.iter().map_while(|answer| answer.clone().ok()).collect();
+        assert_eq!(joined, values);
+        assert_eq!(result.err().map(|(index, _)| index - 10), each.iter().position(Result::is_err));
+        (each, joined)
+    }
+
+    /// Five calls, of which the third has failed.
+    fn payload() -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut values = answers::begin(&mut out);
+        out.extend([1, 2]);
+        values.count = 2;
+        let failure = Failure::ResultTooLarge { size: 9, limit: 8 };
+        let mut values = answers::fail(&mut out, values, &failure);
+        out.extend([4, 0x85, 0x02]);
+        values.count = 2;
+        answers::end(&mut out, values);
+        out
+    }
+
+    #[test]
+    fn failures_stand_between_values() {
+        let (each, joined) = read(5, &payload());
+        assert!(matches!(&each[..], [Ok(1), Ok(2), Err(_), Ok(4), Ok(261)]), "{each:?}");
+        assert_eq!(joined, [1, 2]);
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_off_ends_in_an_error() {
+        let whole = payload();
+        for len in 0..whole.len() {
+            let (each, _) = read(5, &whole[..len]);
+            assert!(each.last().is_some_and(Result::is_err), "{len}: {each:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_is_an_error() {
+        let mut long = payload();
+        long.push(0);
+        let (each, _) = read(5, &long);
+        assert!(each[4].as_ref().is_err_and(|error| error.contains("too long")), "{each:?}");
+        let (each, joined) = read(1, &1_u32.to_le_bytes());
+        assert!(each[0].is_err() && joined.is_empty());
+    }
+
+    #[test]
+    fn more_values_than_calls_are_no_answer() {
+        for values in [3, u32::MAX] {
+            let payload = [&values.to_le_bytes()[..], &[1, 2, 3]].concat();
+            let (each, joined) = read(2, &payload);
+            assert!(joined.is_empty(), "{joined:?}");
+            for answer in each {
+                assert!(answer.is_err_and(|error| error.contains("more values")));
+            }
+        }
+    }
 }

@@ -12,7 +12,7 @@ use crate::resource::Resource;
 /// The worker asks to be replaced: it has reached its memory limit.
 const RETIRE: u8 = 1;
 
-/// The call is a chunk: its answer is a list of tagged items.
+/// The call is a chunk: its answer is [`super::answers`].
 const BATCH: u8 = 1;
 /// The call's answer is a stream of `Item` frames.
 const STREAM: u8 = 2;

@@ -29,6 +29,7 @@
 //! Cancelling is not a message: it is a swap of the task's slot word (see
 //! `slot_word`), so that it reaches a worker that is busy and does not read.
 
+pub(crate) mod answers;
 pub(crate) mod codec;
 pub(crate) mod draft;
 pub(crate) mod encode;
@@ -40,4 +41,4 @@ mod varint;
 
 /// Changes with every change of a frame's layout or meaning. Parent and worker
 /// are one executable, so this only ever differs when something is very wrong.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;

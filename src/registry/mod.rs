@@ -8,18 +8,22 @@
 //!         │                                         ▲            │
 //!         └─ leaves an entry ─▶ section ────────────┘            ▼
 //!            of the binary      read once       table.rs    decode, call f,
-//!                                                           encode the result
+//!                                                           encode the result:
+//!                                                           as often as calls.rs
+//!                                                           says
 //! ```
 //!
 //! Used by `pool` (names), `worker` (looks up and calls) and `start` (compares
 //! fingerprints). An id that is not in the table is an error; no number off
 //! the wire ever becomes a pointer.
 
+mod calls;
 mod table;
 mod task_fn;
 
+pub(crate) use calls::{CallFailure, Calls, ResultLimits};
 pub use table::TestMain;
 pub(crate) use table::test_main;
-pub(crate) use table::{CallFailure, FnId, Kind, Step, Table, name, stream_id, value_id};
+pub(crate) use table::{FnId, Kind, Run, Table, name, stream_id, value_id};
 pub(crate) use task_fn::Host;
 pub use task_fn::{StreamFn, TaskFn};

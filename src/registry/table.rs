@@ -21,12 +21,10 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::calls::{CallFailure, Calls};
 use super::task_fn::{Caller, Host, StreamFn, TaskFn};
-use crate::proto::codec::{self, DecodeFailure, EncodeFailure};
-use crate::sys::cast::Sharing;
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!(
@@ -61,29 +59,20 @@ pub(crate) struct Task {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     /// One result.
-    Value(Step),
+    Value(Run),
     /// Any number of items.
-    Stream(Step),
+    Stream(Run),
     /// Not called: `name` is the path of the libtest test that becomes a
     /// worker.
     TestMain,
 }
 
-/// Decodes the arguments of one call from the front of the bytes, calls the
-/// function, and appends what it returns to the host's result.
+/// Makes calls as long as any are to be made, or until one fails: decodes the
+/// arguments, calls the function, and appends what it returns.
 ///
-/// The bytes have moved past the arguments before the function is called, so
-/// that the call after one that panics is found.
-pub(crate) type Step = fn(&mut &[u8], &mut dyn Host) -> Result<(), CallFailure>;
-
-/// Why a call has no result although the function did not panic.
-#[derive(Debug)]
-pub(crate) enum CallFailure {
-    /// The function was not called.
-    Arguments(DecodeFailure),
-    /// The function returned, with something that cannot be sent.
-    Result(EncodeFailure),
-}
+/// One loop for each task, because what surrounds a call would otherwise take
+/// longer than a small task itself.
+pub(crate) type Run = fn(&mut Calls<'_>, &mut dyn Host) -> Result<(), CallFailure>;
 
 /// The id of `f` as a task with one result.
 ///
@@ -215,19 +204,21 @@ impl<F: TaskFn<Args, M>, Args: DeserializeOwned, M> ValueTask<F, Args, M> {
         FnId::of::<F>(0)
     }
 
-    fn step(bytes: &mut &[u8], host: &mut dyn Host) -> Result<(), CallFailure> {
-        let args = arguments::<Args>(bytes, host).map_err(CallFailure::Arguments)?;
-        // SAFETY: this step is reached only through its id, and `value_id`
+    fn run(calls: &mut Calls<'_>, host: &mut dyn Host) -> Result<(), CallFailure> {
+        // SAFETY: this is reached only through the task's id, and `value_id`
         // makes that from a value of `F`.
         let f = unsafe { conjure::<F>() };
-        let output = f.call(args, Caller(host));
-        append(&output, host)
+        while let Some(args) = calls.next::<Args>() {
+            let output = f.call(args?, Caller(host));
+            calls.append(&output)?;
+        }
+        Ok(())
     }
 }
 
 impl<F: TaskFn<Args, M>, Args: DeserializeOwned, M> Entry for ValueTask<F, Args, M> {
     fn describe() -> Task {
-        Task { id: Self::id(), name: name::<F>(), kind: Kind::Value(Self::step) }
+        Task { id: Self::id(), name: name::<F>(), kind: Kind::Value(Self::run) }
     }
 }
 
@@ -240,15 +231,16 @@ impl<F: StreamFn<Args, M>, Args: DeserializeOwned, M> StreamTask<F, Args, M> {
         FnId::of::<F>(1)
     }
 
-    fn step(bytes: &mut &[u8], host: &mut dyn Host) -> Result<(), CallFailure> {
-        let args = arguments::<Args>(bytes, host).map_err(CallFailure::Arguments)?;
-        // SAFETY: this step is reached only through its id, and `stream_id`
+    fn run(calls: &mut Calls<'_>, host: &mut dyn Host) -> Result<(), CallFailure> {
+        // SAFETY: this is reached only through the task's id, and `stream_id`
         // makes that from a value of `F`.
         let f = unsafe { conjure::<F>() };
-        for item in f.call(args) {
-            append(&item, host)?;
-            if !host.item() {
-                break;
+        while let Some(args) = calls.next::<Args>() {
+            for item in f.call(args?) {
+                calls.append(&item)?;
+                if !host.item(calls.out()) {
+                    break;
+                }
             }
         }
         Ok(())
@@ -257,7 +249,7 @@ impl<F: StreamFn<Args, M>, Args: DeserializeOwned, M> StreamTask<F, Args, M> {
 
 impl<F: StreamFn<Args, M>, Args: DeserializeOwned, M> Entry for StreamTask<F, Args, M> {
     fn describe() -> Task {
-        Task { id: Self::id(), name: name::<F>(), kind: Kind::Stream(Self::step) }
+        Task { id: Self::id(), name: name::<F>(), kind: Kind::Stream(Self::run) }
     }
 }
 
@@ -267,25 +259,6 @@ impl<T: TestMain> Entry for TestMainEntry<T> {
     fn describe() -> Task {
         Task { id: FnId::of::<T>(2), name: T::NAME, kind: Kind::TestMain }
     }
-}
-
-/// Bytes after the last arguments mean that `Args` reads back less than it
-/// wrote, and so something else.
-fn arguments<Args: DeserializeOwned>(
-    bytes: &mut &[u8],
-    host: &mut dyn Host,
-) -> Result<Args, DecodeFailure> {
-    let (payload, budget) = host.payload();
-    let args = codec::decode_front_shared::<Sharing, Args>(bytes, payload, budget)?;
-    if host.is_last() && !bytes.is_empty() {
-        return Err(DecodeFailure::LeftOver { bytes: bytes.len() });
-    }
-    Ok(args)
-}
-
-fn append<T: Serialize>(value: &T, host: &mut dyn Host) -> Result<(), CallFailure> {
-    let (out, limit) = host.result();
-    codec::draft::<Sharing, T>(value, out, limit).map_err(CallFailure::Result)
 }
 
 #[inline]
@@ -413,37 +386,22 @@ mod tests {
     use std::task::{Context, Waker};
 
     use bytes::Bytes;
+    use serde::Serialize;
 
+    use super::super::calls::ResultLimits;
     use super::*;
     use crate::limits::KEEP_BYTES_LEAST;
-    use crate::proto::codec::Budget;
+    use crate::proto::codec::{self, Budget, DecodeFailure, EncodeFailure};
     use crate::proto::draft::{Draft, Payload};
+    use crate::sys::atomic::{AtomicU32, Ordering};
+    use crate::sys::cast::Sharing;
 
-    /// A worker without a process: results pile up in `result`.
+    /// A worker without a process.
     struct Bench {
-        result: Draft,
-        limit: usize,
         /// Ends of the items so far.
         ends: Vec<usize>,
         /// How many items are wanted.
         wanted: usize,
-        payload: Bytes,
-        budget: Budget,
-        last: bool,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            Bench {
-                result: Draft::default(),
-                limit: 1 << 20,
-                ends: Vec::new(),
-                wanted: usize::MAX,
-                payload: Bytes::new(),
-                budget: Budget::for_payload(64),
-                last: false,
-            }
-        }
     }
 
     impl Host for Bench {
@@ -451,35 +409,33 @@ mod tests {
             while future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {}
         }
 
-        fn result(&mut self) -> (&mut Draft, usize) {
-            (&mut self.result, self.limit)
-        }
-
-        fn item(&mut self) -> bool {
-            self.ends.push(self.result.len());
+        fn item(&mut self, out: &mut Draft) -> bool {
+            self.ends.push(out.len());
             self.ends.len() < self.wanted
         }
-
-        fn payload(&mut self) -> (&Bytes, &mut Budget) {
-            (&self.payload, &mut self.budget)
-        }
-
-        fn is_last(&self) -> bool {
-            self.last
-        }
     }
 
-    fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
+    fn encoded<T: Serialize>(value: &T) -> Bytes {
         let mut bytes = Vec::new();
         codec::encode_into(value, &mut bytes, usize::MAX).unwrap();
-        bytes
+        bytes.into()
     }
 
-    fn step(id: FnId) -> Step {
+    fn run(id: FnId) -> Run {
         match Table::global().lookup(id).expect("the call left an entry").kind {
-            Kind::Value(step) | Kind::Stream(step) => step,
+            Kind::Value(run) | Kind::Stream(run) => run,
             Kind::TestMain => panic!("not a task"),
         }
+    }
+
+    const LIMITS: ResultLimits = ResultLimits { each: 1 << 20, together: usize::MAX };
+
+    /// Makes one call, whose result is appended to `out`.
+    fn call(run: Run, args: &Bytes, out: &mut Draft) -> Result<(), CallFailure> {
+        let begun = AtomicU32::new(0);
+        let mut calls = Calls::new(1, args, out, LIMITS, &begun);
+        calls.go_on(1);
+        run(&mut calls, &mut Bench { ends: Vec::new(), wanted: 0 })
     }
 
     /// What `Pool::apply` and a worker do together.
@@ -488,12 +444,9 @@ mod tests {
         F: TaskFn<Args, M>,
         Args: Serialize + DeserializeOwned,
     {
-        let mut bench = Bench::new();
-        let bytes = encoded(&args);
-        let mut rest = &bytes[..];
-        step(value_id(f))(&mut rest, &mut bench).unwrap();
-        assert!(rest.is_empty());
-        codec::decode(bench.result.as_slice().unwrap()).unwrap()
+        let mut out = Draft::default();
+        call(run(value_id(f)), &encoded(&args), &mut out).unwrap();
+        codec::decode(out.as_slice().unwrap()).unwrap()
     }
 
     fn stream<F, Args, M>(f: F, args: Args, wanted: usize) -> Vec<F::Item>
@@ -501,14 +454,15 @@ mod tests {
         F: StreamFn<Args, M>,
         Args: Serialize + DeserializeOwned,
     {
-        let mut bench = Bench { wanted, ..Bench::new() };
-        step(stream_id(f))(&mut &encoded(&args)[..], &mut bench).unwrap();
-        let mut rest = bench.result.as_slice().unwrap();
-        bench
-            .ends
-            .iter()
-            .map(|_| codec::decode_front(&mut rest, &mut bench.budget).unwrap())
-            .collect()
+        let (args, begun) = (encoded(&args), AtomicU32::new(0));
+        let mut bench = Bench { ends: Vec::new(), wanted };
+        let mut out = Draft::default();
+        let mut calls = Calls::new(1, &args, &mut out, LIMITS, &begun);
+        calls.go_on(1);
+        run(stream_id(f))(&mut calls, &mut bench).unwrap();
+        let mut rest = out.as_slice().unwrap();
+        let mut budget = Budget::for_payload(rest.len());
+        bench.ends.iter().map(|_| codec::decode_front(&mut rest, &mut budget).unwrap()).collect()
     }
 
     fn square(n: u64) -> u64 {
@@ -604,63 +558,114 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_is_past_the_arguments_when_the_function_panics() {
-        let step = step(value_id::<_, u64, _>(|n: u64| -> u64 {
-            if n == 7 { panic!("seven") } else { n }
+    fn calls_are_made_as_far_as_they_may_be() {
+        let run = run(value_id::<_, u64, _>(|n: u64| n + 1));
+        let (args, begun) = (encoded(&(300_u64, 7_u64, 9_u64)), AtomicU32::new(0));
+        let mut out = Draft::default();
+        let mut bench = Bench { ends: Vec::new(), wanted: 0 };
+        let mut calls = Calls::new(3, &args, &mut out, LIMITS, &begun);
+        calls.go_on(2);
+        run(&mut calls, &mut bench).unwrap();
+        assert_eq!((calls.begun(), calls.is_enough()), (2, false));
+        assert_eq!(begun.load(Ordering::Relaxed), 1, "counted from 0");
+        calls.go_on(2);
+        run(&mut calls, &mut bench).unwrap();
+        assert_eq!((calls.begun(), calls.is_enough()), (3, true));
+        assert_eq!(out.into_vec(), encoded(&(301_u64, 8_u64, 10_u64)));
+    }
+
+    #[test]
+    fn results_that_are_long_together_are_the_last() {
+        let run = run(value_id::<_, u8, _>(|n: u8| [n; 4]));
+        let (args, begun) = (encoded(&[1_u8; 5]), AtomicU32::new(0));
+        let mut out = Draft::default();
+        let limits = ResultLimits { each: 4, together: 7 };
+        let mut calls = Calls::new(5, &args, &mut out, limits, &begun);
+        calls.go_on(5);
+        run(&mut calls, &mut Bench { ends: Vec::new(), wanted: 0 }).unwrap();
+        assert_eq!((calls.begun(), calls.is_enough()), (2, true));
+        assert_eq!(out.len(), 8);
+    }
+
+    #[test]
+    fn the_call_behind_one_that_panics_is_found_and_nothing_of_that_is_kept() {
+        /// A number that cannot be sent if it is 7.
+        #[derive(Serialize)]
+        struct Picky(u8, #[serde(serialize_with = "refuse_seven")] u64);
+
+        fn refuse_seven<S: serde::Serializer>(n: &u64, to: S) -> Result<S::Ok, S::Error> {
+            if *n == 7 { panic!("seven") } else { n.serialize(to) }
+        }
+
+        impl<'de> serde::Deserialize<'de> for Picky {
+            fn deserialize<D: serde::Deserializer<'de>>(_from: D) -> Result<Self, D::Error> {
+                unreachable!("only sent")
+            }
+        }
+
+        let run = run(value_id::<_, u64, _>(|n: u64| -> Picky {
+            if n == 8 { panic!("eight") } else { Picky(1, n) }
         }));
-        let bytes = encoded(&(300_u64, 7_u64, 9_u64));
-        let mut rest = &bytes[..];
-        let mut bench = Bench::new();
-        step(&mut rest, &mut bench).unwrap();
-        let panic =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(&mut rest, &mut bench)));
-        assert!(panic.is_err());
-        step(&mut rest, &mut bench).unwrap();
-        assert!(rest.is_empty());
-        assert_eq!(bench.result.into_vec(), encoded(&(300_u64, 9_u64)));
+        let (args, begun) = (encoded(&(300_u64, 7_u64, 8_u64, 9_u64)), AtomicU32::new(0));
+        let mut out = Draft::default();
+        let mut bench = Bench { ends: Vec::new(), wanted: 0 };
+        let mut calls = Calls::new(4, &args, &mut out, LIMITS, &begun);
+        calls.go_on(4);
+        for panics in [true, true, false] {
+            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                run(&mut calls, &mut bench).unwrap();
+            }));
+            assert_eq!(made.is_err(), panics);
+            if panics {
+                calls.handle_panic();
+            }
+        }
+        assert_eq!(out.into_vec(), encoded(&((1_u8, 300_u64), (1_u8, 9_u64))));
     }
 
     #[test]
     fn nothing_may_follow_the_last_arguments() {
-        let step = step(value_id::<_, u8, _>(|n: u8| n));
-        let mut bench = Bench::new();
-        let mut rest = &[1, 2, 3][..];
-        step(&mut rest, &mut bench).unwrap();
-        bench.last = true;
+        let run = run(value_id::<_, u8, _>(|n: u8| n));
+        let (args, begun) = (Bytes::from_static(&[1, 2, 3]), AtomicU32::new(0));
+        let mut out = Draft::default();
+        let mut calls = Calls::new(2, &args, &mut out, LIMITS, &begun);
+        calls.go_on(2);
         assert!(matches!(
-            step(&mut rest, &mut bench),
+            run(&mut calls, &mut Bench { ends: Vec::new(), wanted: 0 }),
             Err(CallFailure::Arguments(DecodeFailure::LeftOver { bytes: 1 }))
         ));
-        assert_eq!(bench.result.into_vec(), [1]);
+        assert_eq!((calls.begun(), out.into_vec()), (2, vec![1]));
     }
 
     #[test]
     fn what_cannot_be_decoded_or_sent_is_told_apart() {
-        let step = step(value_id::<_, u32, _>(|n: u32| vec![0_u8; n as usize]));
-        let mut bench = Bench { limit: 10, ..Bench::new() };
+        let run = run(value_id::<_, u32, _>(|n: u32| vec![0_u8; n as usize]));
+        let mut out = Draft::default();
         assert!(matches!(
-            step(&mut &[0x80][..], &mut bench),
+            call(run, &Bytes::from_static(&[0x80]), &mut out),
             Err(CallFailure::Arguments(DecodeFailure::Malformed(_)))
         ));
-        let failure = step(&mut &[20][..], &mut bench).unwrap_err();
+        let limits = ResultLimits { each: 10, ..LIMITS };
+        let (args, begun) = (Bytes::from_static(&[20, 9]), AtomicU32::new(0));
+        let mut bench = Bench { ends: Vec::new(), wanted: 0 };
+        let mut calls = Calls::new(2, &args, &mut out, limits, &begun);
+        calls.go_on(2);
         assert!(matches!(
-            failure,
-            CallFailure::Result(EncodeFailure::TooLarge { size: 21, limit: 10 })
+            run(&mut calls, &mut bench),
+            Err(CallFailure::Result(EncodeFailure::TooLarge { size: 21, limit: 10 }))
         ));
-        assert_eq!(bench.result.len(), 0);
-        step(&mut &[9][..], &mut bench).unwrap();
-        assert_eq!(bench.result.len(), 10);
+        assert_eq!(calls.out().len(), 0);
+        run(&mut calls, &mut bench).unwrap();
+        assert_eq!(out.len(), 10);
     }
 
     #[test]
     fn long_bytes_are_neither_copied_out_of_the_arguments_nor_into_the_result() {
-        let payload = Bytes::from(encoded(&(1_u8, Bytes::from(vec![7; KEEP_BYTES_LEAST]), 2_u8)));
-        let mut bench = Bench { payload: payload.clone(), ..Bench::new() };
-        bench.budget = Budget::for_payload(payload.len());
+        let payload = encoded(&(1_u8, Bytes::from(vec![7; KEEP_BYTES_LEAST]), 2_u8));
         let swap = |before: u8, bytes: Bytes, after: u8| (after, Some(bytes), before);
-        let step = step(value_id::<_, (u8, Bytes, u8), _>(swap));
-        step(&mut &payload[..], &mut bench).unwrap();
-        let result = Payload::from(bench.result);
+        let mut out = Draft::default();
+        call(run(value_id::<_, (u8, Bytes, u8), _>(swap)), &payload, &mut out).unwrap();
+        let result = Payload::from(out);
         let Payload::Pieces(pieces) = &result else { panic!("{result:?}") };
         let [before, bytes, after] = &pieces[..] else { panic!("{result:?}") };
         assert_eq!((before.len(), &after[..]), (5, &[1][..]));
@@ -671,7 +676,7 @@ mod tests {
     fn bytes_do_not_keep_a_payload_that_is_far_longer() {
         let lengths = [KEEP_BYTES_LEAST - 1, KEEP_BYTES_LEAST, 200_000, 1 << 20];
         let sent = lengths.map(|len| Bytes::from(vec![7; len]));
-        let payload = Bytes::from(encoded(&sent));
+        let payload = encoded(&sent);
         let decoded = codec::decode_shared::<Sharing, [Bytes; 4]>(&payload, &payload).unwrap();
         assert_eq!(decoded, sent);
         let range = payload.as_ptr_range();
@@ -724,29 +729,17 @@ mod tests {
 
     #[test]
     fn a_future_is_made_inside_the_runtime() {
-        struct Inside<'a>(&'a mut Bench);
+        struct Inside(Bench);
 
-        impl Host for Inside<'_> {
+        impl Host for Inside {
             fn block_on(&mut self, future: Pin<&mut dyn Future<Output = ()>>) {
                 INSIDE.set(true);
                 self.0.block_on(pin!(future));
                 INSIDE.set(false);
             }
 
-            fn result(&mut self) -> (&mut Draft, usize) {
-                self.0.result()
-            }
-
-            fn item(&mut self) -> bool {
-                self.0.item()
-            }
-
-            fn payload(&mut self) -> (&Bytes, &mut Budget) {
-                self.0.payload()
-            }
-
-            fn is_last(&self) -> bool {
-                self.0.is_last()
+            fn item(&mut self, out: &mut Draft) -> bool {
+                self.0.item(out)
             }
         }
 
@@ -754,9 +747,12 @@ mod tests {
             static INSIDE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
         }
 
-        let step = step(value_id::<_, (), _>(|| std::future::ready(INSIDE.get())));
-        let mut bench = Bench::new();
-        step(&mut &[][..], &mut Inside(&mut bench)).unwrap();
-        assert_eq!(codec::decode::<bool>(&bench.result.into_vec()), Ok(true));
+        let run = run(value_id::<_, (), _>(|| std::future::ready(INSIDE.get())));
+        let (args, begun) = (Bytes::new(), AtomicU32::new(0));
+        let mut out = Draft::default();
+        let mut calls = Calls::new(1, &args, &mut out, LIMITS, &begun);
+        calls.go_on(1);
+        run(&mut calls, &mut Inside(Bench { ends: Vec::new(), wanted: 0 })).unwrap();
+        assert_eq!(codec::decode::<bool>(&out.into_vec()), Ok(true));
     }
 }

@@ -5,11 +5,9 @@
 use std::fmt;
 use std::pin::{Pin, pin};
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::proto::codec::Budget;
 use crate::proto::draft::Draft;
 
 /// A function that a worker can run.
@@ -68,18 +66,9 @@ pub(crate) trait Host {
     /// Runs `future` to its end.
     fn block_on(&mut self, future: Pin<&mut dyn Future<Output = ()>>);
 
-    /// Where results are appended, and how long each may be.
-    fn result(&mut self) -> (&mut Draft, usize);
-
-    /// Sends the item just appended to `result` and waits until the next one
-    /// is wanted. `false` if none is.
-    fn item(&mut self) -> bool;
-
-    /// What the arguments are part of, and what decoding them may still take.
-    fn payload(&mut self) -> (&Bytes, &mut Budget);
-
-    /// Whether nothing but the arguments of this call is left in the bytes.
-    fn is_last(&self) -> bool;
+    /// Sends the item just appended to `out`, which it empties, and waits until
+    /// the next one is wanted. `false` if none is.
+    fn item(&mut self, out: &mut Draft) -> bool;
 }
 
 /// The host as [`TaskFn::call`] sees it. Public in name only: nobody outside

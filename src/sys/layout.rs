@@ -149,9 +149,9 @@ impl Layout {
         self.slot(seq).item.load(Ordering::Relaxed)
     }
 
-    /// Worker: item `index` of a chunk begins.
-    pub(crate) fn set_item(&self, seq: u64, index: u32) {
-        self.slot(seq).item.store(index, Ordering::Relaxed);
+    /// Worker: where it says that.
+    pub(crate) fn item_cell(&self, seq: u64) -> &AtomicU32 {
+        &self.slot(seq).item
     }
 
     /// How many items a stream may have sent by now. Wraps.

@@ -282,7 +282,7 @@ mod tests {
         let (parent, worker) = (&page, &page);
         parent.enqueue(3, 7);
         worker.set_started_at(3, 99);
-        worker.set_item(3, 8);
+        worker.item_cell(3).store(8, Ordering::Relaxed);
         worker.set_polite(3, true);
         parent.grant(3, 5);
         assert_eq!((parent.started_at(3), parent.item(3), parent.polite(3)), (99, 8, true));

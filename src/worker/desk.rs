@@ -11,17 +11,15 @@ use bytes::Bytes;
 use super::outbox::Outbox;
 use super::{guard, is_asked_to_end};
 use crate::limits::{BATCH_REPLY_BYTES, SPARE_BYTES_MAX};
-use crate::proto::codec::{self, Budget, EncodeFailure};
+use crate::proto::answers;
+use crate::proto::codec::EncodeFailure;
 use crate::proto::draft::Draft;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::message::{Failure, begin_done, begin_item, finish_item};
-use crate::registry::{CallFailure, Host, Step};
+use crate::registry::{CallFailure, Calls, Host, ResultLimits, Run};
+use crate::sys::atomic::AtomicU32;
 use crate::sys::clock::monotonic_nanos;
 use crate::sys::page::Page;
-
-/// Byte before each item of a chunk's answer.
-pub(crate) const ITEM_OK: u8 = 0;
-const ITEM_FAILED: u8 = 1;
 
 /// A chunk looks at the clock at least this often, in items of a kind that
 /// takes no time at all.
@@ -31,16 +29,16 @@ const CLOCK_STRIDE_MAX: u32 = 256;
 const CLOCK_NANOS: u64 = 20_000;
 
 pub(super) struct Desk {
-    page: Arc<Page>,
-    pub(super) outbox: Outbox,
     /// Frames in the making.
     pub(super) out: Draft,
     pub(super) frame_bytes_max: usize,
-    /// The arguments of the call, or calls, and what decoding them may take.
-    args: Bytes,
-    budget: Budget,
-    /// The call that is worked on is the last one in its payload.
-    last: bool,
+    pub(super) errands: Errands,
+}
+
+/// What a call needs done while it is made.
+pub(super) struct Errands {
+    page: Arc<Page>,
+    pub(super) outbox: Outbox,
     /// Made for the first async task, and kept.
     runtime: Option<tokio::runtime::Runtime>,
     stream: Stream,
@@ -67,125 +65,131 @@ pub(super) struct Batch {
 
 impl Desk {
     pub(super) fn new(page: Arc<Page>, outbox: Outbox) -> Self {
-        Desk {
-            page,
-            outbox,
-            out: Draft::default(),
-            frame_bytes_max: 0,
-            args: Bytes::new(),
-            budget: Budget::for_payload(0),
-            last: false,
-            runtime: None,
-            stream: Stream::default(),
-        }
+        let errands = Errands { page, outbox, runtime: None, stream: Stream::default() };
+        Desk { out: Draft::default(), frame_bytes_max: 0, errands }
     }
 
     /// One call, whose result is appended to `out`.
-    pub(super) fn call(&mut self, step: Step, args: &Bytes) -> Result<(), Failure> {
-        self.begin(args);
-        self.last = true;
-        self.step(step, &mut &args[..])
+    pub(super) fn call(&mut self, run: Run, args: &Bytes) -> Result<(), Failure> {
+        let limits = ResultLimits { each: self.frame_bytes_max, together: usize::MAX };
+        let nobody = AtomicU32::new(0);
+        let mut calls = Calls::new(1, args, &mut self.out, limits, &nobody);
+        calls.go_on(1);
+        make(run, &mut calls, &mut self.errands)
     }
 
     /// One call, answered by a `Done` frame without its header.
-    pub(super) fn one(&mut self, step: Step, args: &Bytes) -> Result<u32, Failure> {
+    pub(super) fn one(&mut self, run: Run, args: &Bytes) -> Result<u32, Failure> {
         begin_done(self.out.tail());
-        self.call(step, args).map(|()| 1)
+        self.call(run, args).map(|()| 1)
     }
 
-    /// Calls one after the other, each answered by a tagged item in a `Done`
-    /// frame without its header. Returns how many were made: all of them, or
-    /// those before the time was up or the answer was long enough.
-    pub(super) fn batch(&mut self, step: Step, args: &Bytes, batch: &Batch) -> u32 {
-        begin_done(self.out.tail());
-        self.begin(args);
-        let mut args = &args[..];
-        let mut stride = 1;
-        let mut look_at = 1;
-        let mut looked = monotonic_nanos();
-        let mut answered = 0;
-        while answered < batch.count {
-            self.page.set_item(batch.seq, answered);
-            let start = self.out.mark();
-            self.out.tail().push(ITEM_OK);
-            self.last = answered + 1 == batch.count;
-            let result = self.step(step, &mut args);
-            answered += 1;
-            if let Err(failure) = result {
-                self.out.rewind(start);
-                self.out.tail().push(ITEM_FAILED);
-                codec::encode_into(&failure, self.out.tail(), usize::MAX)
-                    .unwrap_or_else(|error| unreachable!("plain data encodes: {error:?}"));
+    /// Calls one after the other, whose [`answers`] make a `Done` frame without
+    /// its header. Returns how many were made: all of them, or those before the
+    /// time was up or the answers were long enough.
+    pub(super) fn batch(&mut self, run: Run, args: &Bytes, batch: &Batch) -> u32 {
+        let Desk { out, frame_bytes_max, errands } = self;
+        begin_done(out.tail());
+        let mut values = answers::begin(out.tail());
+        let page = Arc::clone(&errands.page);
+        let limits = ResultLimits { each: *frame_bytes_max, together: BATCH_REPLY_BYTES };
+        let mut calls = Calls::new(batch.count, args, out, limits, page.item_cell(batch.seq));
+        let mut watch = Watch::new();
+        while !calls.is_enough() {
+            calls.go_on(watch.calls_left);
+            let before = calls.begun();
+            let made = make(run, &mut calls, errands);
+            let begun = calls.begun() - before;
+            values.count += begun;
+            if let Err(failure) = made {
+                values.count -= 1;
+                values = answers::fail(calls.out().tail(), values, &failure);
                 // After broken arguments nobody knows where the next begin.
                 if batch.stop_on_failure || matches!(failure, Failure::Arguments(_)) {
                     break;
                 }
             }
-            if self.out.len() >= BATCH_REPLY_BYTES {
-                break;
-            }
-            if answered == look_at {
+            if watch.is_due(begun) {
                 let now = monotonic_nanos();
-                if now >= batch.until || is_asked_to_end(&self.page, batch.seq) {
+                if now >= batch.until || is_asked_to_end(&page, batch.seq) {
                     break;
                 }
-                if now - looked < CLOCK_NANOS {
-                    stride = (stride * 2).min(CLOCK_STRIDE_MAX);
-                }
-                looked = now;
-                look_at += stride;
+                watch.handle_look(now);
             }
         }
-        answered
+        let begun = calls.begun();
+        answers::end(out.tail(), values);
+        begun
     }
 
     /// One call whose items are sent one by one, then answered by an empty
     /// `Done` frame without its header.
     pub(super) fn stream(
         &mut self,
-        step: Step,
+        run: Run,
         args: &Bytes,
         seq: u64,
     ) -> io::Result<Result<u32, Failure>> {
-        self.stream = Stream { seq, ..Stream::default() };
+        self.errands.stream = Stream { seq, ..Stream::default() };
         begin_item(self.out.tail());
-        let result = self.call(step, args);
+        let result = self.call(run, args);
         self.out.clear(SPARE_BYTES_MAX);
-        if let Some(error) = self.stream.broken.take() {
+        if let Some(error) = self.errands.stream.broken.take() {
             return Err(error);
         }
         begin_done(self.out.tail());
         Ok(result.map(|()| 1))
     }
+}
 
-    fn begin(&mut self, args: &Bytes) {
-        self.args = args.clone();
-        self.budget = Budget::for_payload(args.len());
+/// When a chunk looks at the clock: after the first call, then after ever more
+/// of them.
+struct Watch {
+    looked: u64,
+    /// Calls between two looks, and until the next one.
+    stride: u32,
+    calls_left: u32,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Watch { looked: monotonic_nanos(), stride: 1, calls_left: 1 }
     }
 
-    /// Lets go of the last call's arguments: their memory is used again.
-    pub(super) fn end(&mut self) {
-        self.args = Bytes::new();
+    /// Whether a look is due, now that so many more calls were made.
+    fn is_due(&mut self, calls: u32) -> bool {
+        self.calls_left -= calls;
+        self.calls_left == 0
     }
 
-    fn step(&mut self, step: Step, args: &mut &[u8]) -> Result<(), Failure> {
-        match guard::guarded(|| step(args, self)) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(CallFailure::Arguments(failure))) => {
-                Err(Failure::Arguments(failure.to_string()))
-            }
-            Ok(Err(CallFailure::Result(EncodeFailure::TooLarge { size, limit }))) => {
-                Err(Failure::ResultTooLarge { size, limit })
-            }
-            Ok(Err(CallFailure::Result(
-                failure @ (EncodeFailure::TooDeep { .. } | EncodeFailure::Refused(_)),
-            ))) => Err(Failure::Result(failure.to_string())),
-            Err(panic) => Err(Failure::Panicked(panic)),
+    fn handle_look(&mut self, now: u64) {
+        if now - self.looked < CLOCK_NANOS {
+            self.stride = (self.stride * 2).min(CLOCK_STRIDE_MAX);
+        }
+        self.looked = now;
+        self.calls_left = self.stride;
+    }
+}
+
+/// Makes the calls that are to be made now, up to the first that fails.
+fn make(run: Run, calls: &mut Calls<'_>, errands: &mut Errands) -> Result<(), Failure> {
+    match guard::guarded(|| run(calls, errands)) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(CallFailure::Arguments(failure))) => Err(Failure::Arguments(failure.to_string())),
+        Ok(Err(CallFailure::Result(EncodeFailure::TooLarge { size, limit }))) => {
+            Err(Failure::ResultTooLarge { size, limit })
+        }
+        Ok(Err(CallFailure::Result(
+            failure @ (EncodeFailure::TooDeep { .. } | EncodeFailure::Refused(_)),
+        ))) => Err(Failure::Result(failure.to_string())),
+        Err(panic) => {
+            calls.handle_panic();
+            Err(Failure::Panicked(panic))
         }
     }
 }
 
-impl Host for Desk {
+impl Host for Errands {
     fn block_on(&mut self, future: Pin<&mut dyn Future<Output = ()>>) {
         let runtime = self.runtime.get_or_insert_with(|| {
             tokio::runtime::Builder::new_current_thread()
@@ -196,11 +200,7 @@ impl Host for Desk {
         runtime.block_on(future);
     }
 
-    fn result(&mut self) -> (&mut Draft, usize) {
-        (&mut self.out, self.frame_bytes_max)
-    }
-
-    fn item(&mut self) -> bool {
+    fn item(&mut self, out: &mut Draft) -> bool {
         let Stream { seq, sent, .. } = self.stream;
         // While it waits here no code of the user's runs: it can be asked to end
         // and need not be killed.
@@ -218,11 +218,11 @@ impl Host for Desk {
         }
         self.page.set_polite(seq, was_polite);
         self.stream.sent = sent.wrapping_add(1);
-        let len = self.out.len();
-        finish_item(self.out.head_mut(HEADER_BYTES), len, seq);
-        let pushed = self.outbox.push(&self.out).and_then(|()| self.outbox.flush());
-        self.out.clear(SPARE_BYTES_MAX);
-        begin_item(self.out.tail());
+        let len = out.len();
+        finish_item(out.head_mut(HEADER_BYTES), len, seq);
+        let pushed = self.outbox.push(out).and_then(|()| self.outbox.flush());
+        out.clear(SPARE_BYTES_MAX);
+        begin_item(out.tail());
         match pushed {
             Ok(()) => true,
             Err(error) => {
@@ -230,13 +230,5 @@ impl Host for Desk {
                 false
             }
         }
-    }
-
-    fn payload(&mut self) -> (&Bytes, &mut Budget) {
-        (&self.args, &mut self.budget)
-    }
-
-    fn is_last(&self) -> bool {
-        self.last
     }
 }

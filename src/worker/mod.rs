@@ -47,7 +47,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
-pub(crate) use self::desk::ITEM_OK;
 pub(crate) use self::run::run;
 
 use crate::slot_word::Phase;

@@ -129,7 +129,7 @@ impl Worker {
                     self.lookout.handle_run(seq);
                     self.handle_run(seq, FnId(function), shape, &args)?;
                 }
-                ToWorker::Bye => return self.desk.outbox.flush(),
+                ToWorker::Bye => return self.desk.errands.outbox.flush(),
                 ToWorker::Setup(_) => return Err(invalid("the parent sent its settings twice")),
             }
         }
@@ -142,9 +142,7 @@ impl Worker {
             return Err(invalid("the parent is another program"));
         }
         self.desk.frame_bytes_max = setup.frame_bytes_max;
-        let prepared = self.prepare(&setup);
-        self.desk.end();
-        match prepared {
+        match self.prepare(&setup) {
             Ok(()) if self.desk.out.len() > REPORT_BYTES_MAX => {
                 self.desk.out.clear(SPARE_BYTES_MAX);
                 let reason = "the initializer's result is too long".to_owned();
@@ -185,7 +183,7 @@ impl Worker {
         }
         let Some((function, args)) = &setup.initializer else { return Ok(()) };
         match self.table.lookup(FnId(*function)).map(|task| &task.kind) {
-            Some(Kind::Value(step)) => self.desk.call(*step, args),
+            Some(Kind::Value(run)) => self.desk.call(*run, args),
             _ => Err(Failure::UnknownFunction),
         }
     }
@@ -201,7 +199,7 @@ impl Worker {
                 Ok(None) => {}
                 Err(error) => return Err(invalid(&error.to_string())),
             }
-            self.desk.outbox.flush()?;
+            self.desk.errands.outbox.flush()?;
             self.unsent_since = None;
             let (reader, socket) = (&mut self.reader, self.socket.as_fd());
             // The rest of a frame is on its way already.
@@ -244,20 +242,19 @@ impl Worker {
         RUNNING.store(seq, Ordering::Release);
         let kind = self.table.lookup(function).map(|task| &task.kind);
         let result = match (shape, kind) {
-            (Shape::One, Some(Kind::Value(step))) => self.desk.one(*step, args),
-            (Shape::Batch { count, budget_nanos, stop_on_failure }, Some(Kind::Value(step))) => {
+            (Shape::One, Some(Kind::Value(run))) => self.desk.one(*run, args),
+            (Shape::Batch { count, budget_nanos, stop_on_failure }, Some(Kind::Value(run))) => {
                 let until = match budget_nanos {
                     0 => u64::MAX,
                     budget => started.saturating_add(budget),
                 };
                 let batch = Batch { seq, count, until, stop_on_failure };
-                Ok(self.desk.batch(*step, args, &batch))
+                Ok(self.desk.batch(*run, args, &batch))
             }
-            (Shape::Stream, Some(Kind::Stream(step))) => self.desk.stream(*step, args, seq)?,
+            (Shape::Stream, Some(Kind::Stream(run))) => self.desk.stream(*run, args, seq)?,
             _ => Err(Failure::UnknownFunction),
         };
         RUNNING.store(0, Ordering::Release);
-        self.desk.end();
         forget_callbacks();
         self.claim_done(seq);
         let run_nanos = monotonic_nanos() - started;
@@ -294,11 +291,11 @@ impl Worker {
     /// Gives the frames on the desk to the outbox, and sends them unless there
     /// is reason to expect more soon. `now` is when the task ended.
     fn answer(&mut self, now: u64, run_nanos: u64) -> io::Result<()> {
-        self.desk.outbox.push(&self.desk.out)?;
+        self.desk.errands.outbox.push(&self.desk.out)?;
         self.desk.out.clear(SPARE_BYTES_MAX);
         let since = *self.unsent_since.get_or_insert(now);
         if run_nanos >= LONG_TASK_NANOS || now - since >= FLUSH_NANOS {
-            self.desk.outbox.flush()?;
+            self.desk.errands.outbox.flush()?;
             self.unsent_since = None;
         }
         Ok(())
@@ -306,9 +303,9 @@ impl Worker {
 
     /// Sends what is on the desk now.
     fn send(&mut self) -> io::Result<()> {
-        self.desk.outbox.push(&self.desk.out)?;
+        self.desk.errands.outbox.push(&self.desk.out)?;
         self.desk.out.clear(SPARE_BYTES_MAX);
-        self.desk.outbox.flush()
+        self.desk.errands.outbox.flush()
     }
 
     fn is_over_memory(&self) -> bool {

@@ -25,8 +25,8 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
             let answer = match task.flags {
                 0 => done(task.seq, 1, &payload),
                 STREAM => item(task.seq, &payload),
-                // A chunk's: the item has an answer, and this is it.
-                _ => done(task.seq, 1, &[&[0][..], &payload].concat()),
+                // A chunk's: one item has a value, and this is it.
+                _ => done(task.seq, 1, &[&1_u32.to_le_bytes()[..], &payload].concat()),
             };
             if task.flags != STREAM {
                 actor.finish(task.seq);
@@ -89,7 +89,7 @@ where
 {
     let peak = Peak::new();
     let cast = Cast::new(&format!("result:{what}"), 20);
-    // Room for the marks of a chunk.
+    // Room for what is around the values of a chunk.
     let pool = cast.builder().workers(1).frame_limit(2 << 20).build().unwrap();
     let single = pool.apply(value::<R>, 0).await.unwrap_err();
     assert_eq!(pool.stats().workers_started, 1, "it is an answer, if a bad one");

@@ -36,7 +36,8 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
                 _ => long,
             };
             let count = u32::from_le_bytes(task.body[8..12].try_into().unwrap());
-            let payload = [&[1, variant][..], &fields].concat();
+            // No values, and then this.
+            let payload = [&0_u32.to_le_bytes()[..], &[variant], &fields].concat();
             actor.send(&done(task.seq, 1.min(count), &payload));
         }
     }),

@@ -4,6 +4,7 @@
 use crate::check;
 use crate::limits::SLOTS;
 use crate::slot_word::Phase;
+use crate::sys::atomic::Ordering;
 
 const SEQ: u64 = SLOTS as u64 + 1;
 const NOW: u64 = 77;
@@ -56,7 +57,7 @@ fn a_task_finds_nothing_of_the_last_one_in_its_slot() {
         |page| {
             let last = SEQ - SLOTS as u64;
             page.enqueue(last, 5);
-            page.set_item(last, 9);
+            page.item_cell(last).store(9, Ordering::Relaxed);
             page.set_polite(last, true);
         },
         |page| page.enqueue(SEQ, 1),

@@ -1,0 +1,54 @@
+//! The answers of a chunk, as the payload of its `Done`. Written by the worker,
+//! read by `map` and `imap`.
+//!
+//! ```text
+//!  u32 le                                  u32 le
+//! ┌────────┬─────────────┬────────────────┬────────┬─────────────┬───
+//! │ values │ values …    │ Failure        │ values │ values …    │ …
+//! └────────┴─────────────┴────────────────┴────────┴─────────────┴───
+//!            of so many    of the one
+//!            calls         behind them
+//! ```
+//!
+//! How many answers there are in all is a field of the `Done`.
+
+use super::codec;
+use super::message::Failure;
+
+/// Values that follow each other, while they are written.
+#[derive(Debug)]
+pub(crate) struct Values {
+    /// Where their number belongs.
+    at: usize,
+    pub(crate) count: u32,
+}
+
+const COUNT_BYTES: usize = size_of::<u32>();
+
+/// Begins a payload.
+pub(crate) fn begin(out: &mut Vec<u8>) -> Values {
+    let at = out.len();
+    out.extend_from_slice(&[0; COUNT_BYTES]);
+    Values { at, count: 0 }
+}
+
+/// Appends a failure behind `values`, and begins those behind it.
+pub(crate) fn fail(out: &mut Vec<u8>, values: Values, failure: &Failure) -> Values {
+    end(out, values);
+    codec::encode_into(failure, out, usize::MAX)
+        .unwrap_or_else(|error| unreachable!("plain data encodes: {error:?}"));
+    begin(out)
+}
+
+/// Ends a payload.
+pub(crate) fn end(out: &mut [u8], values: Values) {
+    let Values { at, count } = values;
+    out[at..at + COUNT_BYTES].copy_from_slice(&count.to_le_bytes());
+}
+
+/// How many values follow, at the front of `bytes`, which moves on to them.
+pub(crate) fn take_count(bytes: &mut &[u8]) -> Option<u32> {
+    let (count, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(u32::from_le_bytes(*count))
+}

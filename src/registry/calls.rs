@@ -1,0 +1,126 @@
+//! The calls that came together, as far as they have been made: where the
+//! worker says how far to go, and a task's own code gets its arguments and
+//! leaves its results. Generic code that is compiled for each task, so what is
+//! here costs each item of a chunk a few instructions, not calls.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::proto::codec::{self, Budget, DecodeFailure, EncodeFailure};
+use crate::proto::draft::{Draft, Mark};
+use crate::sys::atomic::{AtomicU32, Ordering};
+use crate::sys::cast::Sharing;
+
+/// Calls of one function, made in the order of their arguments.
+#[derive(Debug)]
+pub(crate) struct Calls<'a> {
+    /// Arguments of those that are left,
+    rest: &'a [u8],
+    /// what they are part of, and what decoding them may still take.
+    payload: &'a Bytes,
+    budget: Budget,
+    /// Where results are appended, and the end of those that are whole.
+    out: &'a mut Draft,
+    whole: Mark,
+    /// How many calls there are, how many of them have been begun, and how many
+    /// may be.
+    count: u32,
+    begun: u32,
+    until: u32,
+    limits: ResultLimits,
+    /// Tells others which call was begun last.
+    shown: &'a AtomicU32,
+}
+
+/// How long results may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ResultLimits {
+    /// Each of them.
+    pub(crate) each: usize,
+    /// All before the one that is the last for now.
+    pub(crate) together: usize,
+}
+
+/// Why a call has no result although the function did not panic.
+#[derive(Debug)]
+pub(crate) enum CallFailure {
+    /// The function was not called.
+    Arguments(DecodeFailure),
+    /// The function returned, with something that cannot be sent.
+    Result(EncodeFailure),
+}
+
+impl<'a> Calls<'a> {
+    pub(crate) fn new(
+        count: u32,
+        payload: &'a Bytes,
+        out: &'a mut Draft,
+        limits: ResultLimits,
+        shown: &'a AtomicU32,
+    ) -> Self {
+        let budget = Budget::for_payload(payload.len());
+        let rest = &payload[..];
+        let whole = out.mark();
+        Calls { rest, payload, budget, out, whole, count, begun: 0, until: 0, limits, shown }
+    }
+
+    /// Lets so many more of them be made.
+    pub(crate) fn go_on(&mut self, calls: u32) {
+        self.until = self.begun.saturating_add(calls).min(self.count);
+    }
+
+    /// Takes back what a call that panicked may have left of its result.
+    pub(crate) fn handle_panic(&mut self) {
+        self.out.rewind(self.whole);
+    }
+
+    /// How many have been begun.
+    pub(crate) fn begun(&self) -> u32 {
+        self.begun
+    }
+
+    /// Whether the results are as long as they may be together, or there is no
+    /// further call.
+    #[inline]
+    pub(crate) fn is_enough(&self) -> bool {
+        self.begun == self.count || self.out.len() >= self.limits.together
+    }
+
+    /// What the results are appended to.
+    #[inline]
+    pub(crate) fn out(&mut self) -> &mut Draft {
+        self.out
+    }
+
+    /// Begins the next call, if it is to be made now: its arguments.
+    ///
+    /// They are behind us before the function is called, so that the call after
+    /// one that panics is found.
+    #[inline(always)]
+    pub(super) fn next<Args: DeserializeOwned>(&mut self) -> Option<Result<Args, CallFailure>> {
+        if self.begun >= self.until || self.out.len() >= self.limits.together {
+            return None;
+        }
+        self.shown.store(self.begun, Ordering::Relaxed);
+        self.begun += 1;
+        let (rest, budget) = (&mut self.rest, &mut self.budget);
+        let args = codec::decode_front_shared::<Sharing, Args>(rest, self.payload, budget);
+        // Bytes after the last arguments mean that `Args` reads back less than
+        // it wrote, and so something else.
+        if self.begun == self.count && !self.rest.is_empty() && args.is_ok() {
+            let bytes = self.rest.len();
+            return Some(Err(CallFailure::Arguments(DecodeFailure::LeftOver { bytes })));
+        }
+        Some(args.map_err(CallFailure::Arguments))
+    }
+
+    /// Appends the result of a call.
+    #[inline(always)]
+    pub(super) fn append<T: Serialize>(&mut self, result: &T) -> Result<(), CallFailure> {
+        codec::draft::<Sharing, T>(result, self.out, self.limits.each)
+            .map_err(CallFailure::Result)?;
+        self.whole = self.out.mark();
+        Ok(())
+    }
+}

@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::error::{Side, TaskError, TaskInfo};
 use crate::proto::codec;
-use crate::proto::draft::{Draft, Payload, Reply};
+use crate::proto::draft::{Draft, Mark, Payload, Reply};
 use crate::proto::message::Shape;
 use crate::sched::{TaskKey, Terms};
 use crate::supervisor::{Begun, Ended, Landing, Part, Request, Supervisor};
@@ -41,17 +41,24 @@ const CHUNK_GROWTH: usize = 16;
 const CHUNK_ITEMS_MAX: usize = 1 << 16;
 const CHUNK_BYTES_MAX: usize = 256 << 10;
 
+/// Chunks do not shrink below this towards the end of the input: to send one
+/// takes about as long.
+const CHUNK_NANOS_LEAST: u64 = 10_000;
+
 /// Chunks in flight for each worker: one runs, others wait for it at the
 /// worker and in the queue.
 const CHUNKS_PER_WORKER: usize = 4;
+
+/// And while they grow: each that is sent before the first of its size is back
+/// is a small one more.
+const GROWING_CHUNKS_PER_WORKER: usize = 2;
 
 /// The same where the size is given: they may be of one tiny item each.
 const FIXED_CHUNKS_PER_WORKER: usize = 256;
 
 /// Where the input comes from, whatever its type.
 pub(super) trait Source: Send {
-    /// Appends the arguments of as many items as `out` wants. What is there when
-    /// it panics is whole.
+    /// Appends the arguments of as many items as `out` wants.
     fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Pulled, limit: usize) -> Poll<Pull>;
 
     /// How many items are left, if that is known.
@@ -69,15 +76,24 @@ pub(super) enum Pull {
 /// Items on their way into a chunk.
 pub(super) struct Pulled {
     args: Draft,
-    /// Where the arguments of each but the last end.
-    ends: Vec<usize>,
+    /// The end of those that are whole.
+    whole: Mark,
+    /// Where the arguments of each but the last end, which is before
+    /// `CHUNK_BYTES_MAX`.
+    ends: Vec<u32>,
     count: usize,
     wanted: usize,
 }
 
 impl Pulled {
-    fn is_enough(&self) -> bool {
-        self.count == self.wanted || self.args.len() >= CHUNK_BYTES_MAX
+    /// Makes room for those behind the first, of which there are so many, if they
+    /// are as long: what grows on the way is copied again and again.
+    #[cold]
+    fn reserve(&mut self, left: usize) {
+        let items = left.min(self.wanted - 1).min(CHUNK_ITEMS_MAX);
+        let args = self.args.tail();
+        args.reserve(items.saturating_mul(args.len() + 1).min(CHUNK_BYTES_MAX));
+        self.ends.reserve(items);
     }
 }
 
@@ -89,21 +105,24 @@ where
     S: Stream<Item: Serialize> + Send,
 {
     fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Pulled, limit: usize) -> Poll<Pull> {
-        while !out.is_enough() {
+        let mut len = out.args.len();
+        while out.count < out.wanted && len < CHUNK_BYTES_MAX {
             let Some(args) = ready!(self.0.as_mut().poll_next(cx)) else {
                 return Poll::Ready(Pull::End);
             };
-            let before = out.args.len();
             // What fits into a frame alone fits into one behind others: the
             // slack beyond the limit is at least as long as a chunk.
             if let Err(failure) = codec::draft::<Sharing, _>(&args, &mut out.args, limit) {
                 let error = TaskError::from_encode(failure, Side::Arguments);
                 return Poll::Ready(Pull::Failed(error));
             }
-            if out.count > 0 {
-                out.ends.push(before);
+            match out.count {
+                0 => out.reserve(self.left().unwrap_or(0)),
+                _ => out.ends.push(len as u32),
             }
             out.count += 1;
+            out.whole = out.args.mark();
+            len = out.args.len();
         }
         Poll::Ready(Pull::Enough)
     }
@@ -152,9 +171,9 @@ pub(super) struct Chunk {
     args: Payload,
     /// Where the arguments of each item but the last end in `args`, counted from
     /// where those of the first began when the chunk was made.
-    ends: Vec<usize>,
+    ends: Vec<u32>,
     /// Where `args` begins, counted likewise.
-    start: usize,
+    start: u32,
 }
 
 impl Chunk {
@@ -167,7 +186,7 @@ impl Chunk {
     fn split_off(&mut self, count: usize) -> Chunk {
         let ends = self.ends.split_off(count);
         let start = self.ends.pop().expect("cut behind an item");
-        let args = self.args.split_off(start - self.start);
+        let args = self.args.split_off((start - self.start) as usize);
         Chunk { first: self.first + count, args, ends, start }
     }
 }
@@ -349,9 +368,21 @@ impl Feed {
     fn window(&self) -> usize {
         let each = match self.chunk_size {
             Some(_) => FIXED_CHUNKS_PER_WORKER,
+            None if self.is_growing() => GROWING_CHUNKS_PER_WORKER,
             None => CHUNKS_PER_WORKER,
         };
         self.workers().saturating_mul(each)
+    }
+
+    /// How many items the next chunk may have for what is known.
+    fn by_growth(&self) -> usize {
+        self.largest.saturating_mul(CHUNK_GROWTH)
+    }
+
+    /// Whether items turn out so quick that chunks will be longer than that.
+    fn is_growing(&self) -> bool {
+        let nanos = (self.by_growth() as u64).saturating_mul(self.item_nanos);
+        self.by_growth() < CHUNK_ITEMS_MAX && nanos < CHUNK_NANOS
     }
 
     /// How many items the next chunk should have.
@@ -363,14 +394,14 @@ impl Feed {
             // Nothing is known: one long item must not keep others waiting.
             return 1;
         }
-        let by_time = usize::try_from(CHUNK_NANOS / self.item_nanos).unwrap_or(usize::MAX);
-        let by_growth = self.largest.saturating_mul(CHUNK_GROWTH);
+        let within = |nanos| usize::try_from(nanos / self.item_nanos).unwrap_or(usize::MAX);
+        let by_time = within(CHUNK_NANOS);
         // Towards the end chunks shrink, so that workers end together.
         let by_rest = match self.left() {
-            Some(left) => left.div_ceil(2 * self.workers()),
+            Some(left) => left.div_ceil(2 * self.workers()).max(within(CHUNK_NANOS_LEAST)),
             None => usize::MAX,
         };
-        by_time.min(by_growth).min(by_rest).clamp(1, CHUNK_ITEMS_MAX)
+        by_time.min(self.by_growth()).min(by_rest).clamp(1, CHUNK_ITEMS_MAX)
     }
 
     /// Items that came back without an answer; they were pulled before, so
@@ -389,9 +420,15 @@ impl Feed {
         let Some(source) = &mut self.source else { return Poll::Ready(Next::End) };
         let limit = self.supervisor.plan().frame_bytes_max;
         let first = self.pulled;
-        let mut pulled = Pulled { args: Draft::default(), ends: Vec::new(), count: 0, wanted };
+        let mut pulled = Pulled {
+            args: Draft::default(),
+            whole: Mark::default(),
+            ends: Vec::new(),
+            count: 0,
+            wanted,
+        };
         let pull = catch_unwind(AssertUnwindSafe(|| source.poll_pull(cx, &mut pulled, limit)));
-        let Pulled { args, ends, count, .. } = pulled;
+        let Pulled { mut args, whole, ends, count, .. } = pulled;
         self.pulled += count;
         let stopped = match pull {
             Ok(Poll::Ready(Pull::Enough)) => None,
@@ -406,6 +443,7 @@ impl Feed {
                 Some(Poll::Ready(Next::End))
             }
             Err(panic) => {
+                args.rewind(whole);
                 self.panic = Some(panic);
                 self.source = None;
                 Some(Poll::Ready(Next::End))

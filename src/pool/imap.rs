@@ -402,7 +402,7 @@ mod tests {
 
     fn answers(count: usize, payload: &[u8]) -> Answers<u64> {
         let task = TaskInfo { id: TaskId(1), name: "task", label: None, index: None };
-        let payload = Bytes::copy_from_slice(payload);
+        let payload = Reply::detach(payload.into(), 0);
         Answers::new(Fed::Answered { first: 10, count, payload, single: false, task })
     }
 

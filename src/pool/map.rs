@@ -131,6 +131,9 @@ impl<R: DeserializeOwned> Map<R> {
             let index = first + error.index().unwrap_or(0);
             return self.fail(index, error.at_index(index));
         }
+        if let Some(left) = self.feed.left() {
+            self.answers.expect(self.feed.pulled().saturating_add(left));
+        }
         let answers = Answers::new(fed);
         let put = self.answers.put(answers.index(), |part| answers.append_to(part));
         if let Err((index, error)) = put {

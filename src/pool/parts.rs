@@ -4,20 +4,32 @@
 
 use std::collections::BTreeMap;
 
+/// Memory that answers may be given before they come.
+const EXPECTED_BYTES_MAX: usize = 64 << 20;
+
 pub(super) struct Parts<R> {
     /// From the first item on, without a gap.
     joined: Vec<R>,
     /// By the position of their first.
     early: BTreeMap<usize, Vec<R>>,
+    /// The memory of one of these, for the next.
+    spare: Vec<R>,
 }
 
 impl<R> Default for Parts<R> {
     fn default() -> Self {
-        Parts { joined: Vec::new(), early: BTreeMap::new() }
+        Parts { joined: Vec::new(), early: BTreeMap::new(), spare: Vec::new() }
     }
 }
 
 impl<R> Parts<R> {
+    /// Makes room for so many in all, if that is not too much to take before they
+    /// are there: what grows on the way is copied again and again.
+    pub(super) fn expect(&mut self, count: usize) {
+        let most = EXPECTED_BYTES_MAX / size_of::<R>().max(1);
+        self.joined.reserve_exact(count.min(most).saturating_sub(self.joined.len()));
+    }
+
     /// Lets `append` add the answers from the item `first` on. What it has added
     /// before a failure belongs to no whole.
     pub(super) fn put<E>(
@@ -26,11 +38,13 @@ impl<R> Parts<R> {
         append: impl FnOnce(&mut Vec<R>) -> Result<(), E>,
     ) -> Result<(), E> {
         if first != self.joined.len() {
-            return append(self.early.entry(first).or_default());
+            let part = self.early.entry(first).or_insert(std::mem::take(&mut self.spare));
+            return append(part);
         }
         append(&mut self.joined)?;
         while let Some(mut next) = self.early.remove(&self.joined.len()) {
             self.joined.append(&mut next);
+            self.spare = next;
         }
         Ok(())
     }

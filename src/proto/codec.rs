@@ -46,6 +46,7 @@ pub(crate) fn decode_front<T: DeserializeOwned>(
 
 /// As [`decode_front`]. Long `Bytes` share the memory of `payload`, which
 /// `bytes` are part of.
+#[inline(always)]
 pub(crate) fn decode_front_shared<C: Cast, T: DeserializeOwned>(
     bytes: &mut &[u8],
     payload: &Bytes,

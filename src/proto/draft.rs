@@ -34,7 +34,7 @@ impl Kept {
 }
 
 /// A place in a draft to come back to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mark {
     bytes: usize,
     kept: usize,
@@ -46,16 +46,19 @@ impl Draft {
     }
 
     /// Bytes so far, copied and kept.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() + kept_bytes(&self.kept)
     }
 
     /// Where bytes are appended. What is there must stay.
+    #[inline]
     pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
     /// Where the encoder writes.
+    #[inline]
     pub(super) fn parts(&mut self) -> (&mut Vec<u8>, &mut Vec<Kept>) {
         (&mut self.bytes, &mut self.kept)
     }
@@ -66,6 +69,7 @@ impl Draft {
         &mut self.bytes[..len]
     }
 
+    #[inline]
     pub(crate) fn mark(&self) -> Mark {
         Mark { bytes: self.bytes.len(), kept: self.kept.len() }
     }
@@ -158,6 +162,7 @@ fn fill<'a>(
 }
 
 /// Bytes of all that are kept.
+#[inline]
 pub(super) fn kept_bytes(kept: &[Kept]) -> usize {
     kept.last().map_or(0, |last| last.total)
 }

@@ -4,7 +4,7 @@
 //! Numbers of up to eight bytes are written by [`varint`], everything else by
 //! postcard itself. What is done here is counting levels, with the same rules as
 //! [`guard`]: what encodes decodes, as far as depth goes. It never stores more than
-//! its limit, and never leaves part of a value behind.
+//! its limit, and leaves no part of a value behind that it has refused.
 //!
 //! A type that hands its serializer on to a part of itself, as `Box` and
 //! `#[serde(transparent)]` do, shows no level. Where such a type contains
@@ -28,8 +28,8 @@ use crate::limits;
 
 /// Appends `value` in postcard form to `out`, at most `limit` bytes of it.
 ///
-/// On failure, a panic in `value`'s own serde code included, `out` is as it
-/// was.
+/// On failure `out` is as it was. Only a panic in `value`'s own serde code leaves
+/// what was written before it.
 pub(crate) fn encode_into<T: Serialize + ?Sized>(
     value: &T,
     out: &mut Vec<u8>,
@@ -41,6 +41,7 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(
 
 /// As [`encode_into`], and keeps long `Bytes` in `value` that `C` recognises,
 /// without copying them.
+#[inline(always)]
 pub(crate) fn draft<C: Cast, T: Serialize + ?Sized>(
     value: &T,
     out: &mut Draft,
@@ -50,19 +51,23 @@ pub(crate) fn draft<C: Cast, T: Serialize + ?Sized>(
     encode::<C, T>(value, Appending::to(bytes, kept, limit))
 }
 
+#[inline(always)]
 fn encode<C: Cast, T: Serialize + ?Sized>(
     value: &T,
     output: Appending<'_>,
 ) -> Result<(), EncodeFailure> {
-    let limit = output.limit;
     let mut to = postcard::Serializer { output };
     let level =
         Level::<C> { to: &mut to, levels_left: limits::DECODE_DEPTH_MAX, cast: PhantomData };
-    level.encode(value).map_err(|Stop(failure)| *failure)?;
-    match to.output.finish() {
-        size if size <= limit => Ok(()),
-        size => Err(EncodeFailure::TooLarge { size, limit }),
-    }
+    let encoded = level.encode(value);
+    let mut output = to.output;
+    let failure = match encoded {
+        Ok(()) if output.has_room(0) => return Ok(()),
+        Ok(()) => EncodeFailure::TooLarge { size: output.size(), limit: output.limit },
+        Err(Stop(failure)) => *failure,
+    };
+    output.take_back();
+    Err(failure)
 }
 
 /// Why a value could not be encoded.
@@ -142,7 +147,7 @@ struct Level<'s, 'o, C> {
 
 impl<C: Cast> Level<'_, '_, C> {
     /// Writes `value`, or keeps it.
-    #[inline]
+    #[inline(always)]
     fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Stop> {
         match C::as_bytes(value) {
             Some(bytes) if bytes.len() >= limits::KEEP_BYTES_LEAST => {
@@ -192,10 +197,7 @@ macro_rules! varints {
     ($($serialize:ident, $number:ty, $plain:expr;)*) => {$(
         #[inline]
         fn $serialize(self, value: $number) -> Result<(), Stop> {
-            match varint::pack($plain(value)) {
-                Some((bytes, len)) => self.to.output.push_front(bytes, len),
-                None => self.to.$serialize(value)?,
-            }
+            self.to.output.push_varint($plain(value));
             Ok(())
         }
     )*};
@@ -392,50 +394,87 @@ parts! {
 
 /// Writes behind what `out` already holds. Past the limit it only counts, so
 /// that the error can tell the whole size without the memory for it.
+///
+/// Numbers, of which there are most, look at the limit only where there is no
+/// room left: it is there to spare memory, and that is spent already.
 struct Appending<'a> {
     out: &'a mut Vec<u8>,
     kept: &'a mut Vec<Kept>,
     /// Lengths of both before the first byte.
     start: (usize, usize),
-    /// Bytes of the value so far, stored or not.
-    size: usize,
+    /// Bytes of the value that are not in `out`: kept, or only counted.
+    beside: usize,
     limit: usize,
-    /// Set at the end of a value that fits. Until then, dropping takes back
-    /// what was written.
-    is_complete: bool,
 }
 
 impl<'a> Appending<'a> {
+    #[inline]
     fn to(out: &'a mut Vec<u8>, kept: &'a mut Vec<Kept>, limit: usize) -> Self {
         let start = (out.len(), kept.len());
-        Appending { out, kept, start, size: 0, limit, is_complete: false }
+        Appending { out, kept, start, beside: 0, limit }
+    }
+
+    /// Bytes of the value so far, stored or not.
+    #[inline]
+    fn size(&self) -> usize {
+        (self.out.len() - self.start.0).saturating_add(self.beside)
+    }
+
+    /// Whether so many more bytes are within the limit.
+    #[inline]
+    fn has_room(&self, bytes: usize) -> bool {
+        self.size().saturating_add(bytes) <= self.limit
     }
 
     fn keep(&mut self, bytes: &Bytes) {
-        self.size = self.size.saturating_add(bytes.len());
-        if self.size <= self.limit {
+        if self.has_room(bytes.len()) {
             keep(self.kept, self.out.len(), bytes.clone());
+        }
+        self.beside = self.beside.saturating_add(bytes.len());
+    }
+
+    #[cold]
+    fn take_back(&mut self) {
+        self.out.truncate(self.start.0);
+        self.kept.truncate(self.start.1);
+    }
+
+    #[inline]
+    fn push(&mut self, bytes: &[u8]) {
+        if self.has_room(bytes.len()) {
+            self.out.extend_from_slice(bytes);
+        } else {
+            self.beside = self.beside.saturating_add(bytes.len());
         }
     }
 
-    fn finish(mut self) -> usize {
-        self.is_complete = self.size <= self.limit;
-        self.size
+    /// Appends a number.
+    #[inline]
+    fn push_varint(&mut self, value: u64) {
+        match varint::pack(value) {
+            // The length is not known to the compiler, but eight bytes and a
+            // shorter length are two stores.
+            Some((bytes, len)) if self.out.capacity() - self.out.len() >= bytes.len() => {
+                let end = self.out.len() + len;
+                self.out.extend_from_slice(&bytes);
+                self.out.truncate(end);
+            }
+            _ => self.beside = push_slowly(self.out, self.start.0, self.beside, self.limit, value),
+        }
     }
 }
 
-impl Appending<'_> {
-    /// Appends the first `len` of `bytes`: the length is not known to the
-    /// compiler, but eight bytes and a shorter length are two stores.
-    #[inline]
-    fn push_front(&mut self, bytes: [u8; 8], len: usize) {
-        self.size = self.size.saturating_add(len);
-        if self.size <= self.limit {
-            let end = self.out.len() + len;
-            self.out.extend_from_slice(&bytes);
-            self.out.truncate(end);
-        }
+/// Appends a number that is long, or for which there is no room yet. Returns what
+/// is `beside` then. A function of parts, so that the whole, which is the same for
+/// most of many values, need not be in memory for the sake of the few.
+#[cold]
+fn push_slowly(out: &mut Vec<u8>, start: usize, beside: usize, limit: usize, value: u64) -> usize {
+    let (bytes, len) = varint::pack_long(value);
+    if (out.len() - start).saturating_add(beside).saturating_add(len) > limit {
+        return beside.saturating_add(len);
     }
+    out.extend_from_slice(&bytes[..len]);
+    beside
 }
 
 impl Flavor for Appending<'_> {
@@ -443,33 +482,18 @@ impl Flavor for Appending<'_> {
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.size = self.size.saturating_add(1);
-        if self.size <= self.limit {
-            self.out.push(byte);
-        }
+        self.push(&[byte]);
         Ok(())
     }
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.size = self.size.saturating_add(bytes.len());
-        if self.size <= self.limit {
-            self.out.extend_from_slice(bytes);
-        }
+        self.push(bytes);
         Ok(())
     }
 
     fn finalize(self) -> postcard::Result<()> {
         Ok(())
-    }
-}
-
-impl Drop for Appending<'_> {
-    fn drop(&mut self) {
-        if !self.is_complete {
-            self.out.truncate(self.start.0);
-            self.kept.truncate(self.start.1);
-        }
     }
 }
 

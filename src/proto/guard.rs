@@ -152,17 +152,20 @@ pub(super) struct Guard<'de, 'b, C> {
 }
 
 impl<'de, 'b, C: Cast> Guard<'de, 'b, C> {
+    #[inline]
     pub(super) fn new(bytes: &'de [u8], whole: &'b Bytes, budget: &'b mut Budget) -> Self {
         Guard { rest: bytes, budget, whole, cast: PhantomData }
     }
 
     /// Where a whole value of type `T` is decoded.
+    #[inline]
     pub(super) fn place_for<T>(&mut self) -> Place<'_, 'de, 'b, C> {
         let levels_left = self.budget.depth_limit;
         Place { guard: self, room: size_of::<T>(), levels_left }
     }
 
     /// What has not been decoded yet.
+    #[inline]
     pub(super) fn rest(&self) -> &'de [u8] {
         self.rest
     }
@@ -185,6 +188,22 @@ impl<'de, 'b, C: Cast> Guard<'de, 'b, C> {
         }
         self.rest = &self.rest[len..];
         Some(value)
+    }
+
+    /// As [`take`](Self::take), where it is seldom called for: small beside what
+    /// is done otherwise, and by value, so that `rest` may be in a register there.
+    #[inline]
+    fn take_long<T: Deserialize<'de>>(&mut self) -> Result<T, DecodeFailure> {
+        #[cold]
+        fn take<'de, T: Deserialize<'de>>(
+            bytes: &'de [u8],
+        ) -> Result<(T, &'de [u8]), DecodeFailure> {
+            Ok(postcard::take_from_bytes(bytes)?)
+        }
+
+        let (value, rest) = take(self.rest)?;
+        self.rest = rest;
+        Ok(value)
     }
 
     /// `bytes` without copying them, if they are worth it.
@@ -264,7 +283,7 @@ macro_rules! varints {
         fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
             visitor.$visit(match self.guard.take_varint($bytes) {
                 Some(plain) => $from(plain) as $number,
-                None => self.guard.take::<$number>()?,
+                None => self.guard.take_long::<$number>()?,
             })
         }
     )*};

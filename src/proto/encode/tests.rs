@@ -218,7 +218,7 @@ fn failures_read_well() {
 }
 
 #[test]
-fn refusals_and_panics_leave_nothing_behind() {
+fn refusals_leave_nothing_behind_and_panics_nothing_that_cannot_be_taken_back() {
     struct Panics;
 
     impl Serialize for Panics {
@@ -231,9 +231,12 @@ fn refusals_and_panics_leave_nothing_behind() {
     let refusal = encode_into(&(1_u8, Refuses("really".into())), &mut out, 100);
     assert_eq!(refusal, Err(EncodeFailure::Refused("no: really".to_owned())));
     assert_eq!(out, [9]);
+    let mut draft = Draft::default();
+    let mark = draft.mark();
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        encode_into(&(1_u8, Panics), &mut out, 100)
+        super::draft::<Copying, _>(&(1_u8, Panics), &mut draft, 100)
     }));
     assert!(panic.is_err());
-    assert_eq!(out, [9]);
+    draft.rewind(mark);
+    assert_eq!(draft.len(), 0);
 }

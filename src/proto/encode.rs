@@ -3,8 +3,8 @@
 //!
 //! Numbers of up to eight bytes are written by [`varint`], everything else by
 //! postcard itself. What is done here is counting levels, with the same rules as
-//! [`guard`]: what encodes decodes, as far as depth goes. It never stores more than
-//! its limit, and leaves no part of a value behind that it has refused.
+//! [`guard`]: what encodes decodes, as far as depth goes. It takes no memory for
+//! more than its limit, and leaves no part of a value behind that it has refused.
 //!
 //! A type that hands its serializer on to a part of itself, as `Box` and
 //! `#[serde(transparent)]` do, shows no level. Where such a type contains

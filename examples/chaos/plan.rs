@@ -57,6 +57,7 @@ pub(crate) enum Ending {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     workers: usize,
+    spares: usize,
     pipeline: usize,
     pub(crate) untrusted: bool,
     queue_limit: usize,
@@ -72,6 +73,7 @@ impl Settings {
         use Ending::*;
         Settings {
             workers: 1 + rng.below(workers_max as u64) as usize,
+            spares: rng.pick(&[0, 0, 1, 2]),
             pipeline: rng.pick(&[1, 2, 8, 64, 64]),
             untrusted: rng.one_in(4),
             queue_limit: rng.pick(&[0, 4, 64, 1024]),
@@ -87,6 +89,7 @@ impl Settings {
     pub(crate) fn build(&self, journal: &str) -> Result<Pool, SpawnError> {
         let mut pool = Pool::builder()
             .workers(self.workers)
+            .spare_workers(self.spares)
             .pipeline(self.pipeline)
             .queue_limit(self.queue_limit)
             .grace_period(Duration::from_millis(self.grace_millis))

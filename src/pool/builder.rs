@@ -49,6 +49,7 @@ use crate::supervisor::{InitCheck, Plan, Supervisor};
 pub struct PoolBuilder {
     name: Option<String>,
     workers: Option<usize>,
+    spare_workers: usize,
     queue_limit: usize,
     grace_period: Duration,
     task_timeout: Option<Duration>,
@@ -153,6 +154,7 @@ impl PoolBuilder {
         PoolBuilder {
             name: None,
             workers: None,
+            spare_workers: 0,
             queue_limit: 1024,
             grace_period: Duration::from_secs(5),
             task_timeout: None,
@@ -190,6 +192,27 @@ impl PoolBuilder {
     /// affinity), as tasks are expected to compute.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
+        self
+    }
+
+    /// How many workers are kept ready beyond [`workers`](Self::workers), to take
+    /// the place of one that is lost, retires, or is being stopped: the next task
+    /// starts as if nothing had been, not after a new process has come up, which
+    /// takes a millisecond and its initializer. Default: 0.
+    ///
+    /// Never more than `workers` have tasks at a time; those that have none while
+    /// that many have are the spares, whichever they are. One that is being
+    /// stopped does not count, as its place is free at once: in its grace period
+    /// it may be at work beside the others. Once it is gone, the process that is
+    /// started in its stead is the new spare. So with `spare_workers(n)` up to `n`
+    /// tasks may be stopped in a row without a wait, and the pool never has more
+    /// than `workers + n` processes.
+    ///
+    /// Each spare costs the memory of an idle worker. It runs the initializer,
+    /// [`Pool::ready`] waits for it, and it stays when others leave after the
+    /// [`idle_timeout`](Self::idle_timeout).
+    pub fn spare_workers(mut self, workers: usize) -> Self {
+        self.spare_workers = workers;
         self
     }
 
@@ -251,7 +274,8 @@ impl PoolBuilder {
     }
 
     /// Lets a worker go when it has had nothing to do for this long; it is
-    /// started again when there is work for it. Default: never.
+    /// started again when there is work for it. Default: never. As many as there
+    /// should be [spares](Self::spare_workers) stay.
     pub fn idle_timeout(mut self, after: Duration) -> Self {
         self.idle_timeout = Some(after);
         self
@@ -447,6 +471,7 @@ impl PoolBuilder {
             name,
             settings: Settings {
                 workers,
+                spares: self.spare_workers,
                 depth_max: if self.untrusted { 1 } else { self.pipeline },
                 trusted: !self.untrusted,
                 grace_period: self.grace_period,
@@ -477,6 +502,10 @@ impl PoolBuilder {
             Some(workers) => workers,
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
+        if self.spare_workers > WORKERS_MAX - workers {
+            let problem = format!("more than {WORKERS_MAX}, with the workers");
+            return Err(setting("spare_workers", problem));
+        }
         let zero = [
             ("task_timeout", self.task_timeout),
             ("start_timeout", Some(self.start_timeout)),

@@ -265,7 +265,8 @@ impl Pool {
         TaskStream::new(Launch::new(&self.supervisor, request))
     }
 
-    /// Waits until all workers have started and run their initializer.
+    /// Waits until all workers have started and run their initializer, spares
+    /// among them.
     ///
     /// # Errors
     ///
@@ -332,8 +333,9 @@ impl Pool {
         Shutdown { queued: left.queued, running: left.running }
     }
 
-    /// Changes the number of workers. New ones are started at once; those too
-    /// many finish what they have and leave.
+    /// Changes the number of workers, beside which there are as many spares as
+    /// before. New ones are started at once; those too many finish what they have
+    /// and leave.
     ///
     /// # Panics
     ///

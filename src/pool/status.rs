@@ -27,12 +27,16 @@ pub enum PoolState {
 pub struct Status {
     /// Whether it takes calls.
     pub state: PoolState,
-    /// How many workers it should have.
+    /// How many workers it should have, beside spares.
     pub workers: usize,
     /// Workers that are not ready yet.
     pub starting: usize,
-    /// Workers that are ready and have nothing to do.
+    /// Workers that are ready and have nothing to do, as far as they may get a
+    /// task now.
     pub idle: usize,
+    /// Those that may not, as enough others have one: see
+    /// [`spare_workers`](crate::PoolBuilder::spare_workers).
+    pub spare: usize,
     /// Workers that run a task.
     pub busy: usize,
     /// Workers that were killed and do not die, see [`WorkerState::Abandoned`].
@@ -46,7 +50,8 @@ pub struct Status {
 impl Status {
     pub(super) fn new(view: &PoolView) -> Self {
         let count = |state| view.workers.iter().filter(|w| worker_state(w) == state).count();
-        let busy = count(WorkerState::Busy);
+        let (busy, ready) = (count(WorkerState::Busy), count(WorkerState::Idle));
+        let idle = ready.min(view.workers_wanted.saturating_sub(busy));
         let stopping = view.workers.iter().filter(|w| w.running.is_some()).count();
         let running = stopping.min(view.tasks);
         Status {
@@ -58,7 +63,8 @@ impl Status {
             },
             workers: view.workers_wanted,
             starting: count(WorkerState::Starting),
-            idle: count(WorkerState::Idle),
+            idle,
+            spare: ready - idle,
             busy,
             abandoned: count(WorkerState::Abandoned),
             queued: view.tasks - running,
@@ -119,7 +125,8 @@ impl Stats {
 pub enum WorkerState {
     /// Not ready yet.
     Starting,
-    /// Ready, with nothing to do.
+    /// Ready, with nothing to do. So are spares, and each of these may be the
+    /// next to get a task.
     Idle,
     /// Has at least one task.
     Busy,

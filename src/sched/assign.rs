@@ -2,7 +2,9 @@
 //! from a worker that is stuck in a long one.
 //!
 //! Breadth before depth: no worker gets a second task while another has none,
-//! and none gets more than its share of what there is.
+//! and none gets more than its share of what there is. But only so many have
+//! tasks at a time: the others are spares, and have their turn when one of these
+//! ends, or is being ended.
 
 use std::time::Duration;
 
@@ -62,7 +64,12 @@ impl<T> Scheduler<T> {
 
     /// The worker that should get the next task.
     fn next_seat(&mut self, prefer: Option<u32>) -> Option<u32> {
-        while let Some(seat) = self.idle.pop() {
+        if self.full && self.idle.is_empty() {
+            return None;
+        }
+        let serving = self.serving_workers();
+        while serving < self.settings.workers {
+            let Some(seat) = self.idle.pop() else { break };
             if let Some(slot) = &mut self.seats[seat as usize].worker {
                 slot.listed = false;
                 if slot.is_idle() {
@@ -74,11 +81,11 @@ impl<T> Scheduler<T> {
             return None;
         }
         let share = self.share();
-        if prefer.is_some_and(|seat| self.room(seat, share) > 0) {
+        if prefer.is_some_and(|seat| self.room(seat, share, serving) > 0) {
             return prefer;
         }
         let seats = 0..self.seats.len() as u32;
-        let best = seats.filter(|&seat| self.room(seat, share) > 0).min_by_key(|&seat| {
+        let best = seats.filter(|&seat| self.room(seat, share, serving) > 0).min_by_key(|&seat| {
             let slot = self.seats[seat as usize].worker.as_ref();
             slot.map_or(0, |slot| slot.flights.len())
         });
@@ -86,12 +93,20 @@ impl<T> Scheduler<T> {
         best
     }
 
+    /// How many workers serve. Those that are too many for a smaller pool do not
+    /// count, as they get no more.
+    pub(super) fn serving_workers(&self) -> usize {
+        let seats = self.seats.iter().take(self.settings.seats());
+        seats.filter(|seat| seat.worker.as_ref().is_some_and(Worker::serves)).count()
+    }
+
     /// How many tasks one worker may have in flight now.
     fn share(&self) -> usize {
         let ready = |seat: &&super::Seat| {
             seat.worker.as_ref().is_some_and(|slot| slot.stage == Stage::Ready)
         };
-        let workers = self.seats.iter().filter(ready).count().max(1);
+        let ready = self.seats.iter().filter(ready).count();
+        let workers = ready.clamp(1, self.settings.workers);
         self.depth().min(self.tasks.len().div_ceil(workers))
     }
 
@@ -105,10 +120,14 @@ impl<T> Scheduler<T> {
         depth.min(self.settings.depth_max)
     }
 
-    /// How many more tasks the worker at `seat` may be given.
-    fn room(&self, seat: u32, share: usize) -> usize {
+    /// How many more tasks the worker at `seat` may be given, with so many that
+    /// serve.
+    fn room(&self, seat: u32, share: usize, serving: usize) -> usize {
         let Some(slot) = &self.seats[seat as usize].worker else { return 0 };
         if slot.stage != Stage::Ready || slot.retiring || slot.stuck {
+            return 0;
+        }
+        if serving - usize::from(slot.serves()) >= self.settings.workers {
             return 0;
         }
         let room = share.saturating_sub(slot.flights.len());
@@ -118,13 +137,19 @@ impl<T> Scheduler<T> {
         }
     }
 
+    /// One worker fewer may have tasks: a spare takes some over.
+    pub(super) fn spread(&mut self, now: Time, words: &impl Words) {
+        self.assign(now, None, words);
+        self.steal(now, words);
+    }
+
     /// Takes unstarted tasks back from workers that are stuck in long ones, for
     /// those that have nothing to do.
     pub(super) fn steal(&mut self, now: Time, words: &impl Words) {
         if !self.settings.trusted {
             return;
         }
-        while self.tasks.queued() == 0 && self.has_idle() {
+        while self.tasks.queued() == 0 && self.may_begin() {
             let (victim, more_later) = self.victim(now, words);
             let taken = victim.is_some_and(|(waiting, seat)| {
                 self.take_from(now, seat, 1, waiting.div_ceil(2), words)
@@ -139,8 +164,10 @@ impl<T> Scheduler<T> {
         }
     }
 
-    fn has_idle(&self) -> bool {
-        self.seats.iter().filter_map(|seat| seat.worker.as_ref()).any(Worker::is_idle)
+    /// Whether a worker that has no task may get one.
+    fn may_begin(&self) -> bool {
+        let mut workers = self.seats.iter().filter_map(|seat| seat.worker.as_ref());
+        workers.any(Worker::is_idle) && self.serving_workers() < self.settings.workers
     }
 
     /// The worker behind whose task most others wait, and how many, if it is a

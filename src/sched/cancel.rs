@@ -246,7 +246,7 @@ impl<T> Scheduler<T> {
             }
             Some(_) => {}
         }
-        self.assign(now, None, words);
+        self.spread(now, words);
         self.fill_seats(now);
         // It may have had the last tasks of a closed pool.
         self.dismiss_idle(now);
@@ -283,18 +283,7 @@ impl<T> Scheduler<T> {
         if timers.idle_until <= now {
             timers.idle_until = Time::FAR;
             if slot.is_idle() {
-                if self.usable_workers() > self.tasks_to_serve() {
-                    self.seats[seat as usize].dormant = true;
-                    self.dismiss(now, seat);
-                } else if let Some(wait) = self.settings.idle_timeout {
-                    // It is about to take over what waits behind a long task.
-                    self.seats[seat as usize]
-                        .worker
-                        .as_mut()
-                        .expect("found above")
-                        .timers
-                        .idle_until = now + wait.max(super::slot::PROBE_FIRST);
-                }
+                self.let_rest(now, seat);
             }
             return;
         }
@@ -303,6 +292,21 @@ impl<T> Scheduler<T> {
             self.check_timeout(now, key, words);
         }
         self.check_probe(now, key, words);
+    }
+
+    /// Lets a worker go that has been idle for too long, if others suffice.
+    fn let_rest(&mut self, now: Time, seat: u32) {
+        if self.usable_workers() > self.workers_needed() {
+            self.seats[seat as usize].dormant = true;
+            return self.dismiss(now, seat);
+        }
+        // It is a spare, or about to take over what waits behind a long task. In
+        // a pool that has nothing to do it is the one, and stays that.
+        let looks_again = self.tasks_to_serve() > 0;
+        if let (true, Some(wait)) = (looks_again, self.settings.idle_timeout) {
+            let slot = self.seats[seat as usize].worker.as_mut().expect("it is idle");
+            slot.timers.idle_until = now + wait.max(super::slot::PROBE_FIRST);
+        }
     }
 
     /// A task that was taken back has not been skipped.
@@ -556,7 +560,7 @@ impl<T> Scheduler<T> {
         for task in back {
             self.take_back(task);
         }
-        self.assign(now, None, words);
+        self.spread(now, words);
         self.dismiss_idle(now);
     }
 

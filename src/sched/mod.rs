@@ -60,7 +60,11 @@ pub(crate) trait Words {
 /// How a pool wants its work done. Checked by the pool's builder.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    /// Most workers that have tasks at a time.
     pub(crate) workers: usize,
+    /// Workers beyond that, which are kept ready to take others' places. Who
+    /// they are is not said: whoever has no task while so many have.
+    pub(crate) spares: usize,
     /// Most tasks in flight to one worker.
     pub(crate) depth_max: usize,
     /// Whether the status page is believed after a worker's death.
@@ -70,6 +74,13 @@ pub(crate) struct Settings {
     pub(crate) restart_limit: u32,
     pub(crate) tasks_per_worker_max: Option<u64>,
     pub(crate) idle_timeout: Option<Duration>,
+}
+
+impl Settings {
+    /// How many workers there are, if all that are wanted are there.
+    pub(crate) fn seats(&self) -> usize {
+        self.workers + self.spares
+    }
 }
 
 /// What the driver has to do.
@@ -120,7 +131,8 @@ pub(crate) struct Scheduler<T> {
     mode: Mode,
     tasks: Tasks<T>,
     seats: Vec<Seat>,
-    /// Seats that may be idle, most recently busy last.
+    /// Seats that may be idle, most recently busy last: it gets the next task,
+    /// and one that has just been started the last.
     idle: Vec<u32>,
     /// No worker had room when last looked; cleared when one may have.
     full: bool,
@@ -151,7 +163,7 @@ impl<T> Scheduler<T> {
             actions: VecDeque::new(),
             settings,
         };
-        scheduler.seats.resize_with(scheduler.settings.workers, Seat::default);
+        scheduler.seats.resize_with(scheduler.settings.seats(), Seat::default);
         scheduler.fill_seats(now);
         scheduler
     }
@@ -355,15 +367,22 @@ impl<T> Scheduler<T> {
     /// The pool should have another number of workers.
     pub(crate) fn handle_resize(&mut self, now: Time, workers: usize, words: &impl Words) {
         self.settings.workers = workers;
-        if self.seats.len() < workers {
-            self.seats.resize_with(workers, Seat::default);
+        let wanted = self.settings.seats();
+        if self.seats.len() < wanted {
+            self.seats.resize_with(wanted, Seat::default);
         }
-        for seat in 0..self.seats.len() as u32 {
-            if seat as usize >= workers {
-                self.retire(now, seat, words);
+        let surplus = wanted as u32..self.seats.len() as u32;
+        // All before the first is let go: nobody is to take over from another.
+        for seat in &mut self.seats[wanted..] {
+            if let Some(slot) = &mut seat.worker {
+                slot.retiring = true;
             }
         }
+        for seat in surplus {
+            self.retire(now, seat, words);
+        }
         self.fill_seats(now);
+        self.spread(now, words);
     }
 
     /// Time has passed.
@@ -462,7 +481,7 @@ impl<T> Scheduler<T> {
 
     /// Whether every worker that the pool wants is ready.
     pub(crate) fn is_ready(&self) -> bool {
-        self.seats.iter().take(self.settings.workers).all(|seat| match &seat.worker {
+        self.seats.iter().take(self.settings.seats()).all(|seat| match &seat.worker {
             Some(slot) => slot.stage == Stage::Ready,
             None => seat.dormant,
         })
@@ -473,7 +492,7 @@ impl<T> Scheduler<T> {
     pub(crate) fn cannot_start(&self) -> bool {
         let taken =
             |seat: &Seat| seat.worker.as_ref().is_some_and(|slot| slot.stage == Stage::Abandoned);
-        self.respawn.is_at_limit() || self.seats.iter().take(self.settings.workers).any(taken)
+        self.respawn.is_at_limit() || self.seats.iter().take(self.settings.seats()).any(taken)
     }
 
     /// All workers there are, with how often their seat was taken before.
@@ -531,11 +550,13 @@ impl<T> Scheduler<T> {
             slot.idle_since = now;
             if slot.retiring {
                 self.dismiss(now, seat);
+                self.spread(now, words);
                 return;
             }
             if !slot.listed {
                 slot.listed = true;
-                self.idle.push(seat);
+                let at = if slot.is_new() { 0 } else { self.idle.len() };
+                self.idle.insert(at, seat);
             }
         }
         self.full = false;
@@ -577,7 +598,7 @@ impl<T> Scheduler<T> {
         self.actions.push_back(Action::Dismiss(key));
     }
 
-    /// Lets a worker finish what it has, and leave.
+    /// Lets a worker finish what it has, and leave, as has been noted with it.
     fn retire(&mut self, now: Time, seat: u32, words: &impl Words) {
         let Some(key) = self.key(seat) else { return };
         let Some(slot) = self.worker_mut(key) else { return };
@@ -586,10 +607,7 @@ impl<T> Scheduler<T> {
                 slot.unwanted = true;
                 self.doom(now, key, None, None, words);
             }
-            Stage::Ready => {
-                slot.retiring = true;
-                self.settle(now, seat, words);
-            }
+            Stage::Ready => self.settle(now, seat, words),
             Stage::Leaving | Stage::Doomed | Stage::Abandoned => {}
         }
     }
@@ -605,18 +623,25 @@ impl<T> Scheduler<T> {
         }
         let mut empty = None;
         let mut asleep = None;
-        for (index, seat) in self.seats.iter().enumerate().take(self.settings.workers) {
+        for (index, seat) in self.seats.iter().enumerate().take(self.settings.seats()) {
             if seat.worker.is_none() {
                 let rests = seat.dormant || self.mode == Mode::Closed;
                 let first = if rests { &mut asleep } else { &mut empty };
                 *first = first.or(Some(index));
             }
         }
-        empty.or(asleep.filter(|_| self.usable_workers() < self.tasks_to_serve()))
+        empty.or(asleep.filter(|_| self.usable_workers() < self.workers_needed()))
+    }
+
+    /// How many workers the pool cannot do without now: one for each task, as
+    /// far as they may be busy at a time, and the spares. A closed pool has none.
+    fn workers_needed(&self) -> usize {
+        let spares = if self.mode == Mode::Open { self.settings.spares } else { 0 };
+        self.tasks_to_serve().min(self.settings.workers) + spares
     }
 
     fn usable_workers(&self) -> usize {
-        let seats = self.seats.iter().take(self.settings.workers);
+        let seats = self.seats.iter().take(self.settings.seats());
         seats.filter(|seat| seat.worker.as_ref().is_some_and(Worker::is_usable)).count()
     }
 
@@ -624,7 +649,7 @@ impl<T> Scheduler<T> {
     /// and what one has that is being killed is theirs to the end: a worker
     /// started for that would find nothing to do, leave, and be started again.
     fn tasks_to_serve(&self) -> usize {
-        let wanted = self.settings.workers;
+        let wanted = self.settings.seats();
         let kept = self.seats.iter().enumerate().filter_map(|(index, seat)| {
             let slot = seat.worker.as_ref()?;
             if slot.stage == Stage::Doomed {

@@ -372,6 +372,24 @@ impl World {
         if let Some(end) = end {
             self.fault(format_args!("task {task} starts after its end, {end:?}"));
         }
+        self.check_running();
+    }
+
+    /// Those that are being ended may run beside as many as there may be.
+    fn check_running(&mut self) {
+        let goes_on = |process: &&Process| match process.doing {
+            Doing::Running { seq, .. } => {
+                let phase = SlotWord(process.words[seq as usize - 1]).phase();
+                process.life == Life::Alive && !process.stopped && phase != Some(Phase::Killing)
+            }
+            _ => false,
+        };
+        let running = self.processes.iter().filter(goes_on).count();
+        // When a pool gets smaller, what runs is finished.
+        let is_resized = !self.setup.budget.resizes.is_empty();
+        if running > self.setup.settings.workers && !is_resized {
+            self.fault(format_args!("{running} tasks run at once"));
+        }
     }
 
     fn note_end(&mut self, task: usize, end: End) {
@@ -795,7 +813,7 @@ impl Model {
         while let Some(action) = self.sched.poll_action() {
             match action {
                 Action::Start(key) => {
-                    let wanted = self.sched.settings.workers;
+                    let wanted = self.sched.settings.seats();
                     let world = self.outside.0.get_mut();
                     let there = world.processes.iter().filter(|process| {
                         process.key.seat == key.seat && process.life != Life::Dead
@@ -932,7 +950,8 @@ impl Model {
         let idle = self.sched.seats.iter().filter_map(|seat| seat.worker.as_ref());
         let idle = idle.filter(|slot| slot.is_idle()).count();
         let (open, queued) = self.sched.task_counts();
-        if idle > 0 && queued > 0 {
+        let may_begin = self.sched.serving_workers() < self.sched.settings.workers;
+        if idle > 0 && queued > 0 && may_begin {
             self.fault("a task waits while a worker is idle");
         }
         let mut listed = vec![0; self.sched.seats.len()];
@@ -985,12 +1004,12 @@ impl Model {
 
     /// What must hold when only time can pass.
     fn check_quiet(&mut self) {
-        let wanted = self.sched.settings.workers;
-        let seats = self.sched.seats.iter().take(wanted);
+        let seats = self.sched.seats.iter().take(self.sched.settings.seats());
         let stuck = |seat: &&super::slot::Seat| {
             seat.worker.as_ref().is_some_and(|slot| slot.stage == Stage::Abandoned)
         };
-        let workers = wanted - seats.filter(stuck).count();
+        let alive = self.sched.settings.seats() - seats.filter(stuck).count();
+        let workers = alive.min(self.sched.settings.workers);
         let goes_on = matches!(self.sched.mode(), Mode::Open | Mode::Closed);
         let setup = self.setup;
         let world = self.world();
@@ -1147,6 +1166,7 @@ fn story(paths: &[(usize, Option<Event>, Option<Meddling>)], mut at: usize, faul
 pub(super) fn settings(workers: usize, depth_max: usize) -> Settings {
     Settings {
         workers,
+        spares: 0,
         depth_max,
         trusted: true,
         grace_period: Duration::from_millis(100),
@@ -1237,6 +1257,23 @@ fn timeouts_and_retries() {
     let retried = Call { terms: Terms { timeout: None, retries: 1 }, ..SHORT };
     let mut setup = setup(1, 2, &[timed, retried, SHORT]);
     setup.budget = Budget { crashes: 1, ticks: 4, ..Budget::default() };
+    assert_holds(setup);
+}
+
+#[test]
+fn a_spare_takes_over_and_never_helps() {
+    let retiring = Call { retire: true, ..SHORT };
+    let mut setup = setup(1, 2, &[ENDLESS, retiring, SHORT]);
+    setup.settings.spares = 1;
+    setup.budget = Budget { cancels: 1, crashes: 1, closes: 1, ..Budget::default() };
+    assert_holds(setup);
+}
+
+#[test]
+fn two_workers_and_a_spare_share_and_steal() {
+    let mut setup = setup(2, 2, &[ENDLESS, SHORT, SHORT]);
+    setup.settings.spares = 1;
+    setup.budget = Budget { cancels: 1, ..Budget::default() };
     assert_holds(setup);
 }
 

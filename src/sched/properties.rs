@@ -48,11 +48,19 @@ fn budget() -> impl Strategy<Value = Budget> {
 fn setups() -> impl Strategy<Value = Setup> {
     let life = prop::option::weighted(0.3, 1u64..6);
     let idle = prop::option::weighted(0.3, (0u64..50).prop_map(Duration::from_millis));
-    let pool = (1usize..5, 1usize..9, prop::bool::weighted(0.8), life, idle, any::<bool>());
+    let workers = (1usize..5, prop_oneof![2 => Just(0usize), 1 => 1usize..3]);
+    let pool = (workers, 1usize..9, prop::bool::weighted(0.8), life, idle, any::<bool>());
     let nanos = prop_oneof![Just(1_000u64), Just(300_000), Just(50_000_000)];
     (pool, prop::collection::vec(call(), 0..30), budget(), nanos, any::<bool>()).prop_map(
-        |((workers, depth, trusted, life, idle, grace), tasks, budget, run_nanos, lazy)| {
+        |(
+            ((workers, spares), depth, trusted, life, idle, grace),
+            tasks,
+            budget,
+            run_nanos,
+            lazy,
+        )| {
             let mut settings = settings(workers, if trusted { depth } else { 1 });
+            settings.spares = spares;
             settings.trusted = trusted;
             settings.tasks_per_worker_max = life;
             settings.idle_timeout = idle;

@@ -138,9 +138,20 @@ impl Worker {
         self.stage == Stage::Ready && self.flights.is_empty() && !self.retiring
     }
 
+    /// Whether it has tasks, or has just had: not one that is being ended, however
+    /// long that takes, nor one that does not even skip what was taken from it.
+    pub(super) fn serves(&self) -> bool {
+        self.stage == Stage::Ready && !self.flights.is_empty() && !(self.stuck && self.held() == 0)
+    }
+
     /// Whether it counts towards the workers that the pool wants.
     pub(super) fn is_usable(&self) -> bool {
         matches!(self.stage, Stage::Starting | Stage::Ready) && !self.retiring
+    }
+
+    /// Whether it has never been given a task.
+    pub(super) fn is_new(&self) -> bool {
+        self.next_seq == 1
     }
 
     /// Tasks in flight that were not taken back.

@@ -78,6 +78,8 @@ fn a_cancel_that_crosses_the_result_harms_nobody() {
         storm(&pool, 4, 30, 50).await;
         let pool = Pool::builder().workers(2).untrusted().build().unwrap();
         storm(&pool, 5, 30, 50).await;
+        let pool = Pool::builder().workers(2).spare_workers(1).build().unwrap();
+        storm(&pool, 6, 60, 50).await;
     });
 }
 

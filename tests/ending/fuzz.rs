@@ -52,6 +52,7 @@ async fn chaos(seed: u64, time: Duration) {
         // not start.
         .restart_limit(1000)
         .stderr(procession::Stdio::null());
+    let builder = builder.spare_workers(rng.below(3) as usize);
     let pool = match rng.below(3) {
         0 => builder.max_tasks_per_worker(50),
         1 => builder.idle_timeout(Duration::from_millis(1)),

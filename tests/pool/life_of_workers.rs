@@ -159,7 +159,7 @@ fn work_that_an_async_task_left_behind_keeps_no_worker() {
 }
 
 /// Ignores SIGTERM.
-fn stubborn(journal: String) {
+pub(crate) fn stubborn(journal: String) {
     use nix::sys::signal::{SigHandler, Signal, signal};
     // SAFETY: ignoring runs no code of ours.
     unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();

@@ -19,6 +19,8 @@ fn build_says_which_setting_makes_no_sense() {
         let zero = Duration::ZERO;
         refused(builder().workers(0), "workers");
         refused(builder().workers(usize::MAX), "workers");
+        refused(builder().spare_workers(usize::MAX), "spare_workers");
+        refused(builder().workers(1 << 16).spare_workers(1), "spare_workers");
         refused(builder().task_timeout(zero), "task_timeout");
         refused(builder().start_timeout(zero), "start_timeout");
         refused(builder().idle_timeout(zero), "idle_timeout");

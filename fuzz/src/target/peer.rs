@@ -482,6 +482,7 @@ impl Pool {
         let trusted = header.options & 1 == 0;
         let settings = Settings {
             workers: 2,
+            spares: 0,
             depth_max: if trusted { usize::from(header.depth_max) % SLOTS + 1 } else { 1 },
             trusted,
             grace_period: Duration::from_millis(if header.options & 2 == 0 { 100 } else { 0 }),

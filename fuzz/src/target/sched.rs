@@ -33,7 +33,7 @@ struct Header {
     workers: u8,
     depth_max: u8,
     /// Bits: not trusted, no grace period, workers have a limited life, idle
-    /// ones leave.
+    /// ones leave; two for the number of spare workers.
     options: u8,
     life: u8,
     idle_millis: u8,
@@ -48,6 +48,7 @@ impl Header {
         let trusted = !option(0);
         Settings {
             workers: usize::from(self.workers % 4) + 1,
+            spares: usize::from(self.options >> 4 & 3),
             // Of a worker that is not trusted nothing can be taken back, so it
             // is given one task at a time.
             depth_max: if trusted { usize::from(self.depth_max) % SLOTS + 1 } else { 1 },
@@ -850,7 +851,7 @@ impl Pool {
     }
 
     fn start(&mut self, key: WorkerKey) {
-        let wanted = self.sched.settings().workers;
+        let wanted = self.sched.settings().seats();
         let buried = self.buried;
         let world = self.world();
         assert!((key.seat as usize) < wanted, "{key:?} is more than is wanted");
@@ -888,7 +889,8 @@ impl Pool {
     /// in order: a request, where the task watches for it, then SIGTERM, then
     /// SIGKILL.
     fn stop(&mut self, worker: WorkerKey, how: Option<Duration>) {
-        let Settings { grace_period, start_timeout, workers, .. } = *self.sched.settings();
+        let Settings { grace_period, start_timeout, .. } = *self.sched.settings();
+        let wanted = self.sched.settings().seats();
         let world = self.world();
         let now = world.now;
         let (terminated, trusted) = (world.terminated, world.trusted);
@@ -907,7 +909,7 @@ impl Pool {
         match process.life {
             Life::Dead(_) => return,
             Life::Starting => {
-                let unwanted = terminated || worker.seat as usize >= workers;
+                let unwanted = terminated || worker.seat as usize >= wanted;
                 let late = process.began + start_timeout <= now;
                 assert!(
                     process.is_guilty || process.is_late || unwanted || late,
@@ -980,12 +982,20 @@ impl Pool {
         let unended = world.tasks.iter().filter(|task| !task.has_ended).count();
         assert_eq!(open, unended, "tasks that have not ended");
         let mut sent = 0;
+        let wanted = self.sched.settings().seats();
+        let serving = self.sched.workers().filter(|view| {
+            let goes_on = view.stage == Stage::Ready && (view.key.seat as usize) < wanted;
+            let process = world.processes.iter().find(|process| process.key == view.key);
+            goes_on && process.is_some_and(|process| !process.flying.is_empty())
+        });
+        // The others are spares.
+        let may_begin = serving.count() < self.sched.settings().workers;
         for view in self.sched.workers() {
             sent += view.in_flight.len();
             let process = world.processes.iter().find(|process| process.key == view.key);
             let process = process.expect("every worker is a process");
             let idle = view.stage == Stage::Ready && process.flying.is_empty();
-            assert!(queued == 0 || !idle, "a task waits, and {:?} has none", view.key);
+            assert!(queued == 0 || !idle || !may_begin, "a task waits, and {:?} has none", view.key);
         }
         assert_eq!(queued + sent, open, "each task waits or is at one worker");
         if self.sched.mode() == Mode::Terminated || self.sched.mode() == Mode::Broken {

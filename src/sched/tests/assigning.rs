@@ -450,3 +450,16 @@ fn what_tasks_take_is_learned_slowly_and_within_reason() {
     let hour = Duration::from_secs(3600).as_nanos() as u64;
     assert!((hour / 2..=hour).contains(&pool.sched.run_nanos));
 }
+
+#[test]
+fn a_worker_that_has_worked_is_given_the_next_task_before_one_that_has_not() {
+    let mut pool = Pool::new(3, 1).ready();
+    pool.submit(2);
+    assert_eq!(pool.sent, [(0, 0), (1, 1)]);
+    pool.answer(0, 1);
+    pool.answer(1, 1);
+    pool.die(0);
+    pool.get_ready(0);
+    pool.submit(3);
+    assert_eq!(pool.sent[2..], [(1, 2), (2, 3), (0, 4)]);
+}

@@ -73,7 +73,7 @@ fn what_is_cancelled_last_lets_a_closed_pool_end() {
 #[test]
 fn terminating_ends_each_worker_in_its_own_way() {
     let mut pool = Pool::new(4, 2);
-    for seat in [0, 1, 2] {
+    for seat in [2, 1, 0] {
         pool.get_ready(seat);
     }
     pool.submit(2);

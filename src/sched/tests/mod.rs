@@ -6,6 +6,7 @@ mod assigning;
 mod cancelling;
 mod deaths;
 mod endings;
+mod spares;
 mod starting;
 mod timeouts;
 mod workers;

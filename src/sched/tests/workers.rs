@@ -365,7 +365,8 @@ fn nobody_is_woken_for_what_is_another_workers_to_the_end() {
     }
 
     let mut pool = idle_timeout(2, 1, ms(200));
-    pool.submit(1);
+    pool.submit(2);
+    pool.answer(0, 1);
     pool.begin(1);
     pool.wait(ms(200));
     pool.die(0);

@@ -23,10 +23,25 @@ fn spares_are_started_and_waited_for() {
     let mut pool = with_spares(2, 1, 1);
     assert_eq!(pool.deeds(), [Start(0), Start(1), Start(2)]);
     pool.get_ready(0);
-    pool.get_ready(2);
-    assert!(!pool.sched.is_ready());
     pool.get_ready(1);
+    assert!(!pool.sched.is_ready());
+    pool.get_ready(2);
     assert!(pool.sched.is_ready());
+}
+
+#[test]
+fn a_spare_that_cannot_be_had_is_not_waited_for() {
+    let mut pool = with_spares(1, 1, 1).ready();
+    let does_not_die = |pool: &mut Pool| {
+        pool.violate(1, GARBAGE);
+        pool.sched.handle_overdue(pool.now, pool.key(1), &pool.board);
+        pool.wait(ms(50));
+    };
+    does_not_die(&mut pool);
+    assert!(!pool.sched.cannot_start());
+    pool.get_ready(1);
+    does_not_die(&mut pool);
+    assert!(!pool.sched.is_ready() && pool.sched.cannot_start());
 }
 
 #[test]
@@ -107,6 +122,18 @@ fn what_waits_behind_a_long_task_does_not_go_to_a_spare() {
     let (mut pool, serves, _) = pair(8, 3);
     pool.wait(ms(1_000));
     assert!(pool.sent.iter().all(|&(seat, _)| seat == serves), "{:?}", pool.sent);
+}
+
+#[test]
+fn nothing_is_taken_back_for_a_spare_that_may_not_have_it() {
+    let mut pool = with_spares(1, 1, 8);
+    pool.get_ready(0);
+    pool.sched.run_nanos = 1_000_000;
+    pool.submit(2);
+    pool.begin(0);
+    pool.deeds();
+    pool.get_ready(1);
+    assert_eq!((pool.flights(0), pool.sched.task_counts()), (2, (2, 0)));
 }
 
 /// What waits behind another's task, where nothing waits in the queue.
@@ -221,7 +248,7 @@ fn spares_stay_when_the_idle_leave() {
 
 #[test]
 fn a_closed_pool_keeps_its_spares_for_what_waits_and_starts_none() {
-    let (mut pool, serves, spare) = pair(1, 2);
+    let (mut pool, serves, spare) = pair(1, 3);
     pool.close();
     assert_eq!(pool.deeds(), [], "they may yet be of use");
     pool.cancel(0);
@@ -229,7 +256,8 @@ fn a_closed_pool_keeps_its_spares_for_what_waits_and_starts_none() {
     pool.die(serves);
     assert_eq!(pool.deeds(), [End(0, STOPPED)]);
     pool.answer(spare, 1);
-    assert_eq!(pool.deeds(), [Dismiss(spare)]);
+    pool.answer(spare, 1);
+    assert_eq!(pool.deeds(), [Send(spare, 2), Dismiss(spare)]);
 
     let (mut pool, serves, spare) = pair(1, 1);
     pool.close();

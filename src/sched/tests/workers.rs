@@ -473,6 +473,16 @@ fn a_pool_grows_and_shrinks_to_what_was_asked_for() {
     assert_eq!(pool.deeds(), [Start(1)]);
 }
 
+#[test]
+fn a_smaller_pool_does_not_wait_for_those_too_many() {
+    let mut pool = Pool::new(3, 1).ready();
+    pool.submit(4);
+    pool.deeds();
+    pool.resize(1);
+    pool.answer(0, 1);
+    assert_eq!(pool.deeds(), [Send(0, 3)]);
+}
+
 // What is told ---------------------------------------------------------------
 
 #[test]

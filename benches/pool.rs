@@ -5,12 +5,14 @@
 //! $ cargo bench -- round_trip
 //! ```
 //!
-//! Whole run: about a minute and a half. Both sides get two workers or threads, and the
+//! Whole run: about two minutes. Both sides get two workers or threads, and the
 //! runtime that a program would have. Threads share memory, so what they win
 //! here is the price of being able to kill a task.
 
+use std::fs;
 use std::hint::black_box;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use futures::StreamExt;
@@ -50,6 +52,7 @@ fn main() {
     round_trip(&mut criterion, &runtime, &pool);
     no_ops_in_flight(&mut criterion, &runtime, &pool);
     map_a_million(&mut criterion, &runtime, &pool);
+    after_a_cancel(&mut criterion, &runtime);
     criterion.final_summary();
     runtime.block_on(pool.terminate());
 }
@@ -129,4 +132,47 @@ fn map_a_million(criterion: &mut Criterion, runtime: &Runtime, pool: &Pool) {
         });
     });
     group.finish();
+}
+
+/// Says that it runs, then never returns.
+fn hang(running: PathBuf) {
+    fs::write(running, "").expect("a file");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// From dropping the handle of a running task to the next task's answer, on one
+/// worker. Threads cannot be stopped.
+fn after_a_cancel(criterion: &mut Criterion, runtime: &Runtime) {
+    let mut group = criterion.benchmark_group("after_a_cancel");
+    group.sample_size(20);
+    let running = std::env::temp_dir().join(format!("procession-bench-{}", std::process::id()));
+    for (name, spares) in [("without_a_spare", 0), ("with_a_spare", 1)] {
+        let pool = runtime.block_on(async {
+            Pool::builder().workers(1).spare_workers(spares).build().expect("a pool")
+        });
+        group.bench_function(name, |b| {
+            b.iter_custom(|rounds| {
+                // As a task of the runtime, where a service's code would be.
+                let round = || runtime.spawn(next_answer(pool.clone(), running.clone()));
+                (0..rounds).map(|_| runtime.block_on(round()).expect("no panic")).sum()
+            });
+        });
+        runtime.block_on(pool.terminate());
+    }
+    group.finish();
+}
+
+async fn next_answer(pool: Pool, running: PathBuf) -> Duration {
+    pool.ready().await.expect("workers");
+    let task = pool.apply_async(hang, running.clone());
+    while !running.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    fs::remove_file(&running).expect("it is there");
+    let start = Instant::now();
+    drop(task);
+    pool.apply(nothing, ()).await.expect("an answer");
+    start.elapsed()
 }

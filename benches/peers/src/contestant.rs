@@ -19,6 +19,11 @@ pub trait Contestant: Sized {
     /// Need not wait for the workers.
     fn start(workers: usize) -> Self;
 
+    /// With one worker, and another that is kept ready to take its place.
+    fn start_with_spare() -> Option<Self> {
+        None
+    }
+
     /// Awaits one no-op after the other; how long each took.
     fn round_trips(&mut self, calls: usize) -> Vec<Duration>;
 
@@ -53,7 +58,7 @@ pub trait Contestant: Sized {
     }
 
     /// Stops a `hang`: the time from there to the answer of a no-op. Called
-    /// with one worker.
+    /// with one worker, and perhaps a spare.
     fn cancel(&mut self, _running: &Path) -> Option<Duration> {
         None
     }
@@ -194,11 +199,16 @@ fn first_result<C: Contestant>(sizes: &Sizes) -> Values {
 }
 
 fn cancel<C: Contestant>(sizes: &Sizes) -> Values {
-    let mut contestant = warm::<C>(1);
-    let running = Gate::new("running");
-    let took: Option<Vec<_>> =
-        (0..sizes.cancels).map(|_| contestant.cancel(running.path())).collect();
-    took.map(|mut took| ("cancel", percentile(&mut took, 50))).into_iter().collect()
+    let mut values = Values::new();
+    for (name, contestant) in [("cancel", Some(C::start(1))), ("spare", C::start_with_spare())] {
+        let Some(mut contestant) = contestant else { continue };
+        contestant.round_trips(200);
+        let running = Gate::new("running");
+        let took: Option<Vec<_>> =
+            (0..sizes.cancels).map(|_| contestant.cancel(running.path())).collect();
+        values.extend(took.map(|mut took| (name, percentile(&mut took, 50))));
+    }
+    values
 }
 
 fn memory<C: Contestant>(sizes: &Sizes) -> Values {

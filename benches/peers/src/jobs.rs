@@ -89,7 +89,7 @@ pub const JOBS: &[Job] = &[
     Job {
         name: "cancel",
         title: "A running task stopped, and the next one's result",
-        figures: &[("cancel", "elapsed", Seconds)],
+        figures: &[("cancel", "elapsed", Seconds), ("spare", "with a spare worker", Seconds)],
     },
     Job {
         name: "memory",

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use procession::Pool;
+use procession::{Pool, PoolBuilder};
 use tokio::runtime::Runtime;
 
 use crate::contestant::Contestant;
@@ -18,6 +18,16 @@ pub struct Procession {
 }
 
 impl Procession {
+    fn with(builder: PoolBuilder) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let pool = runtime.block_on(async { builder.build() }).expect("a pool");
+        Procession { runtime, pool }
+    }
+
     /// Runs it as a task of the runtime, where a service's code would be.
     fn within<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
         self.runtime.block_on(self.runtime.spawn(future)).expect("no panic")
@@ -34,14 +44,11 @@ fn echo(bytes: Bytes) -> Bytes {
 
 impl Contestant for Procession {
     fn start(workers: usize) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let builder = Pool::builder().workers(workers);
-        let pool = runtime.block_on(async { builder.build() }).expect("a pool");
-        Procession { runtime, pool }
+        Self::with(Pool::builder().workers(workers))
+    }
+
+    fn start_with_spare() -> Option<Self> {
+        Some(Self::with(Pool::builder().workers(1).spare_workers(1)))
     }
 
     fn round_trips(&mut self, calls: usize) -> Vec<Duration> {
@@ -98,6 +105,7 @@ impl Contestant for Procession {
     }
 
     fn cancel(&mut self, running: &Path) -> Option<Duration> {
+        self.runtime.block_on(self.pool.ready()).expect("workers");
         let task = self.pool.apply_async(hang::<()>, running.to_path_buf());
         wait_for(running);
         let pool = self.pool.clone();

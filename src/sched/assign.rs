@@ -46,7 +46,9 @@ impl<T> Scheduler<T> {
             if slot.flights.is_empty() {
                 slot.heard = now;
                 slot.timers.idle_until = Time::FAR;
+                self.census.set(None);
             }
+            let slot = self.worker_mut(key).expect("a seat with room has a worker");
             let seq = slot.launch(now, task);
             slot.watch_start(now);
             if slot.flights.len() > 1 {
@@ -67,7 +69,7 @@ impl<T> Scheduler<T> {
         if self.full && self.idle.is_empty() {
             return None;
         }
-        let serving = self.serving_workers();
+        let serving = self.census().serving;
         while serving < self.settings.workers {
             let Some(seat) = self.idle.pop() else { break };
             if let Some(slot) = &mut self.seats[seat as usize].worker {
@@ -93,20 +95,9 @@ impl<T> Scheduler<T> {
         best
     }
 
-    /// How many workers serve. Those that are too many for a smaller pool do not
-    /// count, as they get no more.
-    pub(super) fn serving_workers(&self) -> usize {
-        let seats = self.seats.iter().take(self.settings.seats());
-        seats.filter(|seat| seat.worker.as_ref().is_some_and(Worker::serves)).count()
-    }
-
     /// How many tasks one worker may have in flight now.
     fn share(&self) -> usize {
-        let ready = |seat: &&super::Seat| {
-            seat.worker.as_ref().is_some_and(|slot| slot.stage == Stage::Ready)
-        };
-        let ready = self.seats.iter().filter(ready).count();
-        let workers = ready.clamp(1, self.settings.workers);
+        let workers = self.census().ready.clamp(1, self.settings.workers);
         self.depth().min(self.tasks.len().div_ceil(workers))
     }
 
@@ -167,7 +158,7 @@ impl<T> Scheduler<T> {
     /// Whether a worker that has no task may get one.
     fn may_begin(&self) -> bool {
         let mut workers = self.seats.iter().filter_map(|seat| seat.worker.as_ref());
-        workers.any(Worker::is_idle) && self.serving_workers() < self.settings.workers
+        self.census().serving < self.settings.workers && workers.any(Worker::is_idle)
     }
 
     /// The worker behind whose task most others wait, and how many, if it is a
@@ -229,6 +220,7 @@ impl<T> Scheduler<T> {
             taken.push(task);
         }
         slot.watch_skip(now);
+        self.census.set(None);
         let any = !taken.is_empty();
         for task in taken {
             self.take_back(task);

@@ -106,6 +106,7 @@ impl<T> Scheduler<T> {
             seat.worker = None;
             seat.abandoned = None;
         }
+        self.census.set(None);
     }
 
     /// The worker broke the protocol.
@@ -152,6 +153,7 @@ impl<T> Scheduler<T> {
         exit: Exit,
         words: &impl Words,
     ) {
+        self.census.set(None);
         let seat = &mut self.seats[worker.seat as usize];
         if seat.abandoned.as_ref().is_some_and(|slot| slot.id == worker.id) {
             seat.abandoned = None;
@@ -173,6 +175,7 @@ impl<T> Scheduler<T> {
     /// The worker was killed, its socket is drained, and it does not die. It
     /// will not run on either: the pool goes on without it, as if it were dead.
     pub(crate) fn handle_overdue(&mut self, now: Time, worker: WorkerKey, words: &impl Words) {
+        self.census.set(None);
         let seat = &mut self.seats[worker.seat as usize];
         let is_it = |slot: &mut Worker| slot.id == worker.id && slot.stage != Stage::Abandoned;
         let Some(undead) = seat.worker.take_if(is_it) else { return };
@@ -533,6 +536,8 @@ impl<T> Scheduler<T> {
         let Some(slot) = self.worker_mut(worker) else { return };
         slot.stage = Stage::Doomed;
         slot.timers = Default::default();
+        self.census.set(None);
+        let slot = self.worker_mut(worker).expect("found just above");
         let mut back = Vec::new();
         for flight in slot.flights.iter_mut().rev() {
             let Holds::Task(task) = flight.holds else { continue };

@@ -28,6 +28,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -125,12 +126,24 @@ pub(crate) enum Mode {
 /// to wait a moment.
 const PROOF_OF_LIFE: Duration = Duration::from_secs(10);
 
+/// How many workers are what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Census {
+    ready: usize,
+    /// Of those that the pool should have.
+    serving: usize,
+    /// Seats of the pool's without a worker.
+    empty: usize,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Scheduler<T> {
     settings: Settings,
     mode: Mode,
     tasks: Tasks<T>,
     seats: Vec<Seat>,
+    /// What was last counted of them, until one changes.
+    census: Cell<Option<Census>>,
     /// Seats that may be idle, most recently busy last: it gets the next task,
     /// and one that has just been started the last.
     idle: Vec<u32>,
@@ -153,6 +166,7 @@ impl<T> Scheduler<T> {
             mode: Mode::Open,
             tasks: Tasks::new(),
             seats: Vec::new(),
+            census: Cell::new(None),
             idle: Vec::new(),
             full: true,
             steal_at: Time::FAR,
@@ -202,6 +216,8 @@ impl<T> Scheduler<T> {
             return;
         }
         slot.stage = Stage::Ready;
+        self.census.set(None);
+        let slot = self.worker_mut(worker).expect("found just above");
         slot.ready_at = Some(now);
         slot.timers.stage_until = Time::FAR;
         let round = slot.round;
@@ -222,6 +238,7 @@ impl<T> Scheduler<T> {
         let seat = &mut self.seats[worker.seat as usize];
         let failed = seat.worker.take().expect("found just above");
         seat.restarts += 1;
+        self.census.set(None);
         // One that was taken back has not failed.
         if !failed.unwanted {
             self.handle_failed_start(now, &failed);
@@ -250,6 +267,7 @@ impl<T> Scheduler<T> {
             (Holds::Nothing, Answer::Skipped) => {
                 slot.land();
                 slot.heard = now;
+                self.census.set(None);
                 self.settle(now, worker.seat, words);
                 return Ok(None);
             }
@@ -271,6 +289,10 @@ impl<T> Scheduler<T> {
         slot.answered += 1;
         slot.heard = now;
         slot.retiring |= retire;
+        let goes_on = slot.serves();
+        if !goes_on {
+            self.census.set(None);
+        }
         self.note_run_time(run_nanos);
         let asked = self.tasks.get(key);
         let ending = asked.and_then(|task| Some(task.ending(task.intent?, true, None)));
@@ -367,6 +389,7 @@ impl<T> Scheduler<T> {
     /// The pool should have another number of workers.
     pub(crate) fn handle_resize(&mut self, now: Time, workers: usize, words: &impl Words) {
         self.settings.workers = workers;
+        self.census.set(None);
         let wanted = self.settings.seats();
         if self.seats.len() < wanted {
             self.seats.resize_with(wanted, Seat::default);
@@ -524,6 +547,29 @@ impl<T> Scheduler<T> {
         (slot.id == key.id).then_some(slot)
     }
 
+    /// How many workers are what. Counted anew only when one has become something
+    /// else: each task asks for it, and there may be many workers.
+    fn census(&self) -> Census {
+        let known = self.census.get();
+        debug_assert!(known.is_none_or(|census| census == self.count()), "somebody has changed");
+        let census = known.unwrap_or_else(|| self.count());
+        self.census.set(Some(census));
+        census
+    }
+
+    fn count(&self) -> Census {
+        let mut census = Census::default();
+        for (index, seat) in self.seats.iter().enumerate() {
+            // Those that are too many for a smaller pool get no more tasks.
+            let is_wanted = index < self.settings.seats();
+            let is = |what: fn(&Worker) -> bool| seat.worker.as_ref().is_some_and(what);
+            census.ready += usize::from(is(|slot| slot.stage == Stage::Ready));
+            census.serving += usize::from(is_wanted && is(Worker::serves));
+            census.empty += usize::from(is_wanted && seat.worker.is_none());
+        }
+        census
+    }
+
     fn key(&self, seat: u32) -> Option<WorkerKey> {
         let slot = self.seats[seat as usize].worker.as_ref()?;
         Some(WorkerKey { seat, id: slot.id })
@@ -595,6 +641,7 @@ impl<T> Scheduler<T> {
         slot.stage = Stage::Leaving;
         slot.unwanted = true;
         slot.timers = slot::Timers { stage_until: now + LEAVE_WAIT, ..Default::default() };
+        self.census.set(None);
         self.actions.push_back(Action::Dismiss(key));
     }
 
@@ -618,7 +665,7 @@ impl<T> Scheduler<T> {
     }
 
     fn empty_seat(&self) -> Option<usize> {
-        if !matches!(self.mode, Mode::Open | Mode::Closed) {
+        if !matches!(self.mode, Mode::Open | Mode::Closed) || self.census().empty == 0 {
             return None;
         }
         let mut empty = None;
@@ -672,6 +719,7 @@ impl<T> Scheduler<T> {
             seat.dormant = false;
             let until = now + self.settings.start_timeout;
             seat.worker = Some(Worker::new(id, now, until, self.respawn.round()));
+            self.census.set(None);
             self.actions.push_back(Action::Start(WorkerKey { seat: index as u32, id }));
         }
     }

@@ -950,7 +950,7 @@ impl Model {
         let idle = self.sched.seats.iter().filter_map(|seat| seat.worker.as_ref());
         let idle = idle.filter(|slot| slot.is_idle()).count();
         let (open, queued) = self.sched.task_counts();
-        let may_begin = self.sched.serving_workers() < self.sched.settings.workers;
+        let may_begin = self.sched.census().serving < self.sched.settings.workers;
         if idle > 0 && queued > 0 && may_begin {
             self.fault("a task waits while a worker is idle");
         }

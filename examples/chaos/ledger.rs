@@ -197,6 +197,13 @@ impl Ledger {
         open.map(|(number, entry)| format!("call {number} has no end: {entry}")).collect()
     }
 
+    /// What has happened so far: how many calls were told something, and bytes
+    /// of what tasks noted.
+    pub(crate) fn progress(&self) -> (usize, u64) {
+        let told = self.books().entries.iter().filter(|entry| entry.told.is_some()).count();
+        (told, fs::metadata(&self.journal).map_or(0, |journal| journal.len()))
+    }
+
     /// Writes everything into a file, for who wants to know how it came.
     pub(crate) fn write_down(&self, path: &Path) -> io::Result<()> {
         let books = self.books();

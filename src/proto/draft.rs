@@ -443,6 +443,23 @@ mod tests {
     }
 
     #[test]
+    fn a_cleared_draft_keeps_no_more_memory_than_it_may() {
+        let mut made = Draft::default();
+        made.tail().extend([1; 100]);
+        made.clear(1000);
+        assert!(made.len() == 0 && made.tail().capacity() >= 100);
+        made.clear(99);
+        assert_eq!(made.tail().capacity(), 0);
+    }
+
+    #[test]
+    fn the_head_of_a_draft_can_be_filled_in_later() {
+        let mut made = draft("abA");
+        made.head_mut(2).copy_from_slice(b"cd");
+        assert_eq!(made.into_vec(), b"cdAAA");
+    }
+
+    #[test]
     fn payloads_are_as_small_as_they_can_be() {
         assert_eq!(size_of::<Payload>(), 24);
         assert_eq!(size_of::<Reply>(), size_of::<Bytes>());

@@ -509,6 +509,39 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_that_nobody_has_taken_leaves_room_for_the_next_read() {
+        // The first fills what is made room for at first.
+        for len in [READ_BYTES - HEADER_BYTES, LARGE] {
+            let bytes = stream(&[vec![1; len]]);
+            let mut reader = FrameReader::new(LARGE);
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let (buffer, most) = reader.next_read();
+                let room = buffer.capacity() - buffer.len();
+                let (now, later) = rest.split_at(rest.len().min(room).min(most));
+                buffer.extend_from_slice(now);
+                rest = later;
+            }
+            let (buffer, most) = reader.next_read();
+            assert!(buffer.capacity() - buffer.len() >= READ_BYTES / 4, "behind {len}");
+            assert_eq!(most, usize::MAX);
+            assert_eq!(drain(&mut reader).len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_follows_a_short_frame_is_read_with_it() {
+        let bytes = stream(&[vec![1; 300]]);
+        for there in [1, HEADER_BYTES, bytes.len() - 1] {
+            let mut reader = FrameReader::new(1000);
+            assert!(reader.is_empty());
+            reader.buffer().extend_from_slice(&bytes[..there]);
+            assert!(!reader.is_empty());
+            assert_eq!(reader.next_read().1, usize::MAX);
+        }
+    }
+
+    #[test]
     fn what_comes_behind_a_large_frame_is_not_lost() {
         let bytes = stream(&[vec![1; LARGE], vec![2; 300], vec![3; LARGE]]);
         for step in [1000, 77_777, LARGE, bytes.len()] {

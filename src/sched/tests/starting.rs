@@ -93,6 +93,29 @@ fn several_that_are_stopped_have_each_task_once() {
     assert!(matches!(deeds[..], [Stop(_, None)]), "{deeds:?}");
 }
 
+/// Taken back, it would wait in the queue instead.
+#[test]
+fn what_nobody_else_can_take_stays() {
+    let mut still_starting = Pool::new(2, 1);
+    still_starting.get_ready(0);
+    still_starting.submit(1);
+    let mut about_to_leave = Pool::new(2, 1).ready();
+    about_to_leave.submit(2);
+    about_to_leave.begin(1);
+    about_to_leave.resize(1);
+    for mut pool in [still_starting, about_to_leave] {
+        pool.deeds();
+        pool.wait(START_WAIT * 3);
+        assert_eq!((pool.deeds(), pool.phase(0, 1)), (vec![], Some(Phase::Queued)));
+    }
+    // Whoever is looked at first still had the other to hope for.
+    let mut both_asleep = Pool::new(2, 1).ready();
+    both_asleep.submit(2);
+    both_asleep.wait(START_WAIT * 3);
+    let phases = [0, 1].map(|seat| both_asleep.phase(seat, 1));
+    assert_eq!(phases, [Some(Phase::Revoked), Some(Phase::Queued)]);
+}
+
 /// Its word may be a lie, so that the task is not another's to have.
 #[test]
 fn an_untrusted_worker_is_replaced_and_its_task_ends() {

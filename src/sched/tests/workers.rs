@@ -518,6 +518,29 @@ fn workers_are_shown_as_they_are() {
 }
 
 #[test]
+fn a_task_is_alone_while_its_worker_has_no_other() {
+    let mut pool = Pool::new(2, 2).ready();
+    let alone = |pool: &Pool, seat, seq| pool.sched.is_alone(pool.key(seat), seq);
+    assert_eq!(pool.sched.busy_workers(), 0);
+    assert!(!alone(&pool, 1, 1), "nothing was sent");
+    pool.submit(1);
+    assert!(alone(&pool, 1, 1) && !alone(&pool, 1, 2) && !alone(&pool, 0, 1));
+    assert_eq!(pool.sched.busy_workers(), 1);
+    pool.submit(2);
+    assert_eq!([pool.flights(0), pool.flights(1)], [2, 1]);
+    assert!(alone(&pool, 1, 1) && !alone(&pool, 0, 1) && !alone(&pool, 0, 2));
+    assert_eq!(pool.sched.busy_workers(), 2);
+    pool.answer(0, 1);
+    assert!(alone(&pool, 0, 2) && !alone(&pool, 0, 1));
+    let stranger = WorkerKey { seat: 0, id: WorkerId(99) };
+    assert!(!pool.sched.is_alone(stranger, 2));
+    pool.answer(0, 1);
+    assert_eq!(pool.sched.busy_workers(), 1);
+    let nowhere = WorkerKey { seat: 9, ..pool.key(1) };
+    assert!(!pool.sched.is_alone(nowhere, 1));
+}
+
+#[test]
 fn tasks_are_found_until_they_end() {
     let mut pool = Pool::new(1, 1).ready();
     pool.submit(2);

@@ -42,9 +42,17 @@ const HONEST_SEAT: u32 = 0;
 #[derive(Arbitrary, Debug)]
 struct Header {
     /// Bits: not trusted, no grace period, closed in the end and not
-    /// terminated, tasks have a timeout.
+    /// terminated, tasks have a timeout; two for what a socket holds; whether
+    /// who is stopped in the end does not die of it.
     options: u8,
     depth_max: u8,
+}
+
+impl Header {
+    /// Bytes that go into the socket to a worker.
+    fn room(&self) -> usize {
+        [usize::MAX, 16, 64, 256][usize::from(self.options >> 4 & 3)]
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -102,6 +110,10 @@ enum Op {
     Die(u8),
     /// The parent hears of a worker's death.
     Bury(u8),
+    /// It gives a worker up that was stopped and does not die.
+    GiveUp(u8),
+    /// It hears of the death of one that it has given up.
+    BuryLate(u8),
 }
 
 impl Op {
@@ -136,8 +148,10 @@ impl Op {
             },
             15..=16 => Op::Scribble { phase: arg & 7, near, seq_too: arg & 8 != 0 },
             17 => Op::Claim { near, started_at: data.arbitrary()?, polite: arg & 1 == 1 },
-            18 => Op::Die(seat),
-            _ => Op::Bury(seat),
+            18 if arg < 0xe0 => Op::Die(seat),
+            18 => Op::GiveUp(seat),
+            _ if arg < 0xe0 => Op::Bury(seat),
+            _ => Op::BuryLate(seat),
         })
     }
 }
@@ -178,14 +192,21 @@ struct Worker {
     words: [SlotWord; SLOTS],
     started_at: [Time; SLOTS],
     polite: [bool; SLOTS],
-    /// Bytes under way to it, and from it.
+    /// Bytes under way to it, and from it; how many go into the socket to it.
     down: VecDeque<u8>,
     up: VecDeque<u8>,
+    room: usize,
     // The worker's side.
     reader: FrameReader,
     doing: Doing,
     is_alive: bool,
     // The parent's side.
+    /// Frames that the link has yet to take, and the first task among them.
+    gathered: VecDeque<u8>,
+    unsent_from: Option<u64>,
+    /// What it has taken and not written, and whether it wrote anything lately.
+    taken: VecDeque<u8>,
+    has_written: bool,
     ear: FrameReader,
     peer: Peer,
     condemned: bool,
@@ -197,7 +218,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(key: WorkerKey) -> Self {
+    fn new(key: WorkerKey, room: usize) -> Self {
         let mut setup = Vec::new();
         put_setup(&mut setup, &settings_frame());
         let mut worker = Worker {
@@ -205,11 +226,16 @@ impl Worker {
             words: [SlotWord(0); SLOTS],
             started_at: [Time::default(); SLOTS],
             polite: [false; SLOTS],
-            down: setup.into(),
+            down: VecDeque::new(),
             up: VecDeque::new(),
+            room,
             reader: FrameReader::new(FRAME_BYTES_MAX_MOST + FRAME_OVERHEAD_BYTES),
             doing: Doing::SetUp,
             is_alive: true,
+            gathered: setup.into(),
+            unsent_from: None,
+            taken: VecDeque::new(),
+            has_written: false,
             ear: FrameReader::new(PAYLOAD_BYTES_MAX),
             peer: Peer::new(FINGERPRINT, key.id.0 as i32),
             condemned: false,
@@ -220,6 +246,7 @@ impl Worker {
         if worker.is_honest() {
             worker.send(|out| put_hello(out, &hello(key)));
         }
+        worker.write();
         worker
     }
 
@@ -251,9 +278,42 @@ impl Worker {
         (self.landed + 1).saturating_add_signed(near.into())
     }
 
-    fn receive(&mut self, bytes: usize) {
+    /// Returns whether there was anything.
+    fn receive(&mut self, bytes: usize) -> bool {
         let bytes = bytes.min(self.down.len());
         self.reader.buffer().extend(self.down.drain(..bytes));
+        self.write();
+        bytes > 0
+    }
+
+    /// What a link does when there may be something to write, or room for it.
+    fn write(&mut self) {
+        if self.taken.is_empty() {
+            std::mem::swap(&mut self.taken, &mut self.gathered);
+            self.unsent_from = None;
+        }
+        let bytes = self.taken.len().min(self.room - self.down.len());
+        self.down.extend(self.taken.drain(..bytes));
+        self.has_written |= bytes > 0;
+    }
+
+    /// A task's frame is on its way. What gathers is bounded by what may be in
+    /// flight, whatever is answered.
+    fn run(&mut self, seq: u64, call: Option<Call>, depth_max: usize) {
+        self.last_seq += 1;
+        assert_eq!(self.last_seq, seq, "numbers are consecutive");
+        let first = *self.unsent_from.get_or_insert(seq);
+        assert!(seq - first < depth_max as u64, "frames gather without end");
+        let mut out = Vec::new();
+        match call {
+            Some(call) => {
+                put_run(&mut out, seq, 1, call.shape, size_of::<u64>());
+                out.extend((call.task as u64).to_le_bytes());
+            }
+            None => put_run(&mut out, seq, 0, Shape::One, 0),
+        }
+        self.gathered.extend(out);
+        self.write();
     }
 
     /// The next thing that an honest worker does. Returns what it began to run,
@@ -460,6 +520,8 @@ struct Pool {
     workers: Workers,
     tasks: Vec<Task>,
     terminated: bool,
+    /// Workers that were given up, and have not died.
+    undying: Vec<WorkerKey>,
     /// The worker whose death is being taken in.
     buried: Option<WorkerKey>,
     /// If the answer that is being taken in may be accepted: how many numbers
@@ -500,6 +562,7 @@ impl Pool {
             workers: Workers::default(),
             tasks: Vec::new(),
             terminated: false,
+            undying: Vec::new(),
             buried: None,
             lands: None,
         };
@@ -517,13 +580,14 @@ impl Pool {
         self.story.push(op.clone());
         let seat = match op {
             Op::Receive { seat, .. } | Op::Step { seat, .. } | Op::Hear { seat, .. } => seat,
-            Op::Die(seat) | Op::Bury(seat) => seat,
+            Op::Die(seat) | Op::Bury(seat) | Op::GiveUp(seat) => seat,
             _ => 1,
         };
         match op {
             Op::Submit(shape) => self.submit(shape),
             Op::Cancel(task) => self.cancel(task),
             Op::Tick => drop(self.tick()),
+            Op::BuryLate(seat) => drop(self.bury_late(seat)),
             Op::Wait(wait) => {
                 self.now = self.now + wait;
                 self.look_at_timers();
@@ -537,6 +601,7 @@ impl Pool {
         self.perform();
         let open = self.tasks.iter().filter(|task| !task.has_ended).count();
         assert_eq!(self.sched.task_counts().0, open, "tasks that have not ended");
+        assert_eq!(self.sched.has_abandoned(), !self.undying.is_empty());
     }
 
     fn apply_to_worker(&mut self, op: Op, index: usize) {
@@ -544,11 +609,12 @@ impl Pool {
         let worker = &mut self.workers.0.get_mut()[index];
         let key = worker.key;
         match op {
-            Op::Receive { bytes, .. } => worker.receive(bytes),
+            Op::Receive { bytes, .. } => drop(worker.receive(bytes)),
             Op::Step { fails, .. } => drop(self.step(index, fails)),
             Op::Hear { bytes, .. } => self.hear(index, bytes),
             Op::Die(_) if worker.stopped => worker.is_alive = false,
-            Op::Bury(_) if !worker.is_alive => self.bury(index),
+            Op::Bury(_) if !worker.is_alive => self.part_with(index, true),
+            Op::GiveUp(_) if worker.stopped && worker.is_alive => self.part_with(index, false),
             _ if !worker.is_alive || worker.is_honest() => {}
             Op::Say { kind, near } => worker.say(kind, near),
             Op::Babble(bytes) => worker.up.extend(bytes),
@@ -616,6 +682,9 @@ impl Pool {
                 // An honest one is never as late as that.
                 while key.seat == HONEST_SEAT && self.go_on(index) {}
                 self.hear(index, usize::MAX);
+                if std::mem::take(&mut self.workers.0.get_mut()[index].has_written) {
+                    self.sched.handle_progress(self.now, key);
+                }
             }
             self.sched.handle_timeout(self.now, &self.workers);
             self.perform();
@@ -628,10 +697,10 @@ impl Pool {
     fn go_on(&mut self, index: usize) -> bool {
         let worker = &mut self.workers.0.get_mut()[index];
         let is_heard = worker.up.is_empty();
-        worker.receive(usize::MAX);
+        let received = worker.receive(usize::MAX);
         let progress = self.step(index, false);
         self.hear(index, usize::MAX);
-        progress || !is_heard
+        received || progress || !is_heard
     }
 
     fn step(&mut self, index: usize, fails: bool) -> bool {
@@ -686,6 +755,12 @@ impl Pool {
             self.note_answer(key, seq, ran);
         }
         let Pool { sched, workers, now, .. } = self;
+        if let Some(seq) = message.seq() {
+            let unsent_from = workers.with(key, |worker| worker.unsent_from).flatten();
+            if unsent_from.is_some_and(|first| seq >= first) {
+                return Err(ProtocolError(Violation::NotSent { seq }));
+            }
+        }
         match message {
             FromWorker::Hello(_) => {}
             FromWorker::Ready(_) => sched.handle_ready(*now, key, workers),
@@ -734,17 +809,21 @@ impl Pool {
     }
 
     /// Notes whether an answer is one that may be accepted: the one that is due,
-    /// of a task that the worker has if it says that it ran, and whose word says
-    /// so, too; of one that was taken back if it says that it did not.
+    /// of a task that was sent, that the worker has if it says that it ran, and
+    /// whose word says so, too; of one that was taken back if it says that it did
+    /// not.
     fn note_answer(&mut self, key: WorkerKey, seq: u64, ran: bool) {
         let view = self.sched.workers().find(|view| view.key == key);
         let holds = view.is_some_and(|view| view.in_flight.iter().any(|flight| flight.0 == seq));
         let done = self.workers.load(key, seq) == SlotWord::new(seq, Phase::Done);
-        let worker = self.workers.with(key, |worker| (worker.landed + 1, worker.stopped));
-        let (due, stopped) = worker.expect("who is heard is there");
+        let worker = self.workers.with(key, |worker| {
+            let sent = worker.unsent_from.is_none_or(|first| seq < first);
+            (worker.landed + 1, worker.stopped, sent)
+        });
+        let (due, stopped, sent) = worker.expect("who is heard is there");
         // What a worker has that is being stopped ends with it.
         let kept = holds && stopped && !ran;
-        let acceptable = due == seq && (holds == ran || kept) && (done || !ran);
+        let acceptable = due == seq && sent && (holds == ran || kept) && (done || !ran);
         self.lands = acceptable.then_some(u64::from(!kept));
     }
 
@@ -753,42 +832,56 @@ impl Pool {
         self.workers.with(key, |worker| worker.landed += lands);
     }
 
-    fn bury(&mut self, index: usize) {
+    /// A worker is dead, or given up.
+    fn part_with(&mut self, index: usize, dead: bool) {
         self.hear(index, usize::MAX);
         let key = self.workers.0.get_mut()[index].key;
-        self.sched.handle_death(self.now, key, Exit::from_signal(9), &self.workers);
+        if dead {
+            self.sched.handle_death(self.now, key, Exit::from_signal(9), &self.workers);
+        } else {
+            self.sched.handle_overdue(self.now, key, &self.workers);
+            self.undying.push(key);
+        }
         self.buried = Some(key);
         self.perform();
         self.buried = None;
         self.workers.0.get_mut().remove(index);
     }
 
+    /// One that was given up has died after all. Returns whether there is any
+    /// in this seat.
+    fn bury_late(&mut self, seat: u8) -> bool {
+        let mut undying = self.undying.iter();
+        let Some(index) = undying.position(|key| key.seat == u32::from(seat)) else {
+            return false;
+        };
+        let key = self.undying.remove(index);
+        self.sched.handle_death(self.now, key, Exit::from_signal(9), &self.workers);
+        self.perform();
+        true
+    }
+
     /// Does what the scheduler wants done.
     fn perform(&mut self) {
         while let Some(action) = self.sched.poll_action() {
             match action {
-                Action::Start(key) => self.workers.0.get_mut().push(Worker::new(key)),
+                Action::Start(key) => {
+                    let room = self.header.room();
+                    self.workers.0.get_mut().push(Worker::new(key, room));
+                }
                 Action::Run { worker, seq, task } => {
                     let call = self.sched.data(task).copied();
-                    let sent = self.workers.with(worker, |worker| {
-                        worker.last_seq += 1;
-                        assert_eq!(worker.last_seq, seq, "numbers are consecutive");
-                        let mut out = Vec::new();
-                        match call {
-                            Some(call) => {
-                                put_run(&mut out, seq, 1, call.shape, size_of::<u64>());
-                                out.extend((call.task as u64).to_le_bytes());
-                            }
-                            None => put_run(&mut out, seq, 0, Shape::One, 0),
-                        }
-                        worker.down.extend(out);
-                    });
+                    let depth_max = self.sched.settings().depth_max;
+                    let sent = self.workers.with(worker, |worker| worker.run(seq, call, depth_max));
                     sent.expect("tasks go to workers that there are");
                 }
                 Action::Dismiss(worker) => {
                     let mut bye = Vec::new();
                     put_bye(&mut bye);
-                    self.workers.with(worker, |worker| worker.down.extend(bye));
+                    self.workers.with(worker, |worker| {
+                        worker.gathered.extend(bye);
+                        worker.write();
+                    });
                 }
                 Action::Stop { worker, .. } => self.stop(worker),
                 Action::Ring { .. } | Action::Probe(_) => {}
@@ -864,10 +957,13 @@ impl Pool {
             for worker in self.workers.0.get_mut() {
                 worker.is_alive &= worker.is_honest() || !closes;
             }
-            if !self.let_go_on() {
-                assert!(self.tick(), "nothing will happen any more, and it is not the end");
-            }
+            // A seat with two workers that do not die waits for one that does.
+            let late = |pool: &mut Self| pool.bury_late(0) || pool.bury_late(1);
+            let happened = self.let_go_on() || self.tick() || late(self);
+            assert!(happened, "nothing will happen any more, and it is not the end");
         }
+        while self.bury_late(0) || self.bury_late(1) {}
+        assert!(self.sched.is_drained() && !self.sched.has_abandoned());
         assert!(self.tasks.iter().all(|task| task.has_ended));
         assert!(self.workers.0.get_mut().is_empty(), "a process is forgotten");
     }
@@ -889,12 +985,13 @@ impl Pool {
     /// The honest workers do the next thing, and who was stopped dies. Returns
     /// whether anything happened.
     fn let_go_on(&mut self) -> bool {
+        let undying = self.header.options & 64 != 0;
         let mut progress = false;
         let mut index = 0;
         while let Some(worker) = self.workers.0.get_mut().get_mut(index) {
-            worker.is_alive &= !worker.stopped;
-            if !worker.is_alive {
-                self.bury(index);
+            if worker.stopped || !worker.is_alive {
+                let dead = !worker.is_alive || !undying;
+                self.part_with(index, dead);
                 progress = true;
                 continue;
             }

@@ -38,7 +38,7 @@ struct Header {
     life: u8,
     idle_millis: u8,
     restart_limit: u8,
-    /// How the pool ends.
+    /// How the pool ends, and whether who is killed then dies of it.
     end: u8,
 }
 
@@ -102,6 +102,10 @@ enum Op {
     Die(u8),
     /// The parent hears of a worker's end.
     Bury(u8),
+    /// The parent gives a worker up that was sent a signal and does not die.
+    GiveUp(u8),
+    /// It hears of the end of one that it has given up.
+    BuryLate(u8),
     /// In the next decision of the scheduler's, before its look number `at` at
     /// a slot word, a worker takes some steps.
     Meddle {
@@ -170,6 +174,8 @@ impl Op {
                 0 => Op::Close,
                 1 => Op::Terminate,
                 2 => Op::Refuse,
+                5 => Op::BuryLate(bits(3, 5)),
+                6 => Op::GiveUp(bits(3, 5)),
                 7 => Op::Progress(bits(3, 5)),
                 _ => Op::Linger(bits(3, 1) == 1),
             },
@@ -316,6 +322,8 @@ struct World {
     life_max: u64,
     now: Time,
     processes: Vec<Process>,
+    /// Those that were given up, and have not died.
+    undying: Vec<WorkerKey>,
     tasks: Vec<Task>,
     terminated: bool,
     /// Nothing that runs ends by itself.
@@ -523,6 +531,7 @@ impl Pool {
             life_max: settings.tasks_per_worker_max.unwrap_or(u64::MAX),
             now,
             processes: Vec::new(),
+            undying: Vec::new(),
             tasks: Vec::new(),
             terminated: false,
             endless: false,
@@ -591,6 +600,7 @@ impl Pool {
                 return;
             }
             Op::Pump => while self.pump() {},
+            Op::BuryLate(worker) => drop(self.bury_late(worker)),
             Op::Ready(worker)
             | Op::StartFailed(worker)
             | Op::InitFailed(worker)
@@ -601,7 +611,8 @@ impl Pool {
             | Op::Eof(worker)
             | Op::Crash(worker)
             | Op::Die(worker)
-            | Op::Bury(worker) => {
+            | Op::Bury(worker)
+            | Op::GiveUp(worker) => {
                 if let Some(index) = self.pick(worker) {
                     self.apply_to_worker(op, index);
                 }
@@ -654,7 +665,10 @@ impl Pool {
             (Op::Die(_), Life::Starting | Life::Alive) if process.stopped => {
                 process.life = Life::Dead(Exit::from_signal(9));
             }
-            (Op::Bury(_), Life::Dead(exit)) => self.bury(index, exit),
+            (Op::Bury(_), Life::Dead(exit)) => self.part_with(index, Some(exit)),
+            (Op::GiveUp(_), Life::Starting | Life::Alive) if process.stopped => {
+                self.part_with(index, None);
+            }
             _ => {}
         }
     }
@@ -765,8 +779,8 @@ impl Pool {
         true
     }
 
-    /// A worker is dead: what it has left is heard, then its death.
-    fn bury(&mut self, index: usize, exit: Exit) {
+    /// A worker is dead, or given up: what it has left is heard, then that.
+    fn part_with(&mut self, index: usize, exit: Option<Exit>) {
         while self.deliver(index) {}
         let world = self.outside.0.get_mut();
         let (now, trusted) = (world.now, world.trusted);
@@ -782,7 +796,13 @@ impl Pool {
             }
         }
         self.buried = Some(key);
-        self.sched.handle_death(now, key, exit, &self.outside);
+        match exit {
+            Some(exit) => self.sched.handle_death(now, key, exit, &self.outside),
+            None => {
+                self.outside.0.get_mut().undying.push(key);
+                self.sched.handle_overdue(now, key, &self.outside);
+            }
+        }
         self.perform();
         self.buried = None;
         let world = self.world();
@@ -790,13 +810,28 @@ impl Pool {
             let entry = &mut world.tasks[task];
             let on_it = world.processes[index].has_begun(task);
             if on_it && !entry.has_ended {
-                // It will run again, which it may so many times.
-                assert!(entry.retries_left > 0, "{task} had started, and is not over");
+                // It will run again, which it may so many times; but not while it
+                // may still run there.
+                let again = entry.retries_left > 0 && exit.is_some();
+                assert!(again, "{task} had started, and is not over");
                 entry.retries_left -= 1;
                 entry.begun = None;
             }
         }
         world.processes.remove(index);
+    }
+
+    /// One that was given up has died after all. Returns whether there is any.
+    fn bury_late(&mut self, worker: u8) -> bool {
+        let world = self.outside.0.get_mut();
+        let now = world.now;
+        let Some(index) = usize::from(worker).checked_rem(world.undying.len()) else {
+            return false;
+        };
+        let key = world.undying.swap_remove(index);
+        self.sched.handle_death(now, key, Exit::from_signal(9), &self.outside);
+        self.perform();
+        true
     }
 
     /// Does what the scheduler wants done, and checks that it may want it.
@@ -860,6 +895,8 @@ impl Pool {
             .iter()
             .any(|process| process.key.seat == key.seat && Some(process.key) != buried);
         assert!(!taken, "{key:?} is started beside another");
+        let undying = world.undying.iter().filter(|undying| undying.seat == key.seat).count();
+        assert!(undying < 2, "{key:?} is started beside two that do not die");
         let now = world.now;
         world.processes.push(Process {
             key,
@@ -990,13 +1027,21 @@ impl Pool {
         });
         // The others are spares.
         let may_begin = serving.count() < self.sched.settings().workers;
+        let mut undying = 0;
         for view in self.sched.workers() {
+            if view.stage == Stage::Abandoned {
+                undying += 1;
+                assert!(world.undying.contains(&view.key) && view.in_flight.is_empty());
+                continue;
+            }
             sent += view.in_flight.len();
             let process = world.processes.iter().find(|process| process.key == view.key);
             let process = process.expect("every worker is a process");
             let idle = view.stage == Stage::Ready && process.flying.is_empty();
             assert!(queued == 0 || !idle || !may_begin, "a task waits, and {:?} has none", view.key);
         }
+        assert_eq!(undying, world.undying.len(), "workers that do not die");
+        assert_eq!(self.sched.has_abandoned(), undying > 0);
         assert_eq!(queued + sent, open, "each task waits or is at one worker");
         if self.sched.mode() == Mode::Terminated || self.sched.mode() == Mode::Broken {
             assert_eq!(queued, 0, "nothing waits for the end of what is over");
@@ -1015,7 +1060,9 @@ impl Pool {
             let number = index as u8;
             match life {
                 _ if stopped && !matches!(life, Life::Dead(_)) => {
-                    self.apply_to_worker(Op::Die(number), index);
+                    let dies = self.header.end < 128;
+                    let op = if dies { Op::Die(number) } else { Op::GiveUp(number) };
+                    self.apply_to_worker(op, index);
                     progress = true;
                 }
                 Life::Starting if !process.is_guilty => {
@@ -1029,7 +1076,7 @@ impl Pool {
                 }
                 Life::Alive => progress |= self.deliver(index),
                 Life::Dead(exit) => {
-                    self.bury(index, exit);
+                    self.part_with(index, Some(exit));
                     progress = true;
                 }
             }
@@ -1058,12 +1105,12 @@ impl Pool {
         while !self.sched.is_drained() {
             rounds += 1;
             assert!(rounds < 10_000, "the pool does not come to its end");
-            if !self.pump() {
-                assert!(
-                    self.tick(),
-                    "nothing will happen any more, and the pool is not at its end"
-                );
-            }
+            // A seat with two workers that do not die waits for one that does.
+            let happened = self.pump() || self.tick() || self.bury_late(0);
+            assert!(happened, "nothing will happen any more, and the pool is not at its end");
+            self.check();
+        }
+        while self.bury_late(0) {
             self.check();
         }
         let world = self.outside.0.get_mut();

@@ -298,7 +298,9 @@ mod tests {
         let (parent, worker) = (&page, &page);
         let bytes: Vec<u8> = (0..100).collect();
         let end_of_ring = OUTBOX_BYTES as u64 * 3;
-        for at in end_of_ring - 110..end_of_ring + 10 {
+        // Seven comes to every byte of a word as well.
+        let step = if cfg!(miri) { 7 } else { 1 };
+        for at in (end_of_ring - 110..end_of_ring + 10).step_by(step) {
             for len in [0, 1, 7, 8, 9, 40, 100] {
                 worker.outbox_write(at - 8, &[0xee; 116]);
                 worker.outbox_write(at, &bytes[..len]);

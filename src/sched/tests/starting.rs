@@ -168,6 +168,13 @@ fn a_look_that_comes_late_blames_nobody() {
         let (waited, _) = pool.wait_for_deeds();
         assert!(waited >= START_WAIT);
     }
+    // So late is not late yet.
+    let mut pool = Pool::new(2, 1).ready();
+    pool.submit(1);
+    pool.now = pool.now + 2 * START_WAIT;
+    pool.sched.handle_timeout(pool.now, &pool.board);
+    pool.drain();
+    assert_eq!(pool.sent.len(), 2, "the other has it");
 }
 
 #[test]

@@ -524,7 +524,7 @@ fn a_task_is_alone_while_its_worker_has_no_other() {
     assert_eq!(pool.sched.busy_workers(), 0);
     assert!(!alone(&pool, 1, 1), "nothing was sent");
     pool.submit(1);
-    assert!(alone(&pool, 1, 1) && !alone(&pool, 1, 2) && !alone(&pool, 0, 1));
+    assert!(alone(&pool, 0, 1) && !alone(&pool, 0, 2) && !alone(&pool, 1, 1));
     assert_eq!(pool.sched.busy_workers(), 1);
     pool.submit(2);
     assert_eq!([pool.flights(0), pool.flights(1)], [2, 1]);

@@ -673,6 +673,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_copied_counts_all_the_same_and_short_bytes_are_copied() {
+        let long = Bytes::from(vec![7; KEEP_BYTES_LEAST]);
+        let size = encoded(&long).len();
+        let mut out = Draft::default();
+        out.tail().push(1);
+        let mut draft = |bytes: &Bytes, limit| {
+            let result = codec::draft::<Sharing, _>(bytes, &mut out, limit);
+            (result, out.len(), out.as_slice().is_some())
+        };
+        let limit = size - 1;
+        let too_large = Err(EncodeFailure::TooLarge { size, limit });
+        assert_eq!(draft(&long, limit), (too_large, 1, true), "nothing of it stays");
+        assert_eq!(draft(&long.slice(1..), limit), (Ok(()), size, true));
+        assert_eq!(draft(&long, size), (Ok(()), 2 * size, false));
+    }
+
+    #[test]
     fn bytes_do_not_keep_a_payload_that_is_far_longer() {
         let lengths = [KEEP_BYTES_LEAST - 1, KEEP_BYTES_LEAST, 200_000, 1 << 20];
         let sent = lengths.map(|len| Bytes::from(vec![7; len]));

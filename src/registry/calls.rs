@@ -65,8 +65,10 @@ impl<'a> Calls<'a> {
         Calls { rest, payload, budget, out, whole, count, begun: 0, until: 0, limits, shown }
     }
 
-    /// Lets so many more of them be made.
+    /// Lets so many more of them be made. What is there by now is whole: also what
+    /// was written for a call that failed.
     pub(crate) fn go_on(&mut self, calls: u32) {
+        self.whole = self.out.mark();
         self.until = self.begun.saturating_add(calls).min(self.count);
     }
 

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use procession::TaskError;
+use futures::StreamExt;
+use procession::{Pool, TaskError};
 
 use crate::support::checked;
 use crate::tasks::{pid, pool_of};
@@ -141,5 +142,40 @@ fn a_task_that_replaced_the_panic_hook_gets_the_message_only() {
             ("in silence", None, "")
         );
         assert!(error.to_string().ends_with(" panicked: in silence"), "{error}");
+    });
+}
+
+/// One behind the other, and behind a result that is refused: each is its own
+/// item's, and the worker lives on.
+#[test]
+fn panics_in_a_row_are_one_for_each_item_of_a_chunk() {
+    checked(async {
+        let pool = pool_of(1);
+        let task = |n: usize| -> Vec<u8> {
+            match n % 4 {
+                0 => vec![1; n],
+                // Over the limit of what may be sent.
+                1 => vec![0; 70_000],
+                _ => panic!("not {n}"),
+            }
+        };
+        let limited = Pool::builder().workers(1).frame_limit(1 << 16).build().unwrap();
+        for n in 0..2 {
+            let pool = if n == 0 { &pool } else { &limited };
+            let answers: Vec<_> = pool.imap(task, 0..40).chunk_size(40).collect().await;
+            assert_eq!(answers.len(), 40);
+            for (n, answer) in answers.into_iter().enumerate() {
+                match (n % 4, answer) {
+                    (0, Ok(bytes)) => assert_eq!(bytes, vec![1; n]),
+                    (1, Ok(bytes)) => assert_eq!(bytes.len(), 70_000),
+                    (1, Err(TaskError::TooLarge { .. })) => {}
+                    (2 | 3, Err(TaskError::Panicked(panic))) => {
+                        assert_eq!(panic.message(), format!("not {n}"));
+                    }
+                    (_, answer) => panic!("{n}: {answer:?}"),
+                }
+            }
+            assert_eq!(pool.stats().workers_started, 1);
+        }
     });
 }

@@ -1,5 +1,5 @@
-//! Recognising `Bytes` among values of any type, so that long ones need not be
-//! copied. The encoder and the decoder are generic over this: telling types
+//! Recognising a type among values of any type: `Bytes`, so that long ones need
+//! not be copied, and what can be attached. The encoder and the decoder are generic over this: telling types
 //! apart that may contain references takes unsafe code, which `sys` has.
 
 use bytes::Bytes;
@@ -13,6 +13,14 @@ pub(crate) trait Cast {
     /// deserialized by. Other visitors may make something else of them, even
     /// where that is a `Bytes`.
     fn from_bytes<'de, V: Visitor<'de>>(bytes: impl FnOnce() -> Option<Bytes>) -> Option<V::Value>;
+
+    /// `value` itself, if it is a `U`.
+    fn as_type<T: ?Sized, U: 'static>(value: &T) -> Option<&U>;
+
+    /// `value()` as a `T`, if that is what a `U` is.
+    fn from_type<U: 'static, T, E>(
+        value: impl FnOnce() -> Option<Result<U, E>>,
+    ) -> Option<Result<T, E>>;
 }
 
 /// Recognises nothing: everything is copied.
@@ -27,6 +35,18 @@ impl Cast for Copying {
 
     #[inline]
     fn from_bytes<'de, V: Visitor<'de>>(_: impl FnOnce() -> Option<Bytes>) -> Option<V::Value> {
+        None
+    }
+
+    #[inline]
+    fn as_type<T: ?Sized, U: 'static>(_value: &T) -> Option<&U> {
+        None
+    }
+
+    #[inline]
+    fn from_type<U: 'static, T, E>(
+        _: impl FnOnce() -> Option<Result<U, E>>,
+    ) -> Option<Result<T, E>> {
         None
     }
 }

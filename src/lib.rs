@@ -15,6 +15,8 @@
 //!   call is a `tracing` span, target `procession::task`, within its caller's;
 //!   workers and what they print are at `procession::worker` and
 //!   `procession::output`.
+//! - [`SharedBytes`] and [`SharedBytesMut`] are memory that tasks and their caller
+//!   share.
 //! - [`TaskFn`] and [`StreamFn`] are the functions that can be tasks. Both are
 //!   implemented for all of them and for nothing else.
 //!
@@ -60,6 +62,11 @@
 //!   them. Those that are not are given back after half a second; by a worker that
 //!   runs a task then, once that has ended.
 //!
+//! [`SharedBytes`] are not sent at all: what goes to the worker, and comes back, is
+//! a descriptor of memory that both map and nobody can change. That takes as long
+//! for a gigabyte as for a kilobyte, and the same bytes may be with any number of
+//! workers. To make them, fill a [`SharedBytesMut`], or copy.
+//!
 //! # Features
 //!
 //! - `tower`: `Pool::service`, a task as a `tower` service.
@@ -79,6 +86,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("procession needs Linux (pidfd, memfd, futex); other systems are not supported yet");
 
+mod attached;
 mod cast;
 mod error;
 mod exit;
@@ -92,6 +100,7 @@ mod proto;
 mod registry;
 mod resource;
 mod sched;
+mod shared;
 mod slot_word;
 mod start;
 mod supervisor;
@@ -114,6 +123,7 @@ pub use pool::{
 pub use proto::peer::ProtocolError;
 pub use registry::{StreamFn, TaskFn};
 pub use resource::Resource;
+pub use shared::{SharedBytes, SharedBytesMut};
 
 /// For this crate's macros only.
 #[doc(hidden)]

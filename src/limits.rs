@@ -47,6 +47,15 @@ pub(crate) const KEEP_BYTES_LEAST: usize = 32 << 10;
 /// what is a smaller part of its payload is copied.
 pub(crate) const SHARED_WASTE_MAX: usize = 8;
 
+/// How much shared memory one call's arguments or result may have attached, in
+/// pieces that are not the same: each takes a descriptor at both ends, of which
+/// most programs may have 1024.
+pub(crate) const ATTACHED_MAX: usize = 64;
+
+/// And a frame, which may hold several: one is added as long as there are fewer
+/// than that, and may bring as many. The kernel sends at most 253 at once.
+pub(crate) const FRAME_ATTACHED_MAX: usize = 2 * ATTACHED_MAX;
+
 /// Frames of this length and more are received into buffers of their own,
 /// which are used again: fresh memory costs a page fault for every 4 KiB,
 /// which takes longer than to fill it.

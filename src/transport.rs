@@ -16,12 +16,14 @@ use bytes::Bytes;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use crate::attached::Attached;
 use crate::limits::KEEP_BYTES_LEAST;
 use crate::proto::draft::Payload;
 use crate::proto::frame::FrameReader;
-use crate::proto::message::FromWorker;
+use crate::proto::message::{FromWorker, Shape, put_run};
 use crate::proto::peer::{ProtocolError, Violation};
-use crate::sys::fd;
+use crate::sys::fd::{self, Received};
+use crate::sys::memfd;
 use crate::sys::page::Page;
 
 /// Slices given to one write.
@@ -31,10 +33,17 @@ const SLICES_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     /// Complete pieces, before `tail`.
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<Piece>,
     tail: Vec<u8>,
     /// Bytes of the first piece, or of `tail` if there is none, already written.
     written: usize,
+}
+
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    /// Goes with the first of them.
+    attached: Option<Arc<[Attached]>>,
 }
 
 impl Outgoing {
@@ -47,21 +56,42 @@ impl Outgoing {
         &mut self.tail
     }
 
+    /// Appends a whole `Run`, and what is attached to it.
+    pub(crate) fn push_run(&mut self, seq: u64, function: u64, shape: Shape, args: &Payload) {
+        let attached = args.attached();
+        if attached.is_some() {
+            self.end_piece(None);
+        }
+        let count = attached.map_or(0, |attached| attached.len());
+        put_run(&mut self.tail, seq, function, shape, args.len(), count);
+        if attached.is_some() {
+            self.end_piece(attached.cloned());
+        }
+        self.push_payload(args);
+    }
+
     pub(crate) fn push_payload(&mut self, payload: &Payload) {
         let pieces = match payload {
             Payload::Short(short) => return self.tail.extend_from_slice(short),
-            Payload::Pieces(pieces) => pieces,
+            Payload::Pieces(pieces) => &pieces[..],
+            Payload::Laden(laden) => laden.pieces(),
         };
-        for piece in pieces.iter() {
+        for piece in pieces {
             if piece.len() < KEEP_BYTES_LEAST {
                 self.tail.extend_from_slice(piece);
             } else {
-                debug_assert!(self.written == 0 || !self.pieces.is_empty());
-                if !self.tail.is_empty() {
-                    self.pieces.push_back(Bytes::from(std::mem::take(&mut self.tail)));
-                }
-                self.pieces.push_back(piece.clone());
+                self.end_piece(None);
+                self.pieces.push_back(Piece { bytes: piece.clone(), attached: None });
             }
+        }
+    }
+
+    /// Makes a piece of the tail, if there is any.
+    fn end_piece(&mut self, attached: Option<Arc<[Attached]>>) {
+        debug_assert!(self.written == 0 || !self.pieces.is_empty());
+        if !self.tail.is_empty() {
+            let bytes = Bytes::from(std::mem::take(&mut self.tail));
+            self.pieces.push_back(Piece { bytes, attached });
         }
     }
 
@@ -77,11 +107,14 @@ impl Outgoing {
         self.is_empty()
     }
 
+    /// Fills in what can be sent at once: up to the next piece that something is
+    /// attached to.
     fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
         let mut count = 0;
         let mut skip = self.written;
-        for piece in self.pieces.iter().map(|piece| &piece[..]).chain([&self.tail[..]]) {
-            if count == SLICES_MAX {
+        let pieces = self.pieces.iter().map(|piece| (&piece.bytes[..], piece.attached.is_some()));
+        for (piece, is_laden) in pieces.chain([(&self.tail[..], false)]) {
+            if count == SLICES_MAX || (is_laden && count > 0) {
                 break;
             }
             slices[count] = IoSlice::new(&piece[skip..]);
@@ -91,9 +124,17 @@ impl Outgoing {
         count
     }
 
+    /// What goes with the next byte. With the first one that is taken it is sent.
+    fn attached(&self) -> &[Attached] {
+        match self.pieces.front() {
+            Some(Piece { attached: Some(attached), .. }) if self.written == 0 => attached,
+            _ => &[],
+        }
+    }
+
     fn advance(&mut self, mut n: usize) {
         while let Some(first) = self.pieces.front() {
-            let left = first.len() - self.written;
+            let left = first.bytes.len() - self.written;
             if n < left {
                 self.written += n;
                 return;
@@ -184,7 +225,11 @@ impl Transport {
         while !self.outgoing.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.outgoing.slices(&mut slices);
-            let send = || fd::send_slices(self.stream.as_fd(), &slices[..count]);
+            let attached = self.outgoing.attached();
+            let send = || match attached {
+                [] => fd::send_slices(self.stream.as_fd(), &slices[..count]),
+                attached => memfd::send(self.stream.as_fd(), &slices[..count], attached),
+            };
             let sent = match self.stream.poll_write_ready(cx)? {
                 Poll::Ready(()) => self.stream.try_io(Interest::WRITABLE, send),
                 // Seldom, and nobody would call again if that were a mistake.
@@ -227,9 +272,9 @@ impl Transport {
                 let (buffer, most) = self.reader.next_read();
                 let before = buffer.len();
                 let stream = &self.stream;
-                let read = || fd::read_into(stream.as_fd(), buffer, most);
+                let read = || fd::receive_into(stream.as_fd(), buffer, most);
                 let read = stream.try_io(Interest::READABLE, read);
-                read.inspect(|&n| self.account(before, n))
+                read.map(|received| self.account(before, received))
             };
             let blocked = matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
             self.news = match self.news {
@@ -248,14 +293,17 @@ impl Transport {
     pub(crate) fn read_now(&mut self) -> io::Result<usize> {
         let (buffer, most) = self.reader.next_read();
         let before = buffer.len();
-        let n = fd::read_into(self.stream.as_fd(), buffer, most)?;
-        self.account(before, n);
-        Ok(n)
+        let received = fd::receive_into(self.stream.as_fd(), buffer, most)?;
+        Ok(self.account(before, received))
     }
 
-    /// Takes note of `n` bytes that were read behind the first `before` of the
-    /// buffer.
-    fn account(&mut self, before: usize, n: usize) {
+    /// Takes note of what was read behind the first `before` bytes of the buffer,
+    /// and returns how many bytes it was.
+    fn account(&mut self, before: usize, received: Received) -> usize {
+        let Received { len: n, fds, cut_short } = received;
+        if !fds.is_empty() || cut_short {
+            self.reader.attach(memfd::receive(fds), cut_short);
+        }
         let start = self.read;
         self.read += n as u64;
         if start < self.wanted {
@@ -264,6 +312,7 @@ impl Transport {
             self.reader.remove(before, known);
         }
         self.wanted = self.wanted.max(self.read);
+        n
     }
 
     /// The next whole message of what has been read.
@@ -307,9 +356,15 @@ impl Transport {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
     use crate::limits::OUTBOX_BYTES;
+    use crate::proto::codec;
+    use crate::proto::draft::Draft;
     use crate::proto::frame::{HEADER_BYTES, Kind, put_header};
+    use crate::sys::cast::Sharing;
+    use crate::sys::memfd::Unsealed;
 
     fn written(outgoing: &mut Outgoing, step: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -388,6 +443,38 @@ mod tests {
         transport.read_now().unwrap();
         assert!(matches!(transport.next_message(), Ok(Some(FromWorker::Item { seq: 1, .. }))));
         assert!(!transport.has_spares());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
+    fn what_is_attached_leaves_with_the_first_byte_of_its_run() {
+        let mut draft = Draft::default();
+        let shared = Unsealed::zeroed(NonZeroUsize::MIN).unwrap().seal().unwrap();
+        codec::draft::<Sharing, _>(&(shared, 1_u8), &mut draft, 1000).unwrap();
+        let laden = Payload::from(draft);
+        let plain = Payload::from(vec![7; KEEP_BYTES_LEAST]);
+        for step in [1, 7, 1 << 20] {
+            let mut outgoing = Outgoing::default();
+            outgoing.push_run(1, 0, Shape::One, &plain);
+            outgoing.push_run(2, 0, Shape::One, &laden);
+            outgoing.push_run(3, 0, Shape::One, &laden);
+            outgoing.push_run(4, 0, Shape::One, &plain);
+            let mut reader = FrameReader::new(1 << 20);
+            let mut runs = Vec::new();
+            while !outgoing.is_empty() {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let count = outgoing.slices(&mut slices);
+                let bytes = slices[..count].iter().flat_map(|slice| slice.iter());
+                let bytes: Vec<u8> = bytes.copied().take(step).collect();
+                reader.buffer().extend_from_slice(&bytes);
+                reader.attach(outgoing.attached().iter().cloned().map(Some), false);
+                outgoing.advance(bytes.len());
+                while let Some(frame) = reader.next_frame().unwrap() {
+                    runs.push((frame.seq, frame.arrived.get(0).is_some()));
+                }
+            }
+            assert_eq!(runs, [(1, false), (2, true), (3, true), (4, false)], "{step} at a time");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn values_and_errors() {
         send_sync: Pool, PoolBuilder, Status, Stats, WorkerInfo, WorkerState, RunningTask,
             PoolState, TaskStatus, Shutdown, Cancelled, Stdio, StartMethod, Resource, Exit,
             TaskId, WorkerId, TaskInfo, TaskError, SpawnError, RemotePanic, EncodeError,
-            DecodeError, ProtocolError, TryApplyError<String>;
+            DecodeError, ProtocolError, TryApplyError<String>, SharedBytes, SharedBytesMut;
         unpin: Pool, PoolBuilder, TaskError, SpawnError;
     }
     fn error<T: Error + Send + Sync + Clone + 'static>() {}

@@ -10,6 +10,9 @@ mod target;
 
 pub use target::{decode, encode, frame, message, peer, sched};
 
+#[path = "../../src/attached.rs"]
+#[allow(dead_code, reason = "the targets use part of it")]
+mod attached;
 #[path = "../../src/sys/cast.rs"]
 mod by_type;
 #[path = "../../src/cast.rs"]

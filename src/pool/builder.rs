@@ -372,7 +372,8 @@ impl PoolBuilder {
     }
 
     /// Largest arguments or result of one call, in encoded bytes, whether they
-    /// are copied or not. Default: 256 MiB. At least 64 KiB, at most 2 GiB.
+    /// are copied or not; those of [`SharedBytes`](crate::SharedBytes) count too,
+    /// though they are not sent. Default: 256 MiB. At least 64 KiB, at most 2 GiB.
     pub fn frame_limit(mut self, bytes: usize) -> Self {
         self.frame_limit = bytes;
         self

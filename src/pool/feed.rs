@@ -18,6 +18,7 @@ use tokio::task::coop::consume_budget;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::error::{Side, TaskError, TaskInfo};
+use crate::limits::ATTACHED_MAX;
 use crate::proto::codec;
 use crate::proto::draft::{Draft, Mark, Payload, Reply};
 use crate::proto::message::Shape;
@@ -106,7 +107,10 @@ where
 {
     fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Pulled, limit: usize) -> Poll<Pull> {
         let mut len = out.args.len();
-        while out.count < out.wanted && len < CHUNK_BYTES_MAX {
+        while out.count < out.wanted
+            && len < CHUNK_BYTES_MAX
+            && out.args.attached().len() < ATTACHED_MAX
+        {
             let Some(args) = ready!(self.0.as_mut().poll_next(cx)) else {
                 return Poll::Ready(Pull::End);
             };
@@ -488,7 +492,7 @@ impl Feed {
             Some(_) => each.saturating_mul(count as u32),
             None => each.saturating_add(Duration::from_nanos(CHUNK_BUDGET_NANOS)),
         });
-        let terms = Terms { timeout, retries: 0 };
+        let terms = Terms { timeout, ..Terms::default() };
         // It has its number before it is submitted: the program's subscriber hears
         // of that, and may panic. Then the chunk lands all the same.
         let number = self.flights.insert(Flight { task: TaskKey::NOWHERE, chunk, single });

@@ -211,6 +211,6 @@ impl Drop for RawHandle {
 
 /// The value of a whole answer.
 pub(super) fn decode<R: DeserializeOwned>(reply: &Reply) -> Result<R, TaskError> {
-    codec::decode_shared::<Sharing, R>(reply, reply.shared())
+    codec::decode_shared::<Sharing, R>(reply, reply.whole())
         .map_err(|failure| TaskError::from_decode(failure, Side::Result))
 }

@@ -305,8 +305,8 @@ impl<R: DeserializeOwned> Answers<R> {
         let before = out.len();
         let mut rest = &self.payload[self.at..];
         while out.len() - before < values {
-            let (shared, budget) = (self.payload.shared(), &mut self.budget);
-            let answer = codec::decode_front_shared::<Sharing, R>(&mut rest, shared, budget);
+            let (whole, budget) = (self.payload.whole(), &mut self.budget);
+            let answer = codec::decode_front_shared::<Sharing, R>(&mut rest, whole, budget);
             let Ok(answer) = answer else { break };
             out.push(answer);
         }
@@ -350,9 +350,8 @@ impl<R: DeserializeOwned> Answers<R> {
         let mut rest = &self.payload[self.at..];
         let answer = if values > 0 {
             self.values = Some(values - 1);
-            let (shared, budget) = (self.payload.shared(), &mut self.budget);
-            codec::decode_front_shared::<Sharing, R>(&mut rest, shared, budget)
-                .map_err(decode_error)
+            let (whole, budget) = (self.payload.whole(), &mut self.budget);
+            codec::decode_front_shared::<Sharing, R>(&mut rest, whole, budget).map_err(decode_error)
         } else {
             self.values = None;
             match codec::decode_front::<Failure>(&mut rest, &mut self.budget) {
@@ -398,11 +397,12 @@ fn malformed(reason: &str) -> TaskError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attached::Arrived;
     use crate::id::TaskId;
 
     fn answers(count: usize, payload: &[u8]) -> Answers<u64> {
         let task = TaskInfo { id: TaskId(1), name: "task", label: None, index: None };
-        let payload = Reply::detach(payload.into(), 0);
+        let payload = Reply::detach(payload.into(), 0, Arrived::NOTHING);
         Answers::new(Fed::Answered { first: 10, count, payload, single: false, task })
     }
 

@@ -8,9 +8,9 @@
 //! [`encode`]: super::encode
 //! [`guard`]: super::guard
 
-use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
+use super::draft::Whole;
 use super::guard::Guard;
 use crate::cast::{Cast, Copying};
 
@@ -19,17 +19,17 @@ pub(crate) use super::guard::{Budget, DecodeFailure};
 
 /// Decodes one value that must use every byte.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeFailure> {
-    decode_shared::<Copying, T>(bytes, &Bytes::new())
+    decode_shared::<Copying, T>(bytes, Whole::nothing())
 }
 
-/// As [`decode`]. Long `Bytes` that `C` recognises share the memory of `payload`,
-/// which `bytes` are part of if they are long themselves.
+/// As [`decode`]. What `C` recognises may share `whole`, which `bytes` are part of
+/// if they are long themselves.
 pub(crate) fn decode_shared<C: Cast, T: DeserializeOwned>(
     mut bytes: &[u8],
-    payload: &Bytes,
+    whole: Whole<'_>,
 ) -> Result<T, DecodeFailure> {
     let mut budget = Budget::for_payload(bytes.len());
-    let value = decode_front_shared::<C, T>(&mut bytes, payload, &mut budget)?;
+    let value = decode_front_shared::<C, T>(&mut bytes, whole, &mut budget)?;
     if bytes.is_empty() { Ok(value) } else { Err(DecodeFailure::LeftOver { bytes: bytes.len() }) }
 }
 
@@ -41,18 +41,18 @@ pub(crate) fn decode_front<T: DeserializeOwned>(
     bytes: &mut &[u8],
     budget: &mut Budget,
 ) -> Result<T, DecodeFailure> {
-    decode_front_shared::<Copying, T>(bytes, &Bytes::new(), budget)
+    decode_front_shared::<Copying, T>(bytes, Whole::nothing(), budget)
 }
 
-/// As [`decode_front`]. Long `Bytes` share the memory of `payload`, which
-/// `bytes` are part of.
+/// As [`decode_front`]. What `C` recognises may share `whole`, which `bytes` are
+/// part of.
 #[inline(always)]
 pub(crate) fn decode_front_shared<C: Cast, T: DeserializeOwned>(
     bytes: &mut &[u8],
-    payload: &Bytes,
+    whole: Whole<'_>,
     budget: &mut Budget,
 ) -> Result<T, DecodeFailure> {
-    let mut guard = Guard::<C>::new(bytes, payload, budget);
+    let mut guard = Guard::<C>::new(bytes, whole, budget);
     let value = T::deserialize(guard.place_for::<T>())?;
     *bytes = guard.rest();
     Ok(value)

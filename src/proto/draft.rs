@@ -1,5 +1,6 @@
-//! Payloads in the making and made: bytes that were encoded, and long `Bytes`
-//! between them that were not copied. Used by both ends.
+//! Payloads in the making and made: bytes that were encoded, long `Bytes`
+//! between them that were not copied, and memory that goes beside them. Used by
+//! both ends.
 
 use std::io::IoSlice;
 use std::mem;
@@ -9,12 +10,17 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::attached::{Arrived, Attached};
+use crate::limits::ATTACHED_MAX;
+
 /// What is being encoded: results, arguments, and the heads of their frames.
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     /// All but what is kept.
     bytes: Vec<u8>,
     kept: Vec<Kept>,
+    /// Each once.
+    attached: Vec<Attached>,
 }
 
 /// A `Bytes` that belongs before the byte `at` of those around it.
@@ -38,17 +44,33 @@ impl Kept {
 pub(crate) struct Mark {
     bytes: usize,
     kept: usize,
+    attached: usize,
 }
 
 impl Draft {
     pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Draft { bytes: Vec::with_capacity(bytes), kept: Vec::new() }
+        Draft { bytes: Vec::with_capacity(bytes), ..Draft::default() }
     }
 
-    /// Bytes so far, copied and kept.
+    /// Bytes so far, copied and kept, without those of what is attached.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() + kept_bytes(&self.kept)
+    }
+
+    /// Bytes so far, with those of what is attached; without end, if that may be no
+    /// more.
+    #[inline]
+    pub(crate) fn weight(&self) -> usize {
+        if self.attached.is_empty() { self.len() } else { self.laden_weight() }
+    }
+
+    #[cold]
+    fn laden_weight(&self) -> usize {
+        if self.attached.len() >= ATTACHED_MAX {
+            return usize::MAX;
+        }
+        self.attached.iter().map(Attached::len).fold(self.len(), usize::saturating_add)
     }
 
     /// Where bytes are appended. What is there must stay.
@@ -59,8 +81,14 @@ impl Draft {
 
     /// Where the encoder writes.
     #[inline]
-    pub(super) fn parts(&mut self) -> (&mut Vec<u8>, &mut Vec<Kept>) {
-        (&mut self.bytes, &mut self.kept)
+    pub(super) fn parts(&mut self) -> (&mut Vec<u8>, &mut Vec<Kept>, &mut Vec<Attached>) {
+        (&mut self.bytes, &mut self.kept, &mut self.attached)
+    }
+
+    /// What goes beside the bytes.
+    #[inline]
+    pub(crate) fn attached(&self) -> &[Attached] {
+        &self.attached
     }
 
     /// The first `len` bytes, if they are before everything that is kept.
@@ -71,27 +99,29 @@ impl Draft {
 
     #[inline]
     pub(crate) fn mark(&self) -> Mark {
-        Mark { bytes: self.bytes.len(), kept: self.kept.len() }
+        Mark { bytes: self.bytes.len(), kept: self.kept.len(), attached: self.attached.len() }
     }
 
     /// Takes back what came after the mark.
     pub(crate) fn rewind(&mut self, mark: Mark) {
         self.bytes.truncate(mark.bytes);
         self.kept.truncate(mark.kept);
+        self.attached.truncate(mark.attached);
     }
 
     /// Makes it empty; gives memory back beyond so many bytes.
     pub(crate) fn clear(&mut self, spare_bytes_max: usize) {
         self.kept.clear();
+        self.attached.clear();
         self.bytes.clear();
         if self.bytes.capacity() > spare_bytes_max {
             self.bytes = Vec::new();
         }
     }
 
-    /// All of it, if nothing is kept.
+    /// All of it, if nothing is kept or attached.
     pub(crate) fn as_slice(&self) -> Option<&[u8]> {
-        self.kept.is_empty().then_some(&self.bytes)
+        (self.kept.is_empty() && self.attached.is_empty()).then_some(&self.bytes)
     }
 
     /// The pieces in order, behind the first `skipped` of those that are kept.
@@ -117,7 +147,7 @@ impl Draft {
         fill(self.pieces(skipped), written - before, slices)
     }
 
-    /// In one piece.
+    /// In one piece, without what is attached.
     pub(crate) fn into_vec(self) -> Vec<u8> {
         if self.kept.is_empty() { self.bytes } else { self.pieces(0).collect::<Vec<_>>().concat() }
     }
@@ -125,19 +155,24 @@ impl Draft {
 
 impl From<Draft> for Payload {
     fn from(draft: Draft) -> Self {
-        if draft.kept.is_empty() {
-            return draft.bytes.into();
+        let Draft { bytes, kept, attached } = draft;
+        if kept.is_empty() && attached.is_empty() {
+            return bytes.into();
         }
-        let mut rest = Bytes::from(draft.bytes);
+        let mut rest = Bytes::from(bytes);
         let mut cut = 0;
-        let mut pieces = Vec::with_capacity(2 * draft.kept.len() + 1);
-        for kept in draft.kept {
+        let mut pieces = Vec::with_capacity(2 * kept.len() + 1);
+        for kept in kept {
             pieces.extend([rest.split_to(kept.at - cut), kept.piece]);
             cut = kept.at;
         }
         pieces.push(rest);
         pieces.retain(|piece| !piece.is_empty());
-        Payload::Pieces(pieces.into())
+        if attached.is_empty() {
+            Payload::Pieces(pieces.into())
+        } else {
+            Payload::Laden(Arc::new(Laden { pieces, attached: attached.into() }))
+        }
     }
 }
 
@@ -230,6 +265,21 @@ pub(crate) enum Payload {
     Short(Short),
     /// In order; none is empty.
     Pieces(Arc<[Bytes]>),
+    Laden(Arc<Laden>),
+}
+
+/// Arguments with memory beside them.
+#[derive(Debug)]
+pub(crate) struct Laden {
+    /// In order; none is empty.
+    pieces: Vec<Bytes>,
+    attached: Arc<[Attached]>,
+}
+
+impl Laden {
+    pub(crate) fn pieces(&self) -> &[Bytes] {
+        &self.pieces
+    }
 }
 
 impl Payload {
@@ -238,6 +288,7 @@ impl Payload {
         let (short, pieces) = match self {
             Payload::Short(short) => (&short[..], &[][..]),
             Payload::Pieces(pieces) => (&[][..], &pieces[..]),
+            Payload::Laden(laden) => (&[][..], &laden.pieces[..]),
         };
         let short = Some(short).filter(|short| !short.is_empty());
         short.into_iter().chain(pieces.iter().map(|piece| &piece[..]))
@@ -247,15 +298,26 @@ impl Payload {
         self.slices().map(<[u8]>::len).sum()
     }
 
-    /// Cuts off and returns all but the first `at` bytes.
+    /// What goes beside it, if anything does.
+    pub(crate) fn attached(&self) -> Option<&Arc<[Attached]>> {
+        match self {
+            Payload::Short(_) | Payload::Pieces(_) => None,
+            Payload::Laden(laden) => Some(&laden.attached),
+        }
+    }
+
+    /// Cuts off and returns all but the first `at` bytes. Beside both goes what
+    /// went beside the whole: either may refer to any of it.
     pub(crate) fn split_off(&mut self, mut at: usize) -> Payload {
+        let attached = self.attached().cloned();
         let pieces = match self {
             Payload::Short(short) => {
                 let behind = Payload::from(short[at..].to_vec());
                 *self = short[..at].to_vec().into();
                 return behind;
             }
-            Payload::Pieces(pieces) => pieces,
+            Payload::Pieces(pieces) => &pieces[..],
+            Payload::Laden(laden) => &laden.pieces[..],
         };
         let (mut before, mut behind) = (Vec::new(), Vec::new());
         for piece in pieces.iter() {
@@ -264,8 +326,14 @@ impl Payload {
             before.extend((here > 0).then(|| piece.slice(..here)));
             behind.extend((here < piece.len()).then(|| piece.slice(here..)));
         }
-        *self = Payload::Pieces(before.into());
-        Payload::Pieces(behind.into())
+        let part = |pieces: Vec<Bytes>| match &attached {
+            None => Payload::Pieces(pieces.into()),
+            Some(attached) => {
+                Payload::Laden(Arc::new(Laden { pieces, attached: Arc::clone(attached) }))
+            }
+        };
+        *self = part(before);
+        part(behind)
     }
 }
 
@@ -290,36 +358,50 @@ pub(super) const COPY_BYTES_MAX: usize = 16 << 10;
 /// An answer, or an item of a stream, as it has arrived.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    Short(Short),
+    Other(Other),
     Long(Bytes),
 }
 
+/// What is no larger than a few bytes are. Two kinds in one, because of which a
+/// reply is no larger than a `Bytes`.
+#[derive(Clone, Debug)]
+pub(crate) enum Other {
+    Short(Short),
+    Laden(Arc<(Bytes, Arrived)>),
+}
+
 impl Reply {
-    /// What is behind the first `start` bytes. The body may be part of a larger
-    /// buffer, and is kept only where it is worth that: one short answer that is
-    /// kept must not keep a whole buffer.
-    pub(crate) fn detach(body: BytesMut, start: usize) -> Self {
+    /// What is behind the first `start` bytes, and what came beside it. The body
+    /// may be part of a larger buffer, and is kept only where it is worth that:
+    /// one short answer that is kept must not keep a whole buffer.
+    pub(crate) fn detach(body: BytesMut, start: usize, arrived: Arrived) -> Self {
         let payload = &body[start..];
-        match Short::new(payload) {
-            Some(short) => Reply::Short(short),
-            None if payload.len() <= COPY_BYTES_MAX => Reply::Long(Bytes::copy_from_slice(payload)),
-            None => Reply::Long(body.freeze().split_off(start)),
+        let short = if arrived.is_none() { Short::new(payload) } else { None };
+        let bytes = match short {
+            Some(short) => return Reply::Other(Other::Short(short)),
+            None if payload.len() <= COPY_BYTES_MAX => Bytes::copy_from_slice(payload),
+            None => body.freeze().split_off(start),
+        };
+        if arrived.is_none() {
+            Reply::Long(bytes)
+        } else {
+            Reply::Other(Other::Laden(Arc::new((bytes, arrived))))
         }
     }
 
-    /// What long `Bytes` in it may share the memory of.
-    pub(crate) fn shared(&self) -> &Bytes {
-        static NOTHING: Bytes = Bytes::new();
+    /// What values in it may share.
+    pub(crate) fn whole(&self) -> Whole<'_> {
         match self {
-            Reply::Short(_) => &NOTHING,
-            Reply::Long(bytes) => bytes,
+            Reply::Other(Other::Short(_)) => Whole::nothing(),
+            Reply::Other(Other::Laden(laden)) => Whole { bytes: &laden.0, arrived: &laden.1 },
+            Reply::Long(bytes) => Whole::from(bytes),
         }
     }
 }
 
 impl Default for Reply {
     fn default() -> Self {
-        Reply::Short(Short::EMPTY)
+        Reply::Other(Other::Short(Short::EMPTY))
     }
 }
 
@@ -328,9 +410,32 @@ impl Deref for Reply {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Reply::Short(short) => short,
+            Reply::Other(Other::Short(short)) => short,
+            Reply::Other(Other::Laden(laden)) => &laden.0,
             Reply::Long(bytes) => bytes,
         }
+    }
+}
+
+/// What is decoded is part of this, and may share it instead of being copied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Whole<'a> {
+    pub(crate) bytes: &'a Bytes,
+    pub(crate) arrived: &'a Arrived,
+}
+
+impl<'a> From<&'a Bytes> for Whole<'a> {
+    fn from(bytes: &'a Bytes) -> Self {
+        Whole { bytes, ..Whole::nothing() }
+    }
+}
+
+impl Whole<'_> {
+    /// Nothing is shared.
+    pub(crate) fn nothing() -> Whole<'static> {
+        static NO_BYTES: Bytes = Bytes::new();
+        static NOTHING: Arrived = Arrived::NOTHING;
+        Whole { bytes: &NO_BYTES, arrived: &NOTHING }
     }
 }
 
@@ -352,7 +457,7 @@ mod tests {
         let mut draft = Draft::default();
         for letter in text.chars() {
             if letter.is_uppercase() {
-                let (bytes, kept) = draft.parts();
+                let (bytes, kept, _) = draft.parts();
                 keep(kept, bytes.len(), Bytes::from(vec![letter as u8; 3]));
             } else {
                 draft.tail().push(letter as u8);
@@ -429,10 +534,29 @@ mod tests {
     }
 
     #[test]
+    fn both_parts_of_a_payload_keep_what_is_attached() {
+        let mut laden = draft("abAB");
+        laden.attached.push(Attached::empty());
+        let mark = laden.mark();
+        laden.attached.push(Attached::empty());
+        laden.rewind(mark);
+        assert_eq!(laden.as_slice(), None);
+        let mut payload = Payload::from(laden);
+        assert_eq!((payload.len(), whole(&payload)), (8, plain("abAB")));
+        let behind = payload.split_off(3);
+        for part in [&payload, &behind] {
+            let attached = part.attached().expect("it is still there");
+            assert_eq!(attached.len(), 1);
+        }
+        assert_eq!([whole(&payload), whole(&behind)].concat(), plain("abAB"));
+        assert!(Payload::from(draft("abAB")).attached().is_none());
+    }
+
+    #[test]
     fn what_came_after_a_mark_is_taken_back() {
         let mut made = draft("aA");
         let mark = made.mark();
-        let (bytes, kept) = made.parts();
+        let (bytes, kept, _) = made.parts();
         bytes.push(b'b');
         keep(kept, bytes.len(), Bytes::from_static(b"more"));
         made.rewind(mark);
@@ -473,10 +597,14 @@ mod tests {
             let payload = Payload::from(bytes.clone());
             assert_eq!(matches!(payload, Payload::Short(_)), len <= SHORT_BYTES_MAX);
             assert_eq!(whole(&payload), bytes);
-            let reply = Reply::detach(BytesMut::from(&[&[9], &bytes[..]].concat()[..]), 1);
+            let reply = Reply::detach(
+                BytesMut::from(&[&[9], &bytes[..]].concat()[..]),
+                1,
+                Arrived::NOTHING,
+            );
             assert_eq!(reply[..], bytes);
             let is_shared = len > SHORT_BYTES_MAX;
-            assert_eq!(reply.shared()[..], bytes[..if is_shared { len } else { 0 }]);
+            assert_eq!(reply.whole().bytes[..], bytes[..if is_shared { len } else { 0 }]);
         }
     }
 

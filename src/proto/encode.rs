@@ -23,6 +23,7 @@ use serde::ser::{self, Serializer as _};
 
 use super::draft::{Draft, Kept, keep};
 use super::{guard, varint};
+use crate::attached::Attached;
 use crate::cast::{Cast, Copying};
 use crate::limits;
 
@@ -36,19 +37,19 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(
     limit: usize,
 ) -> Result<(), EncodeFailure> {
     // Nothing will be kept, so this takes no memory.
-    encode::<Copying, T>(value, Appending::to(out, &mut Vec::new(), limit))
+    encode::<Copying, T>(value, Appending::to((out, &mut Vec::new(), &mut Vec::new()), limit))
 }
 
 /// As [`encode_into`], and keeps long `Bytes` in `value` that `C` recognises,
-/// without copying them.
+/// without copying them, and attaches what can be. That counts as if its bytes
+/// were here.
 #[inline(always)]
 pub(crate) fn draft<C: Cast, T: Serialize + ?Sized>(
     value: &T,
     out: &mut Draft,
     limit: usize,
 ) -> Result<(), EncodeFailure> {
-    let (bytes, kept) = out.parts();
-    encode::<C, T>(value, Appending::to(bytes, kept, limit))
+    encode::<C, T>(value, Appending::to(out.parts(), limit))
 }
 
 #[inline(always)]
@@ -146,9 +147,14 @@ struct Level<'s, 'o, C> {
 }
 
 impl<C: Cast> Level<'_, '_, C> {
-    /// Writes `value`, or keeps it.
+    /// Writes `value`, or keeps or attaches it.
     #[inline(always)]
     fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Stop> {
+        if let Some(attached) = C::as_type::<T, Attached>(value).filter(|one| one.len() > 0) {
+            self.to.serialize_u64(attached.len() as u64)?;
+            let index = self.to.output.attach(attached)?;
+            return Ok(self.to.serialize_u64(index as u64)?);
+        }
         match C::as_bytes(value) {
             Some(bytes) if bytes.len() >= limits::KEEP_BYTES_LEAST => {
                 self.to.serialize_u64(bytes.len() as u64)?;
@@ -400,18 +406,22 @@ parts! {
 struct Appending<'a> {
     out: &'a mut Vec<u8>,
     kept: &'a mut Vec<Kept>,
-    /// Lengths of both before the first byte.
-    start: (usize, usize),
-    /// Bytes of the value that are not in `out`: kept, or only counted.
+    attached: &'a mut Vec<Attached>,
+    /// Lengths of all three before the first byte.
+    start: (usize, usize, usize),
+    /// Bytes of the value that are not in `out`: kept, attached, or only counted.
     beside: usize,
     limit: usize,
 }
 
 impl<'a> Appending<'a> {
     #[inline]
-    fn to(out: &'a mut Vec<u8>, kept: &'a mut Vec<Kept>, limit: usize) -> Self {
-        let start = (out.len(), kept.len());
-        Appending { out, kept, start, beside: 0, limit }
+    fn to(
+        (out, kept, attached): (&'a mut Vec<u8>, &'a mut Vec<Kept>, &'a mut Vec<Attached>),
+        limit: usize,
+    ) -> Self {
+        let start = (out.len(), kept.len(), attached.len());
+        Appending { out, kept, attached, start, beside: 0, limit }
     }
 
     /// Bytes of the value so far, stored or not.
@@ -433,10 +443,28 @@ impl<'a> Appending<'a> {
         self.beside = self.beside.saturating_add(bytes.len());
     }
 
+    /// Returns where among all that are attached this one is. What is there already
+    /// is not counted again.
+    fn attach(&mut self, attached: &Attached) -> Result<usize, Stop> {
+        if let Some(index) = self.attached.iter().position(|known| known.is(attached)) {
+            return Ok(index);
+        }
+        if self.attached.len() - self.start.2 == limits::ATTACHED_MAX {
+            return Err(ser::Error::custom(format_args!(
+                "it holds more than {} pieces of shared memory",
+                limits::ATTACHED_MAX
+            )));
+        }
+        self.beside = self.beside.saturating_add(attached.len());
+        self.attached.push(attached.clone());
+        Ok(self.attached.len() - 1)
+    }
+
     #[cold]
     fn take_back(&mut self) {
         self.out.truncate(self.start.0);
         self.kept.truncate(self.start.1);
+        self.attached.truncate(self.start.2);
     }
 
     #[inline]

@@ -1,13 +1,17 @@
-//! Splits a byte stream into frames, however the bytes were cut, and writes
-//! frame headers. Used by both ends. A length is checked against its kind's
+//! Splits a byte stream into frames, however the bytes were cut, gives each what
+//! is attached to it, and writes frame headers. Used by both ends. A length is checked against its kind's
 //! limit before anything is allocated for it, and the buffer grows only as
 //! fast as bytes really arrive.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::{Buf, BytesMut};
 
-use crate::limits::{LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_LARGE_BYTES_MAX, SPARES_MAX};
+use crate::attached::{Arrived, Attached};
+use crate::limits::{
+    FRAME_ATTACHED_MAX, LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_LARGE_BYTES_MAX, SPARES_MAX,
+};
 
 pub(crate) const HEADER_BYTES: usize = 16;
 
@@ -53,6 +57,11 @@ impl Kind {
     pub(crate) fn carries_payload(self) -> bool {
         matches!(self, Kind::Setup | Kind::Run | Kind::Done | Kind::Item)
     }
+
+    /// Whether something may be attached to it.
+    fn carries_attached(self) -> bool {
+        matches!(self, Kind::Run | Kind::Done | Kind::Item)
+    }
 }
 
 /// One whole frame.
@@ -62,20 +71,30 @@ pub(crate) struct Frame {
     pub(crate) flags: u8,
     pub(crate) seq: u64,
     pub(crate) body: BytesMut,
+    pub(crate) arrived: Arrived,
 }
 
 /// Appends a header for a body of `body_len` bytes that the caller writes next.
 pub(crate) fn put_header(out: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, body_len: usize) {
-    out.extend_from_slice(&header(kind, flags, seq, body_len));
+    out.extend_from_slice(&header(kind, flags, seq, body_len, 0));
 }
 
-/// The header for a body of `body_len` bytes.
-pub(super) fn header(kind: Kind, flags: u8, seq: u64, body_len: usize) -> [u8; HEADER_BYTES] {
+/// The header for a body of `body_len` bytes, to which so much is `attached`.
+pub(super) fn header(
+    kind: Kind,
+    flags: u8,
+    seq: u64,
+    body_len: usize,
+    attached: usize,
+) -> [u8; HEADER_BYTES] {
     let len = u32::try_from(body_len).expect("bodies are checked against a 32-bit limit");
+    debug_assert!(attached <= FRAME_ATTACHED_MAX);
+    let attached = attached as u16;
     let mut header = [0; HEADER_BYTES];
     header[..4].copy_from_slice(&len.to_le_bytes());
     header[4] = kind as u8;
     header[5] = flags;
+    header[6..8].copy_from_slice(&attached.to_le_bytes());
     header[8..].copy_from_slice(&seq.to_le_bytes());
     header
 }
@@ -91,11 +110,18 @@ pub(crate) struct FrameReader {
     buf: BytesMut,
     /// Longest body of a kind that carries a payload.
     payload_bytes_max: usize,
+    /// The same with what is attached to it.
+    laden_bytes_max: usize,
     /// While `buf` is a large frame's own: the buffer of all others.
     shared: Option<BytesMut>,
     /// Those of large frames before, oldest first.
     spares: Vec<Spare>,
     has_new_spare: bool,
+    /// What has come and belongs to frames that are not whole yet. `None`: what
+    /// may not be sent.
+    arrived: VecDeque<Option<Attached>>,
+    /// More came than this process had room for.
+    arrived_short: bool,
 }
 
 /// The buffer of a large frame, which others may still hold.
@@ -119,10 +145,30 @@ impl FrameReader {
         FrameReader {
             buf: BytesMut::new(),
             payload_bytes_max,
+            laden_bytes_max: payload_bytes_max,
             shared: None,
             spares: Vec::new(),
             has_new_spare: false,
+            arrived: VecDeque::new(),
+            arrived_short: false,
         }
+    }
+
+    /// Lets any length of memory be attached to frames.
+    pub(crate) fn trusting(self) -> Self {
+        FrameReader { laden_bytes_max: usize::MAX, ..self }
+    }
+
+    /// Takes in what has come attached to bytes that are in the buffer; `None` for
+    /// each that may not be sent. `is_short`: this process had no room for more,
+    /// and what is missing from the next frame is not its sender's fault.
+    pub(crate) fn attach(
+        &mut self,
+        arrived: impl IntoIterator<Item = Option<Attached>>,
+        is_short: bool,
+    ) {
+        self.arrived.extend(arrived);
+        self.arrived_short |= is_short;
     }
 
     /// The buffer, with room for the next read. Append to it only.
@@ -218,12 +264,19 @@ impl FrameReader {
     /// The next whole frame, if its last byte has arrived. After an error the
     /// stream has no meaning any more.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
-        let Some(header) = self.buf.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let Some(header) = self.buf.first_chunk::<HEADER_BYTES>() else {
+            // Whatever is attached comes with the first byte of its frame.
+            let most = if self.buf.is_empty() { 0 } else { FRAME_ATTACHED_MAX };
+            self.check_arrived(0, most)?;
+            return Ok(None);
+        };
         let len = u32::from_le_bytes(header[..4].try_into().expect("4 bytes")) as usize;
         let kind = Kind::from_byte(header[4]).ok_or(FrameError::UnknownKind(header[4]))?;
         let flags = header[5];
-        if header[6..8] != [0, 0] {
-            return Err(FrameError::Reserved);
+        let attached = usize::from(u16::from_le_bytes([header[6], header[7]]));
+        let attached_max = if kind.carries_attached() { FRAME_ATTACHED_MAX } else { 0 };
+        if attached > attached_max {
+            return Err(FrameError::Attached { announced: attached, limit: attached_max });
         }
         let seq = u64::from_le_bytes(header[8..].try_into().expect("8 bytes"));
         let limit = if kind.carries_payload() { self.payload_bytes_max } else { REPORT_BYTES_MAX };
@@ -231,15 +284,52 @@ impl FrameReader {
             return Err(FrameError::TooLong { size: len, limit });
         }
         if self.buf.len() < HEADER_BYTES + len {
+            self.check_arrived(attached, attached)?;
             return Ok(None);
         }
+        if self.buf.len() == HEADER_BYTES + len {
+            // There is nothing behind it that more could belong to.
+            self.check_arrived(attached, attached)?;
+        }
+        let arrived = self.take_arrived(attached, len)?;
         let bytes = self.buf.capacity();
         self.buf.advance(HEADER_BYTES);
         let body = self.buf.split_to(len);
         if let Some(shared) = self.shared.take() {
             self.end_large(shared, bytes);
         }
-        Ok(Some(Frame { kind, flags, seq, body }))
+        Ok(Some(Frame { kind, flags, seq, body, arrived }))
+    }
+
+    /// Whether what waits is as much as the frame at the front announces: at
+    /// least so much, unless there was no room for it, and at most so much.
+    #[inline]
+    fn check_arrived(&self, least: usize, most: usize) -> Result<(), FrameError> {
+        if self.arrived.len() > most {
+            return Err(FrameError::Unannounced);
+        }
+        if self.arrived.len() < least && !self.arrived_short {
+            return Err(FrameError::Missing);
+        }
+        Ok(())
+    }
+
+    /// Takes what is attached to the frame at the front, whose body has `len` bytes.
+    #[inline]
+    fn take_arrived(&mut self, announced: usize, len: usize) -> Result<Arrived, FrameError> {
+        if announced == 0 {
+            return Ok(Arrived::NOTHING);
+        }
+        self.check_arrived(announced, usize::MAX)?;
+        let is_short = std::mem::take(&mut self.arrived_short);
+        let count = announced.min(self.arrived.len());
+        let list: Option<Vec<_>> = self.arrived.drain(..count).collect();
+        let list = list.ok_or(FrameError::Unsendable)?;
+        let size = list.iter().fold(len, |size, one| size.saturating_add(one.len()));
+        if size > self.laden_bytes_max {
+            return Err(FrameError::TooLong { size, limit: self.laden_bytes_max });
+        }
+        Ok(Arrived::new(list, is_short && count < announced))
     }
 
     /// Length of the frame at the front, header included, if its length field
@@ -254,18 +344,36 @@ impl FrameReader {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FrameError {
     UnknownKind(u8),
-    Reserved,
-    TooLong { size: usize, limit: usize },
+    TooLong {
+        size: usize,
+        limit: usize,
+    },
+    /// More is said to be attached than may be.
+    Attached {
+        announced: usize,
+        limit: usize,
+    },
+    /// What is said to be attached did not come.
+    Missing,
+    /// Something came that no frame has announced.
+    Unannounced,
+    /// What came is not memory that nobody can change.
+    Unsendable,
 }
 
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FrameError::UnknownKind(kind) => write!(f, "unknown frame kind {kind}"),
-            FrameError::Reserved => f.write_str("reserved header bytes are not zero"),
             FrameError::TooLong { size, limit } => {
                 write!(f, "frame of {size} bytes is over the limit of {limit}")
             }
+            FrameError::Attached { announced, limit } => {
+                write!(f, "{announced} descriptors are over the frame's limit of {limit}")
+            }
+            FrameError::Missing => f.write_str("descriptors that it announced did not come"),
+            FrameError::Unannounced => f.write_str("descriptors came that it did not announce"),
+            FrameError::Unsendable => f.write_str("a descriptor is not one of sealed memory"),
         }
     }
 }
@@ -373,8 +481,11 @@ mod tests {
             reader.buffer().extend_from_slice(&bytes);
             reader.next_frame().unwrap_err()
         };
-        assert_eq!(refused(6, 1), FrameError::Reserved);
-        assert_eq!(refused(7, 128), FrameError::Reserved);
+        let most = FRAME_ATTACHED_MAX;
+        assert_eq!(refused(6, most as u8), FrameError::Missing);
+        for (at, byte, announced) in [(6, most as u8 + 1, most + 1), (7, 128, 128 << 8)] {
+            assert_eq!(refused(at, byte), FrameError::Attached { announced, limit: most });
+        }
         for byte in (0..=255).filter(|byte| !matches!(byte, 1..=3 | 16..=22)) {
             assert_eq!(refused(4, byte), FrameError::UnknownKind(byte));
         }
@@ -556,11 +667,136 @@ mod tests {
         }
     }
 
+    #[derive(Debug)]
+    struct Fake(usize);
+
+    impl crate::attached::Memory for Fake {
+        fn len(&self) -> usize {
+            self.0
+        }
+
+        fn open(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn bytes(&self) -> &[u8] {
+            &[]
+        }
+
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+    }
+
+    fn fakes(lengths: &[usize]) -> Vec<Option<Attached>> {
+        lengths.iter().map(|&len| Some(Attached::new(Fake(len)))).collect()
+    }
+
+    fn laden(kind: Kind, attached: usize, body: &[u8]) -> Vec<u8> {
+        [&header(kind, 0, 1, body.len(), attached)[..], body].concat()
+    }
+
+    fn lengths(frame: &Frame) -> Vec<usize> {
+        (0..).map_while(|index| frame.arrived.get(index)).map(Attached::len).collect()
+    }
+
+    /// Cut anywhere: what is attached comes with the piece that the first byte of
+    /// its frame is in.
+    #[test]
+    fn each_frame_gets_what_is_attached_to_it() {
+        let frames = [
+            laden(Kind::Done, 2, b"first"),
+            laden(Kind::Skipped, 0, b""),
+            laden(Kind::Item, 1, b""),
+            laden(Kind::Run, 0, b"last but one"),
+            laden(Kind::Run, 3, b"last"),
+        ];
+        let attached = [&[1, 2][..], &[], &[3], &[], &[4, 5, 6]];
+        for cut in 0..=frames.concat().len() {
+            let mut reader = FrameReader::new(1000);
+            let mut got = Vec::new();
+            let mut at = 0;
+            for (frame, attached) in frames.iter().zip(attached) {
+                // A read ends behind bytes that something is attached to.
+                let (now, later) = frame.split_at(cut.saturating_sub(at).min(frame.len()));
+                at += frame.len();
+                let mut attached = Some(fakes(attached));
+                for piece in [now, later].into_iter().filter(|piece| !piece.is_empty()) {
+                    reader.buffer().extend_from_slice(piece);
+                    reader.attach(attached.take().unwrap_or_default(), false);
+                    while let Some(frame) = reader.next_frame().unwrap() {
+                        assert!(!frame.arrived.is_short());
+                        got.push(lengths(&frame));
+                    }
+                }
+            }
+            assert_eq!(got, attached, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_attached_must_be_as_the_frame_says() {
+        let first = |bytes: &[u8], attached: Vec<Option<Attached>>| {
+            let mut reader = FrameReader::new(1000);
+            reader.buffer().extend_from_slice(bytes);
+            reader.attach(attached, false);
+            reader.next_frame().map(|frame| frame.map(|frame| lengths(&frame)))
+        };
+        let frame = laden(Kind::Done, 2, b"body");
+        let (part, header) = (&frame[..HEADER_BYTES + 1], &frame[..HEADER_BYTES - 1]);
+        for bytes in [&frame[..], part] {
+            assert_eq!(first(bytes, fakes(&[1])), Err(FrameError::Missing));
+            assert_eq!(first(bytes, fakes(&[1, 2, 3])), Err(FrameError::Unannounced));
+        }
+        assert_eq!(first(part, fakes(&[1, 2])), Ok(None));
+        // Nobody knows yet what it will say.
+        for count in [0, 1, FRAME_ATTACHED_MAX] {
+            assert_eq!(first(header, fakes(&vec![1; count])), Ok(None));
+        }
+        let too_many = fakes(&[1; FRAME_ATTACHED_MAX + 1]);
+        assert_eq!(first(header, too_many), Err(FrameError::Unannounced));
+        assert_eq!(first(b"", fakes(&[1])), Err(FrameError::Unannounced));
+        let skipped = laden(Kind::Skipped, 0, b"");
+        assert_eq!(first(&skipped, fakes(&[1])), Err(FrameError::Unannounced));
+        let refused = [fakes(&[1]), vec![None]].concat();
+        assert_eq!(first(&frame, refused), Err(FrameError::Unsendable));
+
+        for kind in [Kind::Setup, Kind::Bye, Kind::Hello, Kind::Ready, Kind::Failed] {
+            let refused = FrameError::Attached { announced: 1, limit: 0 };
+            assert_eq!(first(&laden(kind, 1, b""), fakes(&[1])), Err(refused));
+        }
+        // Together with the body.
+        assert_eq!(first(&frame, fakes(&[500, 496])), Ok(Some(vec![500, 496])));
+        let too_long = FrameError::TooLong { size: 1001, limit: 1000 };
+        assert_eq!(first(&frame, fakes(&[500, 497])), Err(too_long));
+        let endless = first(&frame, fakes(&[usize::MAX, usize::MAX]));
+        assert_eq!(endless, Err(FrameError::TooLong { size: usize::MAX, limit: 1000 }));
+    }
+
+    #[test]
+    fn what_there_was_no_room_for_is_nobodys_fault() {
+        let mut reader = FrameReader::new(1000);
+        reader.buffer().extend_from_slice(&laden(Kind::Done, 3, b"x"));
+        reader.attach(fakes(&[7]), true);
+        let frame = reader.next_frame().unwrap().unwrap();
+        assert_eq!((lengths(&frame), frame.arrived.is_short()), (vec![7], true));
+        assert!(!frame.arrived.is_none());
+        // That is over with this frame.
+        reader.buffer().extend_from_slice(&laden(Kind::Done, 1, b""));
+        assert_eq!(reader.next_frame().unwrap_err(), FrameError::Missing);
+    }
+
     #[test]
     fn errors_read_well() {
         let texts = [
             (FrameError::UnknownKind(99), "unknown frame kind 99"),
-            (FrameError::Reserved, "reserved header bytes are not zero"),
+            (
+                FrameError::Attached { announced: 9, limit: 0 },
+                "9 descriptors are over the frame's limit of 0",
+            ),
+            (FrameError::Missing, "descriptors that it announced did not come"),
+            (FrameError::Unannounced, "descriptors came that it did not announce"),
+            (FrameError::Unsendable, "a descriptor is not one of sealed memory"),
             (FrameError::TooLong { size: 7, limit: 5 }, "frame of 7 bytes is over the limit of 5"),
         ];
         for (error, text) in texts {

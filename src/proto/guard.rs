@@ -17,8 +17,9 @@ use serde::Deserialize;
 use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 
-use super::draft::shared;
+use super::draft::{Whole, shared};
 use super::varint;
+use crate::attached::Attached;
 use crate::cast::Cast;
 use crate::limits;
 
@@ -147,13 +148,13 @@ pub(super) struct Guard<'de, 'b, C> {
     rest: &'de [u8],
     budget: &'b mut Budget,
     /// What `rest` is part of: long `Bytes` share it.
-    whole: &'b Bytes,
+    whole: Whole<'b>,
     cast: PhantomData<C>,
 }
 
 impl<'de, 'b, C: Cast> Guard<'de, 'b, C> {
     #[inline]
-    pub(super) fn new(bytes: &'de [u8], whole: &'b Bytes, budget: &'b mut Budget) -> Self {
+    pub(super) fn new(bytes: &'de [u8], whole: Whole<'b>, budget: &'b mut Budget) -> Self {
         Guard { rest: bytes, budget, whole, cast: PhantomData }
     }
 
@@ -209,8 +210,40 @@ impl<'de, 'b, C: Cast> Guard<'de, 'b, C> {
     /// `bytes` without copying them, if they are worth it.
     fn share(&self, bytes: &[u8]) -> Option<Bytes> {
         let waste_max = bytes.len().saturating_mul(limits::SHARED_WASTE_MAX);
-        let worth = bytes.len() >= limits::KEEP_BYTES_LEAST && self.whole.len() <= waste_max;
-        if worth { shared(self.whole, bytes) } else { None }
+        let worth = bytes.len() >= limits::KEEP_BYTES_LEAST && self.whole.bytes.len() <= waste_max;
+        if worth { shared(self.whole.bytes, bytes) } else { None }
+    }
+
+    /// Reads which memory beside the payload a value is. If there is none, values
+    /// are in the payload itself.
+    fn take_attached(&mut self) -> Option<Result<Attached, DecodeFailure>> {
+        (!self.whole.arrived.is_none()).then(|| match self.take::<usize>()? {
+            0 => Ok(Attached::empty()),
+            len => self.take_attached_of(len),
+        })
+    }
+
+    fn take_attached_of(&mut self, len: usize) -> Result<Attached, DecodeFailure> {
+        let index = self.take::<usize>()?;
+        let arrived = self.whole.arrived;
+        let attached = match arrived.get(index) {
+            Some(attached) => attached,
+            None if arrived.is_short() => {
+                return Err(de::Error::custom(
+                    "its descriptor could not be received: too many files are open",
+                ));
+            }
+            None => return Err(de::Error::custom("it names memory that is not attached")),
+        };
+        if attached.len() != len {
+            return Err(de::Error::custom("attached memory has another length"));
+        }
+        attached.open().map_err(|error| {
+            <DecodeFailure as de::Error>::custom(format_args!(
+                "attached memory cannot be mapped: {error}"
+            ))
+        })?;
+        Ok(attached.clone())
     }
 
     /// How many of `len` announced elements a type may make room for at once.
@@ -349,6 +382,9 @@ impl<'de, C: Cast> de::Deserializer<'de> for Place<'_, 'de, '_, C> {
 
     #[inline]
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
+        if let Some(value) = C::from_type(|| self.guard.take_attached()) {
+            return value;
+        }
         let bytes = self.guard.take::<&'de [u8]>()?;
         // What is shared is paid for as well: it may be kept for as long.
         self.guard.budget.charge(bytes.len())?;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::codec;
 use super::draft::Reply;
 use super::frame::{self, Frame, FrameError, Kind};
+use crate::attached::Arrived;
 use crate::limits::REPORT_TEXT_BYTES_MAX;
 use crate::resource::Resource;
 
@@ -62,7 +63,14 @@ const RUN_PREFIX_BYTES: usize = 8 + 4 + 8;
 const STOP_ON_FAILURE: u8 = 4;
 
 /// Appends everything of a `Run` but its arguments, which the caller writes next.
-pub(crate) fn put_run(out: &mut Vec<u8>, seq: u64, function: u64, shape: Shape, args_len: usize) {
+pub(crate) fn put_run(
+    out: &mut Vec<u8>,
+    seq: u64,
+    function: u64,
+    shape: Shape,
+    args_len: usize,
+    attached: usize,
+) {
     let (flags, count, budget_nanos) = match shape {
         Shape::One => (0, 1, 0),
         Shape::Batch { count, budget_nanos, stop_on_failure } => {
@@ -70,7 +78,8 @@ pub(crate) fn put_run(out: &mut Vec<u8>, seq: u64, function: u64, shape: Shape, 
         }
         Shape::Stream => (STREAM, 1, 0),
     };
-    frame::put_header(out, Kind::Run, flags, seq, RUN_PREFIX_BYTES + args_len);
+    let body_len = RUN_PREFIX_BYTES + args_len;
+    out.extend_from_slice(&frame::header(Kind::Run, flags, seq, body_len, attached));
     out.extend_from_slice(&function.to_le_bytes());
     out.extend_from_slice(&count.to_le_bytes());
     out.extend_from_slice(&budget_nanos.to_le_bytes());
@@ -90,7 +99,7 @@ pub(crate) fn put_bye(out: &mut Vec<u8>) {
 #[derive(Debug)]
 pub(crate) enum ToWorker {
     Setup(Setup),
-    Run { seq: u64, function: u64, shape: Shape, args: Bytes },
+    Run { seq: u64, function: u64, shape: Shape, args: Bytes, arrived: Arrived },
     Bye,
 }
 
@@ -115,7 +124,8 @@ impl ToWorker {
                     }
                     _ => return Err(MessageError::Malformed("run")),
                 };
-                Ok(ToWorker::Run { seq: frame.seq, function, shape, args: body.freeze() })
+                let (seq, args, arrived) = (frame.seq, body.freeze(), frame.arrived);
+                Ok(ToWorker::Run { seq, function, shape, args, arrived })
             }
             Kind::Bye => Ok(ToWorker::Bye),
             other => Err(MessageError::WrongWay(other)),
@@ -201,13 +211,14 @@ pub(crate) fn begin_done(out: &mut Vec<u8>) -> usize {
 pub(crate) fn finish_done(
     frame: &mut [u8],
     len: usize,
+    attached: usize,
     seq: u64,
     run_nanos: u64,
     answered: u32,
     retire: bool,
 ) {
     let flags = if retire { RETIRE } else { 0 };
-    let header = frame::header(Kind::Done, flags, seq, len - frame::HEADER_BYTES);
+    let header = frame::header(Kind::Done, flags, seq, len - frame::HEADER_BYTES, attached);
     let (head, prefix) = frame[..DONE_HEAD_BYTES].split_at_mut(header.len());
     head.copy_from_slice(&header);
     prefix[..8].copy_from_slice(&run_nanos.to_le_bytes());
@@ -251,8 +262,8 @@ pub(crate) fn begin_item(out: &mut Vec<u8>) -> usize {
 
 /// Fills in the head of an `Item` of `len` bytes in all, which `frame` begins
 /// with.
-pub(crate) fn finish_item(frame: &mut [u8], len: usize, seq: u64) {
-    let header = frame::header(Kind::Item, 0, seq, len - frame::HEADER_BYTES);
+pub(crate) fn finish_item(frame: &mut [u8], len: usize, attached: usize, seq: u64) {
+    let header = frame::header(Kind::Item, 0, seq, len - frame::HEADER_BYTES, attached);
     frame[..header.len()].copy_from_slice(&header);
 }
 
@@ -298,7 +309,7 @@ impl FromWorker {
     }
 
     pub(crate) fn parse(frame: Frame) -> Result<Self, MessageError> {
-        let body = frame.body;
+        let (body, arrived) = (frame.body, frame.arrived);
         let seq = frame.seq;
         let retire = frame.flags == RETIRE;
         if frame.flags & !RETIRE != 0 {
@@ -311,7 +322,7 @@ impl FromWorker {
             Kind::Done if body.len() >= DONE_PREFIX_BYTES => {
                 let mut prefix = &body[..DONE_PREFIX_BYTES];
                 let (run_nanos, answered) = (prefix.get_u64_le(), prefix.get_u32_le());
-                let payload = Reply::detach(body, DONE_PREFIX_BYTES);
+                let payload = Reply::detach(body, DONE_PREFIX_BYTES, arrived);
                 FromWorker::Done { seq, run_nanos, answered, retire, payload }
             }
             Kind::Failed => {
@@ -319,7 +330,7 @@ impl FromWorker {
                 FromWorker::Failed { seq, run_nanos, retire, failure }
             }
             Kind::Skipped if body.is_empty() => FromWorker::Skipped { seq },
-            Kind::Item => FromWorker::Item { seq, payload: Reply::detach(body, 0) },
+            Kind::Item => FromWorker::Item { seq, payload: Reply::detach(body, 0, arrived) },
             Kind::Done | Kind::Skipped => {
                 return Err(MessageError::Malformed("body length"));
             }

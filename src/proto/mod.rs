@@ -7,10 +7,15 @@
 //! ```text
 //!  0        4      5       6        8                16
 //! ┌────────┬──────┬───────┬────────┬────────────────┬─────────────┐
-//! │ length │ kind │ flags │ zero   │ seq            │ body …      │
-//! │ of body│      │       │        │ (0: no task)   │             │
+//! │ length │ kind │ flags │ how    │ seq            │ body …      │
+//! │ of body│      │       │ many   │ (0: no task)   │             │
+//! │        │      │       │ descr. │                │             │
 //! └────────┴──────┴───────┴────────┴────────────────┴─────────────┘
 //! ```
+//!
+//! With the first byte of a `Run`, `Done` or `Item` come as many descriptors as it
+//! says, of memory that nobody can change. Values in the payload name them by
+//! their place. Whatever comes unannounced is a violation.
 //!
 //! ```text
 //! parent                                worker
@@ -41,4 +46,4 @@ mod varint;
 
 /// Changes with every change of a frame's layout or meaning. Parent and worker
 /// are one executable, so this only ever differs when something is very wrong.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;

@@ -3,12 +3,11 @@
 //! leaves its results. Generic code that is compiled for each task, so what is
 //! here costs each item of a chunk a few instructions, not calls.
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::proto::codec::{self, Budget, DecodeFailure, EncodeFailure};
-use crate::proto::draft::{Draft, Mark};
+use crate::proto::draft::{Draft, Mark, Whole};
 use crate::sys::atomic::{AtomicU32, Ordering};
 use crate::sys::cast::Sharing;
 
@@ -18,7 +17,7 @@ pub(crate) struct Calls<'a> {
     /// Arguments of those that are left,
     rest: &'a [u8],
     /// what they are part of, and what decoding them may still take.
-    payload: &'a Bytes,
+    payload: Whole<'a>,
     budget: Budget,
     /// Where results are appended, and the end of those that are whole.
     out: &'a mut Draft,
@@ -54,13 +53,13 @@ pub(crate) enum CallFailure {
 impl<'a> Calls<'a> {
     pub(crate) fn new(
         count: u32,
-        payload: &'a Bytes,
+        payload: Whole<'a>,
         out: &'a mut Draft,
         limits: ResultLimits,
         shown: &'a AtomicU32,
     ) -> Self {
-        let budget = Budget::for_payload(payload.len());
-        let rest = &payload[..];
+        let budget = Budget::for_payload(payload.bytes.len());
+        let rest = &payload.bytes[..];
         let whole = out.mark();
         Calls { rest, payload, budget, out, whole, count, begun: 0, until: 0, limits, shown }
     }
@@ -86,7 +85,7 @@ impl<'a> Calls<'a> {
     /// further call.
     #[inline]
     pub(crate) fn is_enough(&self) -> bool {
-        self.begun == self.count || self.out.len() >= self.limits.together
+        self.begun == self.count || self.out.weight() >= self.limits.together
     }
 
     /// What the results are appended to.
@@ -101,7 +100,7 @@ impl<'a> Calls<'a> {
     /// one that panics is found.
     #[inline(always)]
     pub(super) fn next<Args: DeserializeOwned>(&mut self) -> Option<Result<Args, CallFailure>> {
-        if self.begun >= self.until || self.out.len() >= self.limits.together {
+        if self.begun >= self.until || self.out.weight() >= self.limits.together {
             return None;
         }
         self.shown.store(self.begun, Ordering::Relaxed);

@@ -392,7 +392,7 @@ mod tests {
     use super::*;
     use crate::limits::KEEP_BYTES_LEAST;
     use crate::proto::codec::{self, Budget, DecodeFailure, EncodeFailure};
-    use crate::proto::draft::{Draft, Payload};
+    use crate::proto::draft::{Draft, Payload, Whole};
     use crate::sys::atomic::{AtomicU32, Ordering};
     use crate::sys::cast::Sharing;
 
@@ -433,7 +433,7 @@ mod tests {
     /// Makes one call, whose result is appended to `out`.
     fn call(run: Run, args: &Bytes, out: &mut Draft) -> Result<(), CallFailure> {
         let begun = AtomicU32::new(0);
-        let mut calls = Calls::new(1, args, out, LIMITS, &begun);
+        let mut calls = Calls::new(1, Whole::from(args), out, LIMITS, &begun);
         calls.go_on(1);
         run(&mut calls, &mut Bench { ends: Vec::new(), wanted: 0 })
     }
@@ -457,7 +457,7 @@ mod tests {
         let (args, begun) = (encoded(&args), AtomicU32::new(0));
         let mut bench = Bench { ends: Vec::new(), wanted };
         let mut out = Draft::default();
-        let mut calls = Calls::new(1, &args, &mut out, LIMITS, &begun);
+        let mut calls = Calls::new(1, Whole::from(&args), &mut out, LIMITS, &begun);
         calls.go_on(1);
         run(stream_id(f))(&mut calls, &mut bench).unwrap();
         let mut rest = out.as_slice().unwrap();
@@ -563,7 +563,7 @@ mod tests {
         let (args, begun) = (encoded(&(300_u64, 7_u64, 9_u64)), AtomicU32::new(0));
         let mut out = Draft::default();
         let mut bench = Bench { ends: Vec::new(), wanted: 0 };
-        let mut calls = Calls::new(3, &args, &mut out, LIMITS, &begun);
+        let mut calls = Calls::new(3, Whole::from(&args), &mut out, LIMITS, &begun);
         calls.go_on(2);
         run(&mut calls, &mut bench).unwrap();
         assert_eq!((calls.begun(), calls.is_enough()), (2, false));
@@ -580,7 +580,7 @@ mod tests {
         let (args, begun) = (encoded(&[1_u8; 5]), AtomicU32::new(0));
         let mut out = Draft::default();
         let limits = ResultLimits { each: 4, together: 7 };
-        let mut calls = Calls::new(5, &args, &mut out, limits, &begun);
+        let mut calls = Calls::new(5, Whole::from(&args), &mut out, limits, &begun);
         calls.go_on(5);
         run(&mut calls, &mut Bench { ends: Vec::new(), wanted: 0 }).unwrap();
         assert_eq!((calls.begun(), calls.is_enough()), (2, true));
@@ -609,7 +609,7 @@ mod tests {
         let (args, begun) = (encoded(&(300_u64, 7_u64, 8_u64, 9_u64)), AtomicU32::new(0));
         let mut out = Draft::default();
         let mut bench = Bench { ends: Vec::new(), wanted: 0 };
-        let mut calls = Calls::new(4, &args, &mut out, LIMITS, &begun);
+        let mut calls = Calls::new(4, Whole::from(&args), &mut out, LIMITS, &begun);
         calls.go_on(4);
         for panics in [true, true, false] {
             let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -628,7 +628,7 @@ mod tests {
         let run = run(value_id::<_, u8, _>(|n: u8| n));
         let (args, begun) = (Bytes::from_static(&[1, 2, 3]), AtomicU32::new(0));
         let mut out = Draft::default();
-        let mut calls = Calls::new(2, &args, &mut out, LIMITS, &begun);
+        let mut calls = Calls::new(2, Whole::from(&args), &mut out, LIMITS, &begun);
         calls.go_on(2);
         assert!(matches!(
             run(&mut calls, &mut Bench { ends: Vec::new(), wanted: 0 }),
@@ -648,7 +648,7 @@ mod tests {
         let limits = ResultLimits { each: 10, ..LIMITS };
         let (args, begun) = (Bytes::from_static(&[20, 9]), AtomicU32::new(0));
         let mut bench = Bench { ends: Vec::new(), wanted: 0 };
-        let mut calls = Calls::new(2, &args, &mut out, limits, &begun);
+        let mut calls = Calls::new(2, Whole::from(&args), &mut out, limits, &begun);
         calls.go_on(2);
         assert!(matches!(
             run(&mut calls, &mut bench),
@@ -694,7 +694,8 @@ mod tests {
         let lengths = [KEEP_BYTES_LEAST - 1, KEEP_BYTES_LEAST, 200_000, 1 << 20];
         let sent = lengths.map(|len| Bytes::from(vec![7; len]));
         let payload = encoded(&sent);
-        let decoded = codec::decode_shared::<Sharing, [Bytes; 4]>(&payload, &payload).unwrap();
+        let decoded =
+            codec::decode_shared::<Sharing, [Bytes; 4]>(&payload, Whole::from(&payload)).unwrap();
         assert_eq!(decoded, sent);
         let range = payload.as_ptr_range();
         let shares = decoded.map(|bytes| range.contains(&bytes.as_ptr()));
@@ -767,7 +768,7 @@ mod tests {
         let run = run(value_id::<_, (), _>(|| std::future::ready(INSIDE.get())));
         let (args, begun) = (Bytes::new(), AtomicU32::new(0));
         let mut out = Draft::default();
-        let mut calls = Calls::new(1, &args, &mut out, LIMITS, &begun);
+        let mut calls = Calls::new(1, Whole::from(&args), &mut out, LIMITS, &begun);
         calls.go_on(1);
         run(&mut calls, &mut Inside(Bench { ends: Vec::new(), wanted: 0 })).unwrap();
         assert_eq!(codec::decode::<bool>(&out.into_vec()), Ok(true));

@@ -40,7 +40,8 @@ impl<T> Scheduler<T> {
     /// some.
     pub(super) fn assign(&mut self, now: Time, prefer: Option<u32>, words: &impl Words) {
         while let Some(task) = self.tasks.front() {
-            let Some(seat) = self.next_seat(prefer) else { return };
+            let alone = self.tasks.get(task).is_some_and(|task| task.alone);
+            let Some(seat) = self.next_seat(prefer, alone) else { return };
             let key = self.key(seat).expect("a seat with room has a worker");
             let slot = self.worker_mut(key).expect("a seat with room has a worker");
             if slot.flights.is_empty() {
@@ -65,7 +66,7 @@ impl<T> Scheduler<T> {
     }
 
     /// The worker that should get the next task.
-    fn next_seat(&mut self, prefer: Option<u32>) -> Option<u32> {
+    fn next_seat(&mut self, prefer: Option<u32>, alone: bool) -> Option<u32> {
         if self.full && self.idle.is_empty() {
             return None;
         }
@@ -79,7 +80,7 @@ impl<T> Scheduler<T> {
                 }
             }
         }
-        if self.full {
+        if alone || self.full {
             return None;
         }
         let share = self.share();

@@ -28,6 +28,12 @@ pub(crate) struct Terms {
     pub(crate) timeout: Option<Duration>,
     /// How often the task may be run again after its worker died under it.
     pub(crate) retries: u32,
+    /// Goes only to a worker that has nothing else to do: a descriptor is sent
+    /// with it. Of those that were sent and not received, the kernel allows as many
+    /// as one process may have open, in all processes of a user; where workers
+    /// waited for that to send their answers, with arguments unread, none would
+    /// ever go on.
+    pub(crate) alone: bool,
 }
 
 /// There may be millions of them: what most do not have takes no room here.
@@ -46,6 +52,7 @@ pub(super) struct Task<T> {
     pub(super) intent: Option<Intent>,
     /// Workers that died when they had been given it and had not started it.
     pub(super) fatal_deliveries: u8,
+    pub(super) alone: bool,
 }
 
 /// No worker's seat.
@@ -53,12 +60,23 @@ const QUEUED: u32 = u32::MAX;
 
 impl<T> Task<T> {
     pub(super) fn new(id: TaskId, data: T, terms: Terms) -> Self {
-        let Terms { timeout, retries } = terms;
+        let Terms { timeout, retries, alone } = terms;
         let timeout_nanos =
             timeout.map_or(u64::MAX, |after| after.as_nanos().try_into().unwrap_or(u64::MAX));
         let (seat, worker, seq) = (QUEUED, WorkerId(0), 0);
         let (intent, fatal_deliveries) = (None, 0);
-        Task { id, data, timeout_nanos, retries, seat, worker, seq, intent, fatal_deliveries }
+        Task {
+            id,
+            data,
+            timeout_nanos,
+            retries,
+            seat,
+            worker,
+            seq,
+            intent,
+            fatal_deliveries,
+            alone,
+        }
     }
 
     pub(super) fn timeout(&self) -> Option<Duration> {

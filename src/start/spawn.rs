@@ -7,7 +7,7 @@
 //! there is to set, the worker sets on itself.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -184,7 +184,7 @@ fn send_boot_message(
     let stdout_fd = stdout.as_ref().map(AsFd::as_fd);
     let fds: Vec<BorrowedFd<'_>> = fds.into_iter().chain(stdout_fd).collect();
     let bytes = message::encode(stdout.is_some());
-    let sent = fd::send_with_fds(socket.as_fd(), &bytes, &fds)?;
+    let sent = fd::send_with_fds(socket.as_fd(), &[IoSlice::new(&bytes)], &fds)?;
     socket.write_all(&bytes[sent..])
 }
 

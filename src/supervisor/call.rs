@@ -398,6 +398,7 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
+    use crate::attached::Arrived;
 
     #[derive(Default)]
     struct Bell(AtomicUsize);
@@ -416,7 +417,7 @@ mod tests {
     }
 
     fn answer(bytes: &[u8]) -> Ended {
-        let payload = Reply::detach(bytes.into(), 0);
+        let payload = Reply::detach(bytes.into(), 0, Arrived::NOTHING);
         Ok(Answer { payload, answered: 1, run_nanos: 0 })
     }
 

@@ -12,8 +12,8 @@ use super::call::{Call, Ended, Failed, ending_error, ending_started, wake};
 use super::{Core, Plan, Supervisor};
 use crate::id::{TaskId, WorkerId};
 use crate::observe;
-use crate::proto::draft::Reply;
-use crate::proto::message::{Shape, put_bye, put_run};
+use crate::proto::draft::{Payload, Reply};
+use crate::proto::message::{Shape, put_bye};
 use crate::sched::{Action, Ending, Mode, TaskKey, WorkerKey};
 use crate::start::message::ARG0_MARK;
 use crate::start::owner::Owner;
@@ -180,12 +180,10 @@ impl Core {
                 if let Some(span) = call.span() {
                     effects.sent.push((Arc::clone(span), task.id, worker.id));
                 }
-                let tail = link.outgoing.tail();
-                put_run(tail, seq, call.function(), call.shape(), call.args.len());
-                link.outgoing.push_payload(&call.args);
+                link.outgoing.push_run(seq, call.function(), call.shape(), &call.args);
             }
             // It has ended since; the worker will find its word revoked.
-            None => put_run(link.outgoing.tail(), seq, 0, Shape::One, 0),
+            None => link.outgoing.push_run(seq, 0, Shape::One, &Payload::default()),
         }
         // To wake the driver first would take as long as to wake the worker. But
         // where that may take our processor, it is not done under the lock; and

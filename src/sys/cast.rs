@@ -1,5 +1,5 @@
-//! Whether a type is `Bytes`, for types that may contain references and so have
-//! no `TypeId` of their own. Called by the encoder and the decoder of payloads.
+//! Whether a type is another one, `Bytes` for example, for types that may contain
+//! references and so have no `TypeId` of their own. Called by the encoder and the decoder of payloads.
 
 use std::any::TypeId;
 use std::fmt;
@@ -18,29 +18,57 @@ pub(crate) enum Sharing {}
 impl Cast for Sharing {
     #[inline]
     fn as_bytes<T: ?Sized>(value: &T) -> Option<&Bytes> {
-        // The first is known when this is compiled, for most types.
-        if size_of_val(value) != size_of::<Bytes>() || !is_bytes::<T>() {
-            return None;
-        }
-        // SAFETY: `T` is `Bytes`.
-        Some(unsafe { &*(&raw const *value).cast::<Bytes>() })
+        Self::as_type::<T, Bytes>(value)
     }
 
     #[inline]
     fn from_bytes<'de, V: Visitor<'de>>(bytes: impl FnOnce() -> Option<Bytes>) -> Option<V::Value> {
-        if !is_bytes::<V::Value>() || erased_id::<V>() != bytes_visitor() {
+        if !is::<V::Value, Bytes>() || erased_id::<V>() != bytes_visitor() {
             return None;
         }
-        let bytes = ManuallyDrop::new(bytes()?);
-        // SAFETY: the two types are the same, and the original is not used again.
-        Some(unsafe { mem::transmute_copy::<Bytes, V::Value>(&bytes) })
+        into_type(bytes()?)
+    }
+
+    #[inline]
+    fn as_type<T: ?Sized, U: 'static>(value: &T) -> Option<&U> {
+        // The first is known when this is compiled, for most types.
+        if size_of_val(value) != size_of::<U>() || !is::<T, U>() {
+            return None;
+        }
+        // SAFETY: `T` is `U`.
+        Some(unsafe { &*(&raw const *value).cast::<U>() })
+    }
+
+    #[inline]
+    fn from_type<U: 'static, T, E>(
+        value: impl FnOnce() -> Option<Result<U, E>>,
+    ) -> Option<Result<T, E>> {
+        if !is::<T, U>() {
+            return None;
+        }
+        match value()? {
+            Ok(value) => into_type(value).map(Ok),
+            Err(error) => Some(Err(error)),
+        }
     }
 }
 
+/// Whether both are the same type. `U` is `'static`: it has no lifetime in it
+/// that could have been erased.
 #[inline]
-fn is_bytes<T: ?Sized>() -> bool {
-    // `Bytes` has no lifetime in it that could have been erased.
-    erased_id::<T>() == TypeId::of::<Bytes>()
+fn is<T: ?Sized, U: 'static>() -> bool {
+    erased_id::<T>() == TypeId::of::<U>()
+}
+
+/// `value` as a `T`, if that is what it is.
+#[inline]
+fn into_type<U: 'static, T>(value: U) -> Option<T> {
+    if !is::<T, U>() {
+        return None;
+    }
+    let value = ManuallyDrop::new(value);
+    // SAFETY: the two types are the same, and the original is not used again.
+    Some(unsafe { mem::transmute_copy::<U, T>(&value) })
 }
 
 /// The id that `T` has with all its lifetimes `'static`. Types that differ in

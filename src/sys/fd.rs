@@ -4,7 +4,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, IoSlice};
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -19,22 +19,18 @@ use nix::unistd::{dup2_stdin, dup2_stdout};
 
 /// Sends bytes, with descriptors attached to the first of them. Returns how
 /// many bytes were taken; the descriptors went with the first.
+///
+/// Where the socket does not wait, it fails like [`send_slices`].
 pub(crate) fn send_with_fds(
     socket: BorrowedFd<'_>,
-    bytes: &[u8],
+    slices: &[IoSlice<'_>],
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<usize> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
     loop {
-        let sent = sendmsg::<()>(
-            socket.as_raw_fd(),
-            &[IoSlice::new(bytes)],
-            control,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        );
+        let sent = sendmsg::<()>(socket.as_raw_fd(), slices, control, MsgFlags::MSG_NOSIGNAL, None);
         match sent {
             Err(Errno::EINTR) => continue,
             sent => return Ok(sent?),
@@ -57,23 +53,80 @@ pub(crate) fn recv_with_fds(
     // SAFETY: computes a size.
     let space = unsafe { libc::CMSG_SPACE(fds_bytes) } as usize;
     // Of u64, because the kernel's headers in it must be aligned.
-    let mut control = vec![0_u64; space.div_ceil(mem::size_of::<u64>())];
-    let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    let mut control = vec![MaybeUninit::uninit(); space.div_ceil(mem::size_of::<u64>())];
+    // The length without padding: in the padding there is room for one more.
+    // SAFETY: computes a size.
+    let control_len = unsafe { libc::CMSG_LEN(fds_bytes) } as usize;
+    // SAFETY: a slice of bytes is also one of bytes that may be uninitialised,
+    // and the kernel only initialises them.
+    let room = unsafe { &mut *(&raw mut *buf as *mut [MaybeUninit<u8>]) };
+    let Received { len, fds, cut_short } = receive(socket, room, &mut control, control_len)?;
+    if cut_short {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors"));
+    }
+    Ok((len, fds))
+}
+
+/// Reads once into the spare room of `buffer`, `most` bytes of it, as
+/// [`read_into`] does, and takes what descriptors were attached to the bytes,
+/// close-on-exec.
+///
+/// A read ends behind bytes that had some attached.
+pub(crate) fn receive_into(
+    socket: BorrowedFd<'_>,
+    buffer: &mut BytesMut,
+    most: usize,
+) -> io::Result<Received> {
+    let room = buffer.spare_capacity_mut();
+    let len = room.len().min(most);
+    let mut control = [MaybeUninit::uninit(); CONTROL_WORDS];
+    let control_len = mem::size_of_val(&control);
+    let received = receive(socket, &mut room[..len], &mut control, control_len)?;
+    // SAFETY: the kernel has initialised that much of the room.
+    unsafe { buffer.set_len(buffer.len() + received.len) };
+    Ok(received)
+}
+
+/// What came at once.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// Bytes. None means end of file.
+    pub(crate) len: usize,
+    pub(crate) fds: Vec<OwnedFd>,
+    /// There was no room for more descriptors, in the buffer for them or in
+    /// this process. Those are closed.
+    pub(crate) cut_short: bool,
+}
+
+/// Most descriptors that the kernel attaches to one message (`SCM_MAX_FD`).
+const MESSAGE_FDS_MAX: usize = 253;
+
+/// With room for that many, and the header before them.
+const CONTROL_WORDS: usize = 2 + MESSAGE_FDS_MAX.div_ceil(2);
+
+/// Receives into `room`, and descriptors by way of the first `control_len`
+/// bytes of `control`.
+fn receive(
+    socket: BorrowedFd<'_>,
+    room: &mut [MaybeUninit<u8>],
+    control: &mut [MaybeUninit<u64>],
+    control_len: usize,
+) -> io::Result<Received> {
+    assert!(control_len <= mem::size_of_val(control));
+    let mut iov = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     // SAFETY: zeroes are a valid msghdr: no name, no buffers.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &mut iov;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    // The length without padding: in the padding there is room for one more.
-    // SAFETY: computes a size.
-    message.msg_controllen = unsafe { libc::CMSG_LEN(fds_bytes) } as _;
-
+    message.msg_controllen = control_len as _;
     let len = loop {
         // SAFETY: every pointer in `message` is to a live buffer of the
-        // stated length.
+        // stated length, of which the kernel reads nothing.
         let got =
             unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC) };
         match Errno::result(got) {
+            // A signal handler of the task's ran.
             Err(Errno::EINTR) => continue,
             got => break got? as usize,
         }
@@ -81,10 +134,7 @@ pub(crate) fn recv_with_fds(
     let fds = take_fds(&message);
     // Looked at after `fds` owns what came: nix refuses a truncated message
     // as a whole and leaks its descriptors, the reason for doing this by hand.
-    if message.msg_flags & libc::MSG_CTRUNC != 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors"));
-    }
-    Ok((len, fds))
+    Ok(Received { len, fds, cut_short: message.msg_flags & libc::MSG_CTRUNC != 0 })
 }
 
 fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
@@ -223,7 +273,11 @@ pub(crate) fn await_readable(fd: BorrowedFd<'_>, most: Duration) -> io::Result<b
 /// Whether a write that failed like this may work a moment later.
 pub(crate) fn is_passing(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM))
+    matches!(
+        errno,
+        // The last: too many descriptors of this user are on their way.
+        Some(Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS)
+    )
 }
 
 #[cfg(test)]
@@ -240,7 +294,10 @@ mod tests {
     fn a_descriptor_travels_with_its_bytes() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (mut kept, sent) = UnixStream::pair().unwrap();
-        assert_eq!(send_with_fds(ours.as_fd(), b"take", &[sent.as_fd()]).unwrap(), 4);
+        assert_eq!(
+            send_with_fds(ours.as_fd(), &[IoSlice::new(b"take")], &[sent.as_fd()]).unwrap(),
+            4
+        );
         drop(sent);
         let mut buf = [0; 16];
         let (len, mut fds) = recv_with_fds(theirs.as_fd(), &mut buf, 1).unwrap();
@@ -260,7 +317,8 @@ mod tests {
         for fds_max in [0, 1, 2, 3] {
             let (ours, theirs) = UnixStream::pair().unwrap();
             let (mut kept, sent) = UnixStream::pair().unwrap();
-            send_with_fds(ours.as_fd(), b"x", &vec![sent.as_fd(); fds_max + 1]).unwrap();
+            let one = [IoSlice::new(b"x")];
+            send_with_fds(ours.as_fd(), &one, &vec![sent.as_fd(); fds_max + 1]).unwrap();
             drop(sent);
             let error = recv_with_fds(theirs.as_fd(), &mut [0; 8], fds_max).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);

@@ -9,6 +9,7 @@
 //! - `page`: the status page that a worker shares with its parent
 //! - `layout`: what lies in it, and the order in which both look at it
 //! - `atomic`: the atomics that this takes
+//! - `memfd`: memory in files that can be sealed and sent
 //! - `futex`: sleeping on a word of that page, across processes
 //! - `clock`: the clock that both sides read
 //! - `fd`: descriptors in messages, and the standard ones
@@ -17,7 +18,7 @@
 //! - `wait`: pidfds and how a process ended
 //! - `limits`: what a worker sets on itself
 //! - `memory`: how much memory a process holds
-//! - `cast`: whether a type is `Bytes`
+//! - `cast`: whether a type is another, such as `Bytes`
 #![allow(unsafe_code, reason = "the one place for system calls; see above")]
 
 pub(crate) mod atomic;
@@ -28,6 +29,7 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod layout;
 pub(crate) mod limits;
+pub(crate) mod memfd;
 pub(crate) mod memory;
 pub(crate) mod page;
 pub(crate) mod signal;

@@ -13,6 +13,7 @@
 //! The file is sealed against shrinking: a worker that truncated it would
 //! make the parent's next look a SIGBUS.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::mem::{self, offset_of};
@@ -22,16 +23,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::SealFlag;
 use nix::libc;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::limits::OUTBOX_BYTES;
 use crate::sys::atomic::Ordering;
 use crate::sys::layout::{Header, Layout, Slot, range_len};
+use crate::sys::memfd;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
+const NAME: &CStr = c"procession-page";
 const LAYOUT_VERSION: u32 = 4;
 
 const _: () = {
@@ -59,10 +61,9 @@ unsafe impl Sync for Page {}
 impl Page {
     /// Makes the page of a new worker, and the descriptor to send to it.
     pub(crate) fn create() -> io::Result<(Page, OwnedFd)> {
-        let fd = create_memfd()?;
-        let file = File::from(fd);
+        let file = memfd::create(NAME)?;
         file.set_len(mem::size_of::<Layout>() as u64)?;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(seals()))?;
+        memfd::seal(&file, seals())?;
         let page = Page::map(file.as_fd())?;
         page.header.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
         page.header.magic.store(MAGIC, Ordering::Release);
@@ -80,8 +81,7 @@ impl Page {
         if file.metadata()?.len() != mem::size_of::<Layout>() as u64 {
             return invalid("the status page has another size");
         }
-        let found = SealFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GET_SEALS)?);
-        if !found.contains(seals()) {
+        if !memfd::seals(file.as_fd())?.contains(seals()) {
             return invalid("the status page is not sealed");
         }
         let page = Page::map(file.as_fd())?;
@@ -164,23 +164,14 @@ fn seals() -> SealFlag {
     SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
 }
 
-fn create_memfd() -> io::Result<OwnedFd> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Since Linux 6.3 a memfd should say that nobody means to execute it;
-    // some systems refuse those that do not. Older kernels refuse the flag.
-    let noexec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
-    match memfd_create(c"procession-page", flags | noexec) {
-        Err(Errno::EINVAL) => Ok(memfd_create(c"procession-page", flags)?),
-        made => Ok(made?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::hint;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
     use std::thread;
+
+    use nix::fcntl::{FcntlArg, fcntl};
 
     use super::*;
     use crate::limits::SLOTS;
@@ -217,7 +208,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn other_files_are_refused() {
         let plain = |len| {
-            let file = File::from(create_memfd().unwrap());
+            let file = memfd::create(NAME).unwrap();
             file.set_len(len).unwrap();
             file
         };

@@ -10,10 +10,11 @@ use bytes::Bytes;
 
 use super::outbox::Outbox;
 use super::{guard, is_asked_to_end};
+use crate::attached::Arrived;
 use crate::limits::{BATCH_REPLY_BYTES, SPARE_BYTES_MAX};
 use crate::proto::answers;
 use crate::proto::codec::EncodeFailure;
-use crate::proto::draft::Draft;
+use crate::proto::draft::{Draft, Whole};
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::message::{Failure, begin_done, begin_item, finish_item};
 use crate::registry::{CallFailure, Calls, Host, ResultLimits, Run};
@@ -44,6 +45,19 @@ pub(super) struct Errands {
     stream: Stream,
 }
 
+/// The arguments of a call, or of several, as they have arrived.
+#[derive(Default)]
+pub(super) struct Arguments {
+    pub(super) bytes: Bytes,
+    pub(super) arrived: Arrived,
+}
+
+impl Arguments {
+    fn whole(&self) -> Whole<'_> {
+        Whole { bytes: &self.bytes, arrived: &self.arrived }
+    }
+}
+
 /// The stream that is being sent.
 #[derive(Default)]
 struct Stream {
@@ -70,16 +84,16 @@ impl Desk {
     }
 
     /// One call, whose result is appended to `out`.
-    pub(super) fn call(&mut self, run: Run, args: &Bytes) -> Result<(), Failure> {
+    pub(super) fn call(&mut self, run: Run, args: &Arguments) -> Result<(), Failure> {
         let limits = ResultLimits { each: self.frame_bytes_max, together: usize::MAX };
         let nobody = AtomicU32::new(0);
-        let mut calls = Calls::new(1, args, &mut self.out, limits, &nobody);
+        let mut calls = Calls::new(1, args.whole(), &mut self.out, limits, &nobody);
         calls.go_on(1);
         make(run, &mut calls, &mut self.errands)
     }
 
     /// One call, answered by a `Done` frame without its header.
-    pub(super) fn one(&mut self, run: Run, args: &Bytes) -> Result<u32, Failure> {
+    pub(super) fn one(&mut self, run: Run, args: &Arguments) -> Result<u32, Failure> {
         begin_done(self.out.tail());
         self.call(run, args).map(|()| 1)
     }
@@ -87,13 +101,14 @@ impl Desk {
     /// Calls one after the other, whose [`answers`] make a `Done` frame without
     /// its header. Returns how many were made: all of them, or those before the
     /// time was up or the answers were long enough.
-    pub(super) fn batch(&mut self, run: Run, args: &Bytes, batch: &Batch) -> u32 {
+    pub(super) fn batch(&mut self, run: Run, args: &Arguments, batch: &Batch) -> u32 {
         let Desk { out, frame_bytes_max, errands } = self;
         begin_done(out.tail());
         let mut values = answers::begin(out.tail());
         let page = Arc::clone(&errands.page);
         let limits = ResultLimits { each: *frame_bytes_max, together: BATCH_REPLY_BYTES };
-        let mut calls = Calls::new(batch.count, args, out, limits, page.item_cell(batch.seq));
+        let shown = page.item_cell(batch.seq);
+        let mut calls = Calls::new(batch.count, args.whole(), out, limits, shown);
         let mut watch = Watch::new();
         while !calls.is_enough() {
             calls.go_on(watch.calls_left);
@@ -127,7 +142,7 @@ impl Desk {
     pub(super) fn stream(
         &mut self,
         run: Run,
-        args: &Bytes,
+        args: &Arguments,
         seq: u64,
     ) -> io::Result<Result<u32, Failure>> {
         self.errands.stream = Stream { seq, ..Stream::default() };
@@ -218,8 +233,8 @@ impl Host for Errands {
         }
         self.page.set_polite(seq, was_polite);
         self.stream.sent = sent.wrapping_add(1);
-        let len = out.len();
-        finish_item(out.head_mut(HEADER_BYTES), len, seq);
+        let (len, attached) = (out.len(), out.attached().len());
+        finish_item(out.head_mut(HEADER_BYTES), len, attached, seq);
         let pushed = self.outbox.push(out).and_then(|()| self.outbox.flush());
         out.clear(SPARE_BYTES_MAX);
         begin_item(out.tail());

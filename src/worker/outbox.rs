@@ -5,8 +5,9 @@
 //!
 //! Positions count bytes since the worker started. The ring holds
 //! `sent..filled`; the parent knows how much it has received, and so which
-//! part of the ring is news. What is too long for the ring goes into the socket
-//! at once, and the page says from where on the ring can be believed.
+//! part of the ring is news. What is too long for the ring, or has memory
+//! attached, goes into the socket at once, and the page says from where on the
+//! ring can be believed.
 
 use std::io::{self, IoSlice, Write};
 use std::os::fd::AsFd;
@@ -18,6 +19,7 @@ use crate::limits::WRITE_AGAIN_WAIT;
 use crate::proto::draft::Draft;
 use crate::sys::fd;
 use crate::sys::layout::UNSENT_BYTES_MAX;
+use crate::sys::memfd;
 use crate::sys::page::Page;
 
 /// Slices given to one write.
@@ -65,7 +67,14 @@ impl Outbox {
         while written < frames.len() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = frames.slices(written, &mut slices);
-            written += patiently(|| self.socket.write_vectored(&slices[..count]))?;
+            let slices = &slices[..count];
+            let socket = &mut self.socket;
+            written += match frames.attached() {
+                [_, ..] if written == 0 => {
+                    patiently(|| memfd::send(socket.as_fd(), slices, frames.attached()))?
+                }
+                _ => patiently(|| socket.write_vectored(slices))?,
+            };
         }
         Ok(())
     }

@@ -9,9 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-
-use super::desk::{Batch, Desk};
+use super::desk::{Arguments, Batch, Desk};
 use super::lookout::Lookout;
 use super::outbox::Outbox;
 use super::{PAGE, RUNNING, forget_callbacks, guard, lifeline};
@@ -28,10 +26,11 @@ use crate::registry::{FnId, Kind, Table};
 use crate::slot_word::Phase;
 use crate::start::boot::{Boot, Ties};
 use crate::sys::clock::monotonic_nanos;
+use crate::sys::fd::Received;
 use crate::sys::memory::Statm;
 use crate::sys::page::Page;
 use crate::sys::signal::exit_group_now;
-use crate::sys::{fd, limits};
+use crate::sys::{fd, limits, memfd};
 
 /// Answers wait for company at most this long while there is more to do.
 const FLUSH_NANOS: u64 = 500_000;
@@ -98,7 +97,7 @@ impl Worker {
         let lifeline = lifeline::start(&socket, ties);
         let outbox = Outbox::new(Arc::clone(&page), socket.try_clone()?);
         Ok(Worker {
-            reader: FrameReader::new(FRAME_BYTES_MAX_MOST + FRAME_OVERHEAD_BYTES),
+            reader: FrameReader::new(FRAME_BYTES_MAX_MOST + FRAME_OVERHEAD_BYTES).trusting(),
             socket,
             desk: Desk::new(Arc::clone(&page), outbox),
             page,
@@ -125,9 +124,10 @@ impl Worker {
         }
         loop {
             match self.receive()? {
-                ToWorker::Run { seq, function, shape, args } => {
+                ToWorker::Run { seq, function, shape, args, arrived } => {
                     self.lookout.handle_run(seq);
-                    self.handle_run(seq, FnId(function), shape, &args)?;
+                    let args = Arguments { bytes: args, arrived };
+                    self.handle_run(seq, FnId(function), shape, args)?;
                 }
                 ToWorker::Bye => return self.desk.errands.outbox.flush(),
                 ToWorker::Setup(_) => return Err(invalid("the parent sent its settings twice")),
@@ -182,8 +182,9 @@ impl Worker {
             limits::set_rlimit(resource, value).map_err(setting("rlimits"))?;
         }
         let Some((function, args)) = &setup.initializer else { return Ok(()) };
+        let args = Arguments { bytes: args.clone(), ..Arguments::default() };
         match self.table.lookup(FnId(*function)).map(|task| &task.kind) {
-            Some(Kind::Value(run)) => self.desk.call(*run, args),
+            Some(Kind::Value(run)) => self.desk.call(*run, &args),
             _ => Err(Failure::UnknownFunction),
         }
     }
@@ -209,10 +210,15 @@ impl Worker {
                     reader.give_back();
                 }
                 let (buffer, most) = reader.next_read();
-                fd::read_into(socket, buffer, most)
+                let Received { len, fds, cut_short } = fd::receive_into(socket, buffer, most)?;
+                if !fds.is_empty() || cut_short {
+                    reader.attach(memfd::receive(fds), cut_short);
+                }
+                Ok(len)
             };
             let read =
                 if is_between { self.lookout.wait(&self.page, socket, read) } else { read() };
+            let read: io::Result<usize> = read;
             if read? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -224,7 +230,7 @@ impl Worker {
         seq: u64,
         function: FnId,
         shape: Shape,
-        args: &Bytes,
+        args: Arguments,
     ) -> io::Result<()> {
         let started = monotonic_nanos();
         // Before the swap: whoever sees `Running` must see since when.
@@ -233,7 +239,7 @@ impl Worker {
             put_skipped(self.desk.out.tail(), seq);
             return self.answer(started, 0);
         }
-        if args.len() >= LARGE_BYTES_LEAST {
+        if args.bytes.len() >= LARGE_BYTES_LEAST {
             self.large_at = started;
         } else if started - self.large_at > SPARE_NANOS {
             // It may run for long.
@@ -242,19 +248,21 @@ impl Worker {
         RUNNING.store(seq, Ordering::Release);
         let kind = self.table.lookup(function).map(|task| &task.kind);
         let result = match (shape, kind) {
-            (Shape::One, Some(Kind::Value(run))) => self.desk.one(*run, args),
+            (Shape::One, Some(Kind::Value(run))) => self.desk.one(*run, &args),
             (Shape::Batch { count, budget_nanos, stop_on_failure }, Some(Kind::Value(run))) => {
                 let until = match budget_nanos {
                     0 => u64::MAX,
                     budget => started.saturating_add(budget),
                 };
                 let batch = Batch { seq, count, until, stop_on_failure };
-                Ok(self.desk.batch(*run, args, &batch))
+                Ok(self.desk.batch(*run, &args, &batch))
             }
-            (Shape::Stream, Some(Kind::Stream(run))) => self.desk.stream(*run, args, seq)?,
+            (Shape::Stream, Some(Kind::Stream(run))) => self.desk.stream(*run, &args, seq)?,
             _ => Err(Failure::UnknownFunction),
         };
         RUNNING.store(0, Ordering::Release);
+        // Let go of once the answer is on its way, unless what is held counts.
+        let _args = self.memory.is_none().then_some(args);
         forget_callbacks();
         self.claim_done(seq);
         let run_nanos = monotonic_nanos() - started;
@@ -265,9 +273,9 @@ impl Worker {
         };
         match result {
             Ok(answered) => {
-                let len = self.desk.out.len();
+                let (len, attached) = (self.desk.out.len(), self.desk.out.attached().len());
                 let head = self.desk.out.head_mut(DONE_HEAD_BYTES);
-                finish_done(head, len, seq, run_nanos, answered, retire);
+                finish_done(head, len, attached, seq, run_nanos, answered, retire);
             }
             Err(failure) => {
                 self.desk.out.clear(SPARE_BYTES_MAX);

@@ -103,11 +103,6 @@ fn answer(actor: &Actor, how: &str) -> Vec<u8> {
         "for all" => done(1, u32::MAX, &[7]),
         "cut short" => frame(wire::DONE, 0, 1, &[0; 11]),
         "flags" => frame(wire::DONE, 6, 1, &[0; 13]),
-        "reserved" => {
-            let mut bytes = done(1, 1, &[7]);
-            bytes[7] = 1;
-            bytes
-        }
         "failed without why" => frame(wire::FAILED, 0, 1, &[]),
         "failed beyond reason" => failed(1, 99, &[]),
         "failed and more" => failed(1, wire::UNKNOWN_FUNCTION, &[0]),
@@ -143,7 +138,6 @@ fn answers_that_are_none() {
         ("for all", "the worker's answer does not fit the call"),
         ("cut short", "the worker sent a malformed message (body length)"),
         ("flags", "the worker sent a malformed message (flags)"),
-        ("reserved", "the worker's bytes are not a frame: reserved header bytes are not zero"),
         ("failed without why", "the worker sent a malformed message (report)"),
         ("failed beyond reason", "the worker sent a malformed message (report)"),
         ("failed and more", "the worker sent a malformed message (report)"),

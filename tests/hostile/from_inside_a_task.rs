@@ -46,12 +46,12 @@ fn bytes_that_are_no_frames() {
 }
 
 #[test]
-fn reserved_bytes_that_are_set() {
+fn descriptors_that_do_not_come() {
     checked(async {
         let mut bytes = frame(DONE, 0, 1, &[]);
         bytes[6] = 1;
         let error = survive(|pool| pool.apply_async(attack::send, bytes.clone())).await;
-        assert_protocol(&error, "reserved");
+        assert_protocol(&error, "descriptors that it announced did not come");
     });
 }
 

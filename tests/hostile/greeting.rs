@@ -71,9 +71,9 @@ fn greeting(actor: &Actor, how: &str) -> Vec<u8> {
     let honest = actor.hello();
     match how {
         "version" => hello(77, fingerprint, pid),
-        "fingerprint" => hello(2, fingerprint ^ 1, pid),
-        "pid" => hello(2, fingerprint, pid + 1),
-        "negative pid" => hello(2, fingerprint, i32::MIN),
+        "fingerprint" => hello(3, fingerprint ^ 1, pid),
+        "pid" => hello(3, fingerprint, pid + 1),
+        "negative pid" => hello(3, fingerprint, i32::MIN),
         "garbage first" => [&[0xee; 64], &honest[..]].concat(),
         "text first" => [b"Hello, world! This is no frame.\n", &honest[..]].concat(),
         "ready first" => ready(),
@@ -152,7 +152,7 @@ async fn replaced(script: &str) {
 #[test]
 fn a_hello_that_is_none() {
     let cases = [
-        ("version", "the worker speaks protocol version 77, not 2"),
+        ("version", "the worker speaks protocol version 77, not 3"),
         ("fingerprint", "the worker knows other tasks: it is not this executable"),
         ("pid", "the worker says that its pid is "),
         ("negative pid", "the worker says that its pid is -2147483648"),

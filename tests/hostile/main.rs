@@ -4,6 +4,7 @@
 //! says so, the worker is killed and replaced, and nobody else notices.
 
 mod answers;
+mod attached;
 mod attack;
 mod conversations;
 mod decoding;
@@ -27,6 +28,7 @@ mod support;
 /// Everything that a scripted worker can be told to play.
 const SCRIPTS: &[&[(&str, scripted::Script)]] = &[
     answers::SCRIPTS,
+    attached::SCRIPTS,
     conversations::SCRIPTS,
     decoding::SCRIPTS,
     descriptors::SCRIPTS,

@@ -6,14 +6,14 @@
 //! only one can create: the first few play, everyone after them is honest.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{IoSliceMut, Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use procession::{Pool, PoolBuilder};
 
 use crate::support::{Scratch, until};
@@ -117,6 +117,17 @@ impl Actor {
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         // The parent may have had enough of us.
         let _ = self.socket.write_all(bytes);
+    }
+
+    /// Sends with descriptors, which are closed here.
+    pub(crate) fn send_with(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) {
+        let numbers: Vec<_> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let rights = if fds.is_empty() { &rights[..0] } else { &rights[..] };
+        let parts = [IoSlice::new(bytes)];
+        let socket = self.socket.as_raw_fd();
+        // The parent may have had enough of us.
+        let _ = sendmsg::<()>(socket, &parts, rights, MsgFlags::empty(), None);
     }
 
     /// The next frame of the parent. Without one to come, this is the end.

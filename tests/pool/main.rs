@@ -20,6 +20,7 @@ mod panics;
 mod queue_limit;
 mod records;
 mod retry;
+mod shared_bytes;
 mod spare_workers;
 mod streams;
 mod tasks;

@@ -18,7 +18,7 @@ use crate::limits::{
 };
 use crate::proto::codec::{Budget, DecodeFailure, EncodeFailure};
 use crate::proto::codec::{decode as decode_all, decode_front, decode_shared, draft, encode_into};
-use crate::proto::draft::{Draft, Payload};
+use crate::proto::draft::{Draft, Payload, Whole};
 
 /// Longest payload that is made of an input.
 const PAYLOAD_BYTES_MAX: usize = 128 << 10;
@@ -136,7 +136,7 @@ fn check_front<T: DeserializeOwned + Debug>(bytes: &[u8], whole: &Result<T, Deco
 /// failure.
 fn shares_alike<T: DeserializeOwned + Debug>(bytes: &[u8], copied: &Result<T, DecodeFailure>) {
     let payload = bytes::Bytes::copy_from_slice(bytes);
-    let shared = decode_shared::<Sharing, T>(&payload, &payload);
+    let shared = decode_shared::<Sharing, T>(&payload, Whole::from(&payload));
     assert_eq!(format!("{shared:?}"), format!("{copied:?}"));
 }
 

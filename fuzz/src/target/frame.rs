@@ -1,15 +1,17 @@
 //! `frame`: however a stream of bytes is cut, the same frames come out of it,
-//! the same error at the same place, and the buffer stays small.
+//! the same error at the same place, and the buffer stays small. What is attached
+//! to a frame comes with its first byte.
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::limits::SPARE_BYTES_MAX;
+use crate::attached::Attached;
+use crate::limits::{FRAME_ATTACHED_MAX, SPARE_BYTES_MAX};
 use crate::proto::frame::{Frame, FrameError, FrameReader, HEADER_BYTES, Kind, REPORT_BYTES_MAX};
 
 /// What a stream says.
 #[derive(PartialEq, Debug)]
 enum Event {
-    Frame { kind: Kind, flags: u8, seq: u64, body: Vec<u8> },
+    Frame { kind: Kind, flags: u8, seq: u64, attached: usize, body: Vec<u8> },
     Error(FrameError),
 }
 
@@ -62,8 +64,12 @@ fn read_simply(stream: &[u8], payload_bytes_max: usize) -> Vec<Placed> {
                 break;
             }
         };
-        if header[6] != 0 || header[7] != 0 {
-            events.push((at, Event::Error(FrameError::Reserved)));
+        let attached = usize::from(u16::from_le_bytes([header[6], header[7]]));
+        // Run, Done, Item
+        let most = if matches!(header[4], 2 | 19 | 22) { FRAME_ATTACHED_MAX } else { 0 };
+        if attached > most {
+            let error = FrameError::Attached { announced: attached, limit: most };
+            events.push((at, Event::Error(error)));
             break;
         }
         if len > limit {
@@ -73,9 +79,22 @@ fn read_simply(stream: &[u8], payload_bytes_max: usize) -> Vec<Placed> {
         let Some(body) = stream.get(at..at + len) else { break };
         let (kind, flags) = (Kind::from_byte(header[4]).expect("listed above"), header[5]);
         start = at + len;
-        events.push((start, Event::Frame { kind, flags, seq, body: body.to_vec() }));
+        events.push((start, Event::Frame { kind, flags, seq, attached, body: body.to_vec() }));
     }
     events
+}
+
+/// Where frames begin, and what the reader may be sent with their first byte.
+fn heads(stream: &[u8]) -> Vec<(usize, usize)> {
+    let mut heads = Vec::new();
+    let mut at = 0;
+    while let Some(header) = stream.get(at..at + HEADER_BYTES) {
+        let attached = usize::from(u16::from_le_bytes([header[6], header[7]]));
+        heads.push((at, attached.min(FRAME_ATTACHED_MAX)));
+        at += HEADER_BYTES;
+        at += u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
+    }
+    heads
 }
 
 /// Gives `stream` to a reader piece by piece, no more at a time than it makes
@@ -84,6 +103,7 @@ fn read_simply(stream: &[u8], payload_bytes_max: usize) -> Vec<Placed> {
 fn check(stream: &[u8], payload_bytes_max: usize, cuts: &[usize], expected: &[Placed]) {
     let mut reader = FrameReader::new(payload_bytes_max);
     let mut cuts = cuts.iter().cycle();
+    let heads = heads(stream);
     let mut expected = expected.iter();
     // Kept, as answers are that nobody has taken yet.
     let mut kept: Vec<Frame> = Vec::new();
@@ -94,18 +114,25 @@ fn check(stream: &[u8], payload_bytes_max: usize, cuts: &[usize], expected: &[Pl
         assert!(room > 0, "a read into no room looks like the end of the stream");
         assert!(buffer.capacity() <= SPARE_BYTES_MAX + 2 * buffer.len(), "{}", buffer.capacity());
         let piece = room.min(*cuts.next().expect("endless")).min(stream.len() - at);
+        // As a read does, which ends before the next bytes with something attached.
+        let next = heads.iter().map(|(head, _)| *head).find(|head| *head > at);
+        let piece = piece.min(next.unwrap_or(stream.len()) - at);
         buffer.extend_from_slice(&stream[at..at + piece]);
+        if let Some((_, attached)) = heads.iter().find(|(head, _)| *head == at) {
+            reader.attach((0..*attached).map(|_| Some(Attached::empty())), false);
+        }
         at += piece;
         loop {
             let event = match reader.next_frame() {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
-                    let Frame { kind, flags, seq, ref body } = frame;
+                    let Frame { kind, flags, seq, ref body, ref arrived } = frame;
+                    let attached = (0..).take_while(|&n| arrived.get(n).is_some()).count();
                     let body = body.to_vec();
                     if seq % 2 == 1 {
                         kept.push(frame);
                     }
-                    Event::Frame { kind, flags, seq, body }
+                    Event::Frame { kind, flags, seq, attached, body }
                 }
                 Err(error) => Event::Error(error),
             };

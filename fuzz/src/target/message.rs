@@ -4,6 +4,7 @@
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::BytesMut;
 
+use crate::attached::Arrived;
 use crate::proto::frame::{Frame, FrameReader, Kind};
 use crate::proto::message::{
     FromWorker, ToWorker, begin_done, begin_item, finish_done, finish_item, put_bye, put_failed,
@@ -22,7 +23,8 @@ pub fn message(data: &[u8]) {
     let Ok(Head { kind, flags, seq }) = Head::arbitrary(&mut data) else { return };
     let Some(kind) = Kind::from_byte(kind) else { return };
     let body = data.take_rest();
-    let frame = || Frame { kind, flags, seq, body: BytesMut::from(body) };
+    let frame =
+        || Frame { kind, flags, seq, body: BytesMut::from(body), arrived: Arrived::NOTHING };
 
     let to_worker = ToWorker::parse(frame());
     let from_worker = FromWorker::parse(frame());
@@ -54,8 +56,8 @@ fn write_to_worker(message: &ToWorker) -> Vec<u8> {
     let mut out = Vec::new();
     match message {
         ToWorker::Setup(setup) => put_setup(&mut out, setup),
-        ToWorker::Run { seq, function, shape, args } => {
-            put_run(&mut out, *seq, *function, *shape, args.len());
+        ToWorker::Run { seq, function, shape, args, .. } => {
+            put_run(&mut out, *seq, *function, *shape, args.len(), 0);
             out.extend_from_slice(args);
         }
         ToWorker::Bye => put_bye(&mut out),
@@ -73,7 +75,7 @@ fn write_from_worker(message: &FromWorker) -> Vec<u8> {
             begin_done(&mut out);
             out.extend_from_slice(payload);
             let len = out.len();
-            finish_done(&mut out, len, *seq, *run_nanos, *answered, *retire);
+            finish_done(&mut out, len, 0, *seq, *run_nanos, *answered, *retire);
         }
         FromWorker::Failed { seq, run_nanos, retire, failure } => {
             put_failed(&mut out, *seq, *run_nanos, *retire, failure);
@@ -83,7 +85,7 @@ fn write_from_worker(message: &FromWorker) -> Vec<u8> {
             begin_item(&mut out);
             out.extend_from_slice(payload);
             let len = out.len();
-            finish_item(&mut out, len, *seq);
+            finish_item(&mut out, len, 0, *seq);
         }
     }
     out

@@ -307,10 +307,10 @@ impl Worker {
         let mut out = Vec::new();
         match call {
             Some(call) => {
-                put_run(&mut out, seq, 1, call.shape, size_of::<u64>());
+                put_run(&mut out, seq, 1, call.shape, size_of::<u64>(), 0);
                 out.extend((call.task as u64).to_le_bytes());
             }
-            None => put_run(&mut out, seq, 0, Shape::One, 0),
+            None => put_run(&mut out, seq, 0, Shape::One, 0, 0),
         }
         self.gathered.extend(out);
         self.write();
@@ -390,14 +390,14 @@ impl Worker {
             self.send(|out| {
                 begin_item(out);
                 let len = out.len();
-                finish_item(out, len, seq);
+                finish_item(out, len, 0, seq);
             });
         }
         self.send(|out| {
             begin_done(out);
             out.extend_from_slice(&payload);
             let len = out.len();
-            finish_done(out, len, seq, 1000, answered, false);
+            finish_done(out, len, 0, seq, 1000, answered, false);
         });
     }
 
@@ -408,7 +408,7 @@ impl Worker {
         let done = |out: &mut Vec<u8>, answered, retire| {
             begin_done(out);
             let len = out.len();
-            finish_done(out, len, seq, u64::MAX, answered, retire);
+            finish_done(out, len, 0, seq, u64::MAX, answered, retire);
         };
         self.send(|out| match kind {
             0 | 1 => put_hello(out, &hello(key)),
@@ -424,9 +424,9 @@ impl Worker {
             13 => {
                 begin_item(out);
                 let len = out.len();
-                finish_item(out, len, seq);
+                finish_item(out, len, 0, seq);
             }
-            14 => put_run(out, seq, 0, Shape::One, 0),
+            14 => put_run(out, seq, 0, Shape::One, 0, 0),
             _ => put_bye(out),
         });
     }
@@ -650,7 +650,7 @@ impl Pool {
         let task = self.tasks.len();
         let call = Call { task, shape, credit: 2 };
         let timeout = self.has_timeouts().then_some(TIMEOUT);
-        let terms = Terms { timeout, retries: 0 };
+        let terms = Terms { timeout, retries: 0, alone: false };
         let key = self.sched.handle_submit(self.now, call, terms, &self.workers);
         self.tasks.push(Task { key, cancelled: false, has_ended: false, runs: 0 });
     }

@@ -149,6 +149,7 @@ impl Op {
                         _ => None,
                     },
                     retries: u32::from(bits(3, 2).saturating_sub(1)),
+                    alone: arg == 7,
                 },
                 call: Call { polite: bits(5, 1) == 1, retire: bits(6, 2) == 3 },
             },
@@ -1038,7 +1039,11 @@ impl Pool {
             let process = world.processes.iter().find(|process| process.key == view.key);
             let process = process.expect("every worker is a process");
             let idle = view.stage == Stage::Ready && process.flying.is_empty();
-            assert!(queued == 0 || !idle || !may_begin, "a task waits, and {:?} has none", view.key);
+            assert!(
+                queued == 0 || !idle || !may_begin,
+                "a task waits, and {:?} has none",
+                view.key
+            );
         }
         assert_eq!(undying, world.undying.len(), "workers that do not die");
         assert_eq!(self.sched.has_abandoned(), undying > 0);

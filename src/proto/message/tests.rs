@@ -66,9 +66,9 @@ fn what_a_parent_says_is_heard() {
     for shape in [Shape::One, Shape::Stream, batch(false), batch(true)] {
         for given in [&b""[..], b"arguments"] {
             let mut bytes = Vec::new();
-            put_run(&mut bytes, 1 << 50, u64::MAX - 1, shape, given.len());
+            put_run(&mut bytes, 1 << 50, u64::MAX - 1, shape, given.len(), 0);
             bytes.extend_from_slice(given);
-            let ToWorker::Run { seq, function, shape: heard, args } = to_worker(&bytes) else {
+            let ToWorker::Run { seq, function, shape: heard, args, .. } = to_worker(&bytes) else {
                 panic!("a run is a run");
             };
             assert_eq!((seq, function, heard), (1 << 50, u64::MAX - 1, shape));
@@ -121,11 +121,11 @@ fn answers_and_items_hold_their_payload_wherever_they_start() {
             let start = begin_done(&mut bytes);
             bytes.extend_from_slice(given);
             let len = bytes.len() - start;
-            finish_done(&mut bytes[start..], len, 5, 99, 3, true);
+            finish_done(&mut bytes[start..], len, 0, 5, 99, 3, true);
             let start = begin_item(&mut bytes);
             bytes.extend_from_slice(given);
             let len = bytes.len() - start;
-            finish_item(&mut bytes[start..], len, 6);
+            finish_item(&mut bytes[start..], len, 0, 6);
             let mut heard = frames(&bytes);
             let item = FromWorker::parse(heard.pop().unwrap()).unwrap();
             assert!(
@@ -146,7 +146,7 @@ fn answers_and_items_hold_their_payload_wherever_they_start() {
 fn messages_that_go_the_other_way_are_refused() {
     let mut said = Vec::new();
     put_bye(&mut said);
-    put_run(&mut said, 1, 2, Shape::One, 0);
+    put_run(&mut said, 1, 2, Shape::One, 0, 0);
     for frame in frames(&said) {
         assert!(matches!(FromWorker::parse(frame), Err(MessageError::WrongWay(_))));
     }
@@ -162,7 +162,7 @@ fn messages_that_go_the_other_way_are_refused() {
 fn any_cut_of_a_body_is_heard_as_no_more_than_it_is() {
     let mut done = Vec::new();
     begin_done(&mut done);
-    finish_done(&mut done, DONE_HEAD_BYTES, 5, 99, 3, false);
+    finish_done(&mut done, DONE_HEAD_BYTES, 0, 5, 99, 3, false);
     let mut failed = Vec::new();
     put_failed(&mut failed, 4, 1, false, &failures()[0]);
     let mut hello = Vec::new();
@@ -178,7 +178,8 @@ fn any_cut_of_a_body_is_heard_as_no_more_than_it_is() {
 }
 
 fn parsed(kind: Kind, flags: u8, body: &[u8]) -> (Option<ToWorker>, Option<FromWorker>) {
-    let frame = || Frame { kind, flags, seq: 1, body: BytesMut::from(body) };
+    let frame =
+        || Frame { kind, flags, seq: 1, body: BytesMut::from(body), arrived: Arrived::NOTHING };
     (ToWorker::parse(frame()).ok(), FromWorker::parse(frame()).ok())
 }
 
@@ -200,7 +201,7 @@ fn a_worker_that_retires_says_so_and_no_other_does() {
     for said in [false, true] {
         let mut bytes = Vec::new();
         begin_done(&mut bytes);
-        finish_done(&mut bytes, DONE_HEAD_BYTES, 5, 99, 3, said);
+        finish_done(&mut bytes, DONE_HEAD_BYTES, 0, 5, 99, 3, said);
         let FromWorker::Done { retire, .. } = from_worker(&bytes) else { panic!("it is done") };
         assert_eq!(retire, said);
         let mut bytes = Vec::new();
@@ -252,7 +253,11 @@ fn a_short_answer_that_is_kept_keeps_no_buffer() {
     for (len, copied) in [(1, true), (COPY_BYTES_MAX, true), (COPY_BYTES_MAX + 1, false)] {
         let body = BytesMut::from(&vec![1; len][..]);
         let before = body.as_ptr();
-        assert_eq!(Reply::detach(body, 0).as_ptr() != before, copied, "{len} bytes");
+        assert_eq!(
+            Reply::detach(body, 0, Arrived::NOTHING).as_ptr() != before,
+            copied,
+            "{len} bytes"
+        );
     }
 }
 
@@ -265,7 +270,7 @@ proptest! {
         body in prop::collection::vec(any::<u8>(), 0..100),
     ) {
         let Some(kind) = Kind::from_byte(kind % 24) else { return Ok(()) };
-        let frame = || Frame { kind, flags, seq, body: BytesMut::from(&body[..]) };
+        let frame = || Frame { kind, flags, seq, body: BytesMut::from(&body[..]), arrived: Arrived::NOTHING };
         let _ = ToWorker::parse(frame());
         let _ = FromWorker::parse(frame());
     }

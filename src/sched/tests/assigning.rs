@@ -15,6 +15,28 @@ fn breadth_comes_before_depth() {
 }
 
 #[test]
+fn what_goes_alone_waits_for_a_worker_without_any() {
+    let alone = Terms { alone: true, ..Terms::default() };
+    let mut pool = Pool::new(2, 8).ready();
+    pool.submit_with(alone);
+    pool.submit_with(alone);
+    assert_eq!((pool.flights(0), pool.flights(1)), (1, 1));
+    // Others may wait behind one of them; it waits behind nothing.
+    pool.submit(2);
+    assert_eq!((pool.flights(0), pool.flights(1)), (2, 2));
+    pool.submit_with(alone);
+    pool.submit(2);
+    let (busy, other) = (pool.sent[0].0, pool.sent[1].0);
+    pool.answer(busy, 1_000);
+    pool.answer(other, 1_000);
+    assert_eq!((pool.flights(0), pool.flights(1)), (1, 1), "in the order they came");
+    pool.answer(busy, 1_000);
+    assert_eq!(pool.sent[4], (busy, 4));
+    pool.finish_all(1_000);
+    assert_eq!(pool.sent.len(), 7);
+}
+
+#[test]
 fn nobody_gets_more_than_its_share() {
     let mut pool = Pool::new(2, 64);
     pool.get_ready(0);

@@ -45,11 +45,11 @@ fn ms(millis: u64) -> Duration {
 }
 
 fn timeout(after: Duration) -> Terms {
-    Terms { timeout: Some(after), retries: 0 }
+    Terms { timeout: Some(after), retries: 0, alone: false }
 }
 
 fn retries(retries: u32) -> Terms {
-    Terms { timeout: None, retries }
+    Terms { timeout: None, retries, alone: false }
 }
 
 fn untrusted(workers: usize) -> Pool {

@@ -13,6 +13,7 @@ mod exhaustion;
 mod interpose;
 mod interruptions;
 mod scenario;
+mod shared_memory;
 mod starts_that_fail;
 mod starts_that_hang;
 mod warden_that_is_hindered;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nix::libc;
-use procession::{Pool, TaskStatus};
+use procession::{Pool, SharedBytes, TaskStatus};
 
 use crate::holdings::{BUFFERS, Holdings, LARGE_BYTES, WITNESS, large_allocations};
 use crate::support::{LIMIT, Scratch, checked, checked_current_thread, note, noted, until};
@@ -181,5 +181,40 @@ fn an_answer_that_nobody_waits_for_is_given_back_without_the_lock() {
         *WITNESS.lock().unwrap() = None;
         drop(POOL.lock().unwrap().take());
         assert_eq!((FREED.load(Ordering::Relaxed), pool.stats().workers_started), (1, 1));
+    });
+}
+
+fn echo_shared(bytes: SharedBytes) -> SharedBytes {
+    bytes
+}
+
+fn holdings() -> Holdings {
+    Holdings::now()
+}
+
+#[test]
+fn shared_memory_leaves_nothing_here_or_in_the_worker() {
+    checked(async {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let round = async || {
+            for n in 0..100 {
+                let bytes = SharedBytes::copy_from_slice(&[n; 100_000]).unwrap();
+                assert!(pool.apply(echo_shared, bytes.clone()).await.unwrap() == bytes);
+            }
+            let bytes = SharedBytes::copy_from_slice(&[7; 100_000]).unwrap();
+            let inputs = (0..500).map(move |_| bytes.clone());
+            assert_eq!(pool.map(echo_shared, inputs).await.unwrap().len(), 500);
+        };
+        round().await;
+        round().await;
+        let there = pool.apply(holdings, ()).await.unwrap();
+        let here = Holdings::now();
+        for _ in 0..10 {
+            round().await;
+        }
+        let now = pool.apply(holdings, ()).await.unwrap();
+        assert!(now.is_within(&there, BUFFERS), "the worker: {now:?}, before: {there:?}");
+        here.assert_back(BUFFERS);
+        assert_eq!(pool.stats().workers_started, 1);
     });
 }

@@ -19,7 +19,8 @@ pub(crate) struct Calls<'a> {
     /// what they are part of, and what decoding them may still take.
     payload: Whole<'a>,
     budget: Budget,
-    /// Where results are appended, and the end of those that are whole.
+    /// Where results are appended, and the end of those before the call that was
+    /// begun last.
     out: &'a mut Draft,
     whole: Mark,
     /// How many calls there are, how many of them have been begun, and how many
@@ -64,14 +65,12 @@ impl<'a> Calls<'a> {
         Calls { rest, payload, budget, out, whole, count, begun: 0, until: 0, limits, shown }
     }
 
-    /// Lets so many more of them be made. What is there by now is whole: also what
-    /// was written for a call that failed.
+    /// Lets so many more of them be made.
     pub(crate) fn go_on(&mut self, calls: u32) {
-        self.whole = self.out.mark();
         self.until = self.begun.saturating_add(calls).min(self.count);
     }
 
-    /// Takes back what a call that panicked may have left of its result.
+    /// Takes back the result, or what there is of it, of a call that panicked.
     pub(crate) fn handle_panic(&mut self) {
         self.out.rewind(self.whole);
     }
@@ -103,6 +102,9 @@ impl<'a> Calls<'a> {
         if self.begun >= self.until || self.out.weight() >= self.limits.together {
             return None;
         }
+        // Not where the last result was appended: dropping that may have panicked,
+        // and then the call has failed.
+        self.whole = self.out.mark();
         self.shown.store(self.begun, Ordering::Relaxed);
         self.begun += 1;
         let (rest, budget) = (&mut self.rest, &mut self.budget);
@@ -119,9 +121,6 @@ impl<'a> Calls<'a> {
     /// Appends the result of a call.
     #[inline(always)]
     pub(super) fn append<T: Serialize>(&mut self, result: &T) -> Result<(), CallFailure> {
-        codec::draft::<Sharing, T>(result, self.out, self.limits.each)
-            .map_err(CallFailure::Result)?;
-        self.whole = self.out.mark();
-        Ok(())
+        codec::draft::<Sharing, T>(result, self.out, self.limits.each).map_err(CallFailure::Result)
     }
 }

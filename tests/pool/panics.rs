@@ -89,6 +89,26 @@ fn panics_of_every_kind_of_value() {
 }
 
 #[test]
+fn a_result_that_panics_when_it_is_dropped_is_that_calls_error_alone() {
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Result(u8);
+    impl Drop for Result {
+        fn drop(&mut self) {
+            assert_ne!(self.0, 7, "dropped");
+        }
+    }
+    checked(async {
+        let pool = pool_of(1);
+        let mut answers = pool.imap(|n: u8| Result(n), [6, 7, 8]).chunk_size(3);
+        assert_eq!(answers.next().await.unwrap().unwrap(), Result(6));
+        let error = answers.next().await.unwrap().unwrap_err();
+        assert!(error.is_panic() && error.index() == Some(1), "{error:?}");
+        assert_eq!(answers.next().await.unwrap().unwrap(), Result(8));
+        assert!(answers.next().await.is_none());
+    });
+}
+
+#[test]
 fn a_panic_that_the_task_catches_is_no_error() {
     fn careful() -> bool {
         std::panic::catch_unwind(|| panic!("caught")).is_err()

@@ -472,6 +472,7 @@ impl<T> Scheduler<T> {
                         }
                         slot.revoke(seq);
                         slot.watch_skip(now);
+                        self.census.set(None);
                         self.take_back(task);
                         return;
                     }

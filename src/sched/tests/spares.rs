@@ -265,3 +265,19 @@ fn a_closed_pool_keeps_its_spares_for_what_waits_and_starts_none() {
     pool.terminate();
     assert_eq!(pool.deeds(), [Stop(serves, Some(GRACE))]);
 }
+
+#[test]
+fn a_spare_takes_over_from_one_that_kept_its_tasks_by_a_lie_once_they_are_cancelled() {
+    let mut pool = with_spares(1, 1, 2).ready();
+    pool.sched.run_nanos = 1_000;
+    pool.submit(2);
+    let liar = pool.sent[0].0;
+    pool.scribble(liar, 2, Phase::Running);
+    pool.wait(START_WAIT);
+    assert_eq!(pool.sent.len(), 2, "nothing could be taken back");
+    pool.scribble(liar, 2, Phase::Queued);
+    pool.cancel(0);
+    pool.cancel(1);
+    pool.submit(1);
+    assert_eq!(pool.sent[2..], [(1 - liar, 2)]);
+}

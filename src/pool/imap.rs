@@ -154,7 +154,7 @@ impl<R: DeserializeOwned> Imap<R> {
     /// time: for each one that is read, a worker would be woken for one.
     fn room(&self) -> usize {
         let room = self.buffer.saturating_sub(self.under_way);
-        let workers = self.feed.supervisor().plan().settings.workers;
+        let workers = self.feed.supervisor().workers_wanted();
         let is_wide = self.buffer / workers >= BUFFER_PER_WORKER / 4;
         if is_wide && room < self.buffer / 4 { 0 } else { room }
     }

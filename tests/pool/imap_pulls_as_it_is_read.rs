@@ -70,6 +70,23 @@ fn without_a_buffer_set_it_is_256_for_each_worker() {
     });
 }
 
+/// What is wide for one worker is not for four: each of them would have but a few.
+#[test]
+fn a_pool_that_has_grown_is_given_an_item_for_each_that_is_read() {
+    checked(async {
+        let pool = pool_of(1);
+        let (pulled, input) = counted();
+        let mut imap = pool.imap(square, input).buffer(100);
+        pool.resize(4);
+        let first = u64::from(futures::poll!(imap.next()).is_ready());
+        until("all have an answer", || pool.stats().completed == 100).await;
+        for read in first..10 {
+            assert_eq!(imap.next().await.unwrap().unwrap(), square(read));
+            assert_eq!(pulled.load(Ordering::Relaxed) as u64, 100 + read);
+        }
+    });
+}
+
 /// The first is not answered, so nothing can be given; the rest piles up, but
 /// only so far.
 #[test]

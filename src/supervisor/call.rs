@@ -70,11 +70,18 @@ struct Record {
 #[derive(Debug)]
 struct Extras {
     label: Option<Arc<str>>,
-    /// `None` if nobody listens. Shared and not cloned under the pool's lock:
-    /// to clone a span is to call the program's subscriber.
-    span: Option<Arc<Span>>,
+    /// `None` if nobody listens, or once the call has ended: the caller may keep
+    /// the rest for long. Shared and not cloned under the pool's lock: to clone a
+    /// span is to call the program's subscriber.
+    span: Mutex<Option<Arc<Span>>>,
     token: Option<CancellationToken>,
     watch: OnceLock<Watch>,
+}
+
+impl Extras {
+    fn span(&self) -> MutexGuard<'_, Option<Arc<Span>>> {
+        self.span.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
@@ -122,7 +129,8 @@ impl Call {
         let Request { function, name: _, label, shape, args, token } = request;
         let has_extras = label.is_some() || span.is_some() || token.is_some();
         let watch = OnceLock::new();
-        let extras = has_extras.then(|| Box::new(Extras { label, span, token, watch }));
+        let extras =
+            has_extras.then(|| Box::new(Extras { label, span: span.into(), token, watch }));
         let has_place = !matches!(sink, Sink::Part(_));
         let (items, state) = match sink {
             Sink::One => (None, State::Open(None)),
@@ -158,8 +166,13 @@ impl Call {
         self.record().items.as_ref()
     }
 
-    pub(super) fn span(&self) -> Option<&Arc<Span>> {
-        self.record().extras.as_ref()?.span.as_ref()
+    pub(super) fn span(&self) -> Option<Arc<Span>> {
+        self.record().extras.as_ref()?.span().clone()
+    }
+
+    /// Its span, which ends with it.
+    pub(super) fn take_span(&self) -> Option<Arc<Span>> {
+        self.record().extras.as_ref()?.span().take()
     }
 
     pub(super) fn info(&self, id: TaskId) -> TaskInfo {

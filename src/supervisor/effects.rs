@@ -76,8 +76,8 @@ impl Effects {
             supervisor.admission.close();
         }
         for (id, call, ended, outcome) in self.resolved {
-            let span = call.span().map_or(const { &Span::none() }, |span| span);
-            observe::task_ended(span, id, outcome);
+            let span = call.take_span();
+            observe::task_ended(span.as_deref().unwrap_or(const { &Span::none() }), id, outcome);
             self.wakers.0.extend(call.resolve(ended));
         }
         // After the endings that made room for them.
@@ -178,7 +178,7 @@ impl Core {
                     link.page.grant(seq, items.granted());
                 }
                 if let Some(span) = call.span() {
-                    effects.sent.push((Arc::clone(span), task.id, worker.id));
+                    effects.sent.push((span, task.id, worker.id));
                 }
                 link.outgoing.push_run(seq, call.function(), call.shape(), &call.args);
             }

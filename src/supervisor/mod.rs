@@ -264,7 +264,7 @@ impl Supervisor {
     fn queue(self: &Arc<Self>, call: Call, mut terms: Terms, place: Option<QueuePlace>) -> TaskKey {
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
         terms.alone = call.args.attached().is_some();
-        let heard = call.span().cloned();
+        let heard = call.span();
         let mut effects = Effects::default();
         let mut core = self.core();
         let refusal = match core.refusal() {

@@ -48,6 +48,9 @@ impl Visit for Fields {
 
 static RECORDS: Mutex<Vec<Record>> = Mutex::new(Vec::new());
 
+/// Spans that have ended.
+static ENDED: Mutex<Vec<Fields>> = Mutex::new(Vec::new());
+
 fn records() -> MutexGuard<'static, Vec<Record>> {
     RECORDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -65,6 +68,12 @@ pub(crate) fn listen() {
 /// What came from `target` so far.
 pub(crate) fn heard(target: &str) -> Vec<Record> {
     records().iter().filter(|record| record.target == target).cloned().collect()
+}
+
+/// Whether a span that names this pool has ended.
+pub(crate) fn has_ended(pool: &str) -> bool {
+    let ended = ENDED.lock().unwrap_or_else(PoisonError::into_inner);
+    ended.iter().any(|fields| fields.get("pool") == Some(pool))
 }
 
 struct Keep;
@@ -89,5 +98,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keep {
             fields,
             spans: spans.collect(),
         });
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let fields = context.span(&id).unwrap().extensions().get::<Fields>().cloned();
+        ENDED.lock().unwrap_or_else(PoisonError::into_inner).extend(fields);
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use procession::{Pool, PoolState, WorkerState};
 use tracing::{Instrument, Level};
 
-use crate::records::{Record, heard, listen};
+use crate::records::{Record, has_ended, heard, listen};
 use crate::support::{Scratch, checked, checked_current_thread, noted, notes, until};
 use crate::tasks::{hold, kill, never, open, pid, pool_of, square};
 
@@ -246,5 +246,17 @@ fn as_many_tasks_are_sent_ahead_as_the_pipeline_allows() {
         assert_eq!(run(Pool::builder().pipeline(2)).await, 2);
         let most = run(Pool::builder()).await;
         assert!((3..=256).contains(&most), "{most}");
+    });
+}
+
+#[test]
+fn a_tasks_span_ends_with_the_task_even_if_nobody_takes_the_answer() {
+    checked(async {
+        listen();
+        let pool = Pool::builder().name("span").workers(1).build().unwrap();
+        let handle = pool.apply_async(square, 3);
+        // The worker's own span is there for longer.
+        until("the span has ended", || has_ended("span")).await;
+        assert_eq!(handle.await.unwrap(), 9);
     });
 }

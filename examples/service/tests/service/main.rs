@@ -1,0 +1,7 @@
+//! The service as a process, and its clients.
+
+mod calls;
+mod load;
+mod shutdown;
+mod streams;
+mod support;

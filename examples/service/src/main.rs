@@ -2,6 +2,7 @@
 //! processes. The README beside says what to look at.
 
 mod metrics;
+mod page;
 mod primes;
 mod routes;
 mod service;

@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 
 use crate::service::Service;
-use crate::{metrics, primes, tasks, workers};
+use crate::{metrics, page, primes, tasks, workers};
 
 const UPLOAD_BYTES_MAX: usize = 16 << 20;
 
@@ -27,6 +27,7 @@ pub fn routes(service: Service, deadline: Duration) -> Router {
         .layer(middleware::from_fn_with_state(deadline, in_time));
     Router::new()
         .merge(calls)
+        .merge(page::routes())
         .route("/primes", get(primes::primes))
         .route("/workers", get(workers::workers))
         .route("/metrics", get(metrics::metrics))

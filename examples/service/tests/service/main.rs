@@ -2,6 +2,7 @@
 
 mod calls;
 mod load;
+mod page;
 mod shutdown;
 mod streams;
 mod support;

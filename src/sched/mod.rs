@@ -622,8 +622,10 @@ impl<T> Scheduler<T> {
         if self.mode == Mode::Open || (self.mode == Mode::Closed && self.linger) {
             return;
         }
+        // Not counted as long as there are more than could run: each answer asks.
         let busy = |seat: &&Seat| seat.worker.as_ref().is_some_and(|slot| slot.held() > 0);
-        if self.tasks.len() > self.seats.iter().filter(busy).count() {
+        let tasks = self.tasks.len();
+        if tasks > self.seats.len() || tasks > self.seats.iter().filter(busy).count() {
             return;
         }
         for seat in 0..self.seats.len() as u32 {

@@ -1,5 +1,7 @@
 //! How a pool comes to its end: closed, terminated, broken, abandoned.
 
+use std::time::Instant;
+
 use super::*;
 
 #[test]
@@ -205,4 +207,26 @@ fn abandoning_what_has_ended_in_order_changes_nothing() {
         pool.abandon();
         assert_eq!(pool.sched.mode(), mode);
     }
+}
+
+#[test]
+fn an_answer_costs_a_closed_pool_no_more_than_an_open_one() {
+    let quickest = |close: bool| {
+        let mut pool = Pool::new(8, 256).ready();
+        pool.sched.run_nanos = 1_000;
+        pool.submit(8 * 256 + 500);
+        if close {
+            pool.close();
+        }
+        let mut answer = |nth: u32| {
+            let seat = nth % 8;
+            pool.begin(seat);
+            let started = Instant::now();
+            pool.answer(seat, 1_000);
+            started.elapsed()
+        };
+        (0..200_u32).map(&mut answer).min().unwrap()
+    };
+    let (open, closed) = (quickest(false), quickest(true));
+    assert!(closed < 3 * open, "{closed:?}, and {open:?} before");
 }

@@ -193,7 +193,9 @@ fn when_the_pool_is_shut_down() {
                     Ok(number) => assert!(lost && number == answer(0)),
                     Err(error) => {
                         assert!(matches!(error, TaskError::Terminated), "{error}");
-                        assert_eq!(left.queued, 1);
+                        // The worker that came after may have begun it.
+                        let is_next = lost && left.running == 1;
+                        assert!(left.queued == 1 || is_next, "{left:?}");
                     }
                 }
                 assert!(lost || left.running == 1, "{left:?}");

@@ -13,7 +13,8 @@ use crate::pool::TryApplyError;
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// Feature `axum`: with this a handler can return `Result<_, TaskError>`, and use
-/// `?`. The body is the error's text.
+/// `?`. The body is the error's text, without what a lost worker printed last: that
+/// is for logs, not for clients.
 ///
 /// | Error | Status |
 /// |---|---|
@@ -21,7 +22,10 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 /// | [`Cancelled`](TaskError::Cancelled), [`Closed`](TaskError::Closed), [`Terminated`](TaskError::Terminated), [`Broken`](TaskError::Broken) | 503 Service Unavailable |
 /// | a panic, a lost worker, and all others | 500 Internal Server Error |
 impl IntoResponse for TaskError {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
+        if let TaskError::WorkerLost { stderr, .. } = &mut self {
+            stderr.clear();
+        }
         let status = match &self {
             TaskError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             TaskError::Cancelled { .. }

@@ -224,6 +224,9 @@ impl Supervisor {
 
     /// Gives a place back that was not used.
     pub(crate) fn give_back_place(&self) {
+        if self.is_in_a_copy() {
+            return;
+        }
         let places = self.core().freed(1);
         self.admission.add_permits(places);
     }

@@ -10,13 +10,19 @@ use axum::http::{Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::post;
 use futures::TryStreamExt;
-use procession::{Pool, TaskError};
+use procession::{Pool, Stdio, TaskError};
 use tower::ServiceExt;
 
 use crate::support::checked;
 
 fn square(n: u64) -> u64 {
     n * n
+}
+
+/// Prints what no client should see.
+fn die_in_secret() {
+    eprintln!("the password is secret");
+    std::process::abort()
 }
 
 fn hang() {
@@ -34,7 +40,7 @@ async fn text(response: Response<Body>) -> (StatusCode, String) {
 #[test]
 fn handlers_answer_with_what_became_of_the_call() {
     checked(async {
-        let pool = Pool::builder().workers(1).build().unwrap();
+        let pool = Pool::builder().workers(1).stderr(Stdio::piped()).build().unwrap();
         let app = Router::new()
             .route(
                 "/square",
@@ -44,9 +50,7 @@ fn handlers_answer_with_what_became_of_the_call() {
             )
             .route(
                 "/crash",
-                post(async |State(pool): State<Pool>| {
-                    pool.apply(|| -> () { std::process::abort() }, ()).await
-                }),
+                post(async |State(pool): State<Pool>| pool.apply(die_in_secret, ()).await),
             )
             .route(
                 "/panic",
@@ -69,6 +73,7 @@ fn handlers_answer_with_what_became_of_the_call() {
         let (status, said) = ask("/crash").await;
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
         assert!(said.contains("killed by signal 6 (SIGABRT)"), "{said}");
+        assert!(!said.contains("password"), "{said}");
         let (status, said) = ask("/panic").await;
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
         assert!(said.contains("no way"), "{said}");

@@ -33,7 +33,7 @@ impl Service {
                 .workers(workers)
                 .grace_period(Duration::from_millis(500))
                 .rlimits([(Resource::Data, options.memory << 20), (Resource::CoreFile, 0)])
-                // What it says last is part of the answer; a backtrace is not.
+                // What it prints goes to the log, without backtraces.
                 .stderr(Stdio::piped())
                 .env("RUST_BACKTRACE", "0")
         };

@@ -1,6 +1,7 @@
 //! Recognising a type among values of any type: `Bytes`, so that long ones need
-//! not be copied, and what can be attached. The encoder and the decoder are generic over this: telling types
-//! apart that may contain references takes unsafe code, which `sys` has.
+//! not be copied, and what can be attached. The encoder and the decoder are
+//! generic over this: telling types apart that may contain references takes
+//! unsafe code, which `sys` has.
 
 use bytes::Bytes;
 use serde::de::Visitor;

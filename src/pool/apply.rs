@@ -142,37 +142,26 @@ impl Launch {
         }
     }
 
-    fn token(&self) -> Option<&CancellationToken> {
-        self.request.as_ref()?.as_ref().ok()?.token.as_ref()
-    }
-
     /// Queues the call once there is a place.
     pub(super) fn poll_submit(
         &mut self,
         cx: &mut Context<'_>,
         items: Option<Arc<Items>>,
     ) -> Poll<RawHandle> {
-        // A call that could not be encoded needs no place.
-        let mut place = if matches!(self.request, Some(Ok(_))) {
-            QueuePlace::Admitted
-        } else {
-            QueuePlace::Any
-        };
-        if place == QueuePlace::Admitted
-            && (self.admission.is_some() || !self.supervisor.try_admit())
-        {
-            let token = self.token().cloned().unwrap_or_default();
-            let supervisor = &self.supervisor;
-            let admission = self.admission.get_or_insert_with(|| {
-                let supervisor = Arc::clone(supervisor);
-                Box::pin(
-                    async move { token.run_until_cancelled(supervisor.admit()).await.is_some() },
-                )
-            });
-            if !ready!(admission.as_mut().poll(cx)) {
-                place = QueuePlace::Any;
+        let mut place = QueuePlace::Any;
+        // A call that could not be encoded needs none.
+        if let Some(Ok(request)) = &self.request {
+            place = QueuePlace::Admitted;
+            if self.admission.is_some() || !self.supervisor.try_admit() {
+                let supervisor = &self.supervisor;
+                let admission = self.admission.get_or_insert_with(|| {
+                    Box::pin(admitted(Arc::clone(supervisor), request.token.clone()))
+                });
+                if !ready!(admission.as_mut().poll(cx)) {
+                    place = QueuePlace::Any;
+                }
+                self.admission = None;
             }
-            self.admission = None;
         }
         Poll::Ready(self.submit(items, place))
     }
@@ -194,5 +183,16 @@ impl Launch {
             }
         };
         RawHandle::new(&self.supervisor, task, receiver)
+    }
+}
+
+/// Whether there came to be a place for a call before its token was cancelled.
+async fn admitted(supervisor: Arc<Supervisor>, token: Option<CancellationToken>) -> bool {
+    match token {
+        Some(token) => token.run_until_cancelled(supervisor.admit()).await.is_some(),
+        None => {
+            supervisor.admit().await;
+            true
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Whether a type is another one, `Bytes` for example, for types that may contain
-//! references and so have no `TypeId` of their own. Called by the encoder and the decoder of payloads.
+//! references and so have no `TypeId` of their own. Called by the encoder and the
+//! decoder of payloads.
 
 use std::any::TypeId;
 use std::fmt;

@@ -72,7 +72,8 @@ pub enum TaskError {
     /// The worker broke the protocol and was killed: its memory was damaged, or
     /// it was taken over. Counts as a lost worker.
     Protocol(ProtocolError),
-    /// No worker can be started.
+    /// No worker can be started; or the process of a
+    /// [`Process`](crate::Process) ended before it came to its function.
     Broken(SpawnError),
 }
 
@@ -102,6 +103,7 @@ impl TaskError {
         match self {
             TaskError::WorkerLost { exit, .. } => Some(*exit),
             TaskError::Cancelled { exit } | TaskError::TimedOut { exit, .. } => *exit,
+            TaskError::Broken(error) => error.exit(),
             _ => None,
         }
     }
@@ -178,7 +180,7 @@ impl fmt::Display for TaskError {
             TaskError::Closed => f.write_str("the pool is closed"),
             TaskError::Terminated => f.write_str("the pool was terminated"),
             TaskError::Protocol(error) => error.fmt(f),
-            TaskError::Broken(_) => f.write_str("the pool is broken: no worker can be started"),
+            TaskError::Broken(_) => f.write_str("no worker can be started"),
         }
     }
 }
@@ -376,6 +378,8 @@ pub struct SpawnError(Arc<Cause>);
 #[derive(Debug)]
 pub(crate) enum Cause {
     NotInitialised,
+    /// Of a process, which was not started for them.
+    Arguments(Box<TaskError>),
     NoRuntime,
     NoDrivers,
     Setting {
@@ -463,6 +467,7 @@ impl fmt::Display for SpawnError {
                  make it the first line of main, or in tests write \
                  `procession::test_worker!();` once in the test binary",
             ),
+            Cause::Arguments(_) => f.write_str("the arguments cannot be sent"),
             Cause::NoRuntime => f.write_str(
                 "there is no tokio runtime here: build the pool inside one, \
                  for example in an async fn or after `Runtime::enter`",
@@ -508,6 +513,7 @@ impl std::error::Error for SpawnError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0 {
             Cause::Os { error, .. } => Some(error),
+            Cause::Arguments(error) => Some(&**error),
             _ => None,
         }
     }

@@ -8,6 +8,8 @@
 //! - One call is an [`Apply`], and once it is queued a [`TaskHandle`]. Many are
 //!   a [`Map`], a [`MapHandle`] or a stream, [`Imap`]; many answers of one call
 //!   are a [`TaskStream`].
+//! - [`Process`] is one function in a process of its own, with a name, signals and
+//!   streams; [`process`] says who is whose child.
 //! - [`TaskError`] says what became of a call without an answer, [`Exit`] how
 //!   its worker ended, [`SpawnError`] why there is no worker.
 //! - [`worker`] is for the inside of tasks: hearing of one's own cancellation.
@@ -32,6 +34,8 @@
 //! | [`Map`], [`MapHandle`] | no more input is pulled; what is under way is cancelled |
 //! | [`Imap`], [`Indexed`], [`TaskStream`] | the same; the future of `next` can be dropped freely, no item is lost |
 //! | [`Cancelling`], [`CancelHandle`] | nothing: what was cancelled stays so |
+//! | [`Process`] | it is stopped by SIGTERM and, after its [`grace_period`](ProcessBuilder::grace_period), SIGKILL; unless it was detached or is no daemon, see [the table](process#how-it-ends) |
+//! | the futures of [`Process::join`] and its kin | nothing |
 //! | the futures of [`Pool::ready`] and [`Pool::join`] | nothing |
 //! | the future of [`Pool::terminate`], after its first poll | the pool ends all the same |
 //! | the future of [`Pool::shutdown`], after its first poll | the pool stays closed, and nothing is stopped by force |
@@ -96,6 +100,7 @@ mod integrate;
 mod limits;
 mod observe;
 mod pool;
+pub mod process;
 mod proto;
 mod registry;
 mod resource;
@@ -117,9 +122,10 @@ pub use init::init;
 pub use integrate::tower::TaskService;
 pub use pool::{
     Apply, CancelHandle, Cancelled, Cancelling, Imap, Indexed, InitOutcome, Map, MapHandle, Pool,
-    PoolBuilder, PoolState, RunningTask, Shutdown, StartMethod, Stats, Status, Stdio, TaskHandle,
-    TaskStatus, TaskStream, TryApplyError, WorkerInfo, WorkerState,
+    PoolBuilder, PoolState, RunningTask, Shutdown, Stats, Status, TaskHandle, TaskStatus,
+    TaskStream, TryApplyError, WorkerInfo, WorkerState,
 };
+pub use process::{Process, ProcessBuilder, StartMethod, Stdio};
 pub use proto::peer::ProtocolError;
 pub use registry::{StreamFn, TaskFn};
 pub use resource::Resource;

@@ -160,3 +160,7 @@ pub(crate) const STARTER_WAIT: Duration = Duration::from_secs(5);
 /// How many threads may start workers: all but one of them wait for a start that
 /// does not come back, from a disk that does not answer.
 pub(crate) const STARTERS_MAX: usize = 16;
+
+/// Longest name of a process, in bytes. It is in the boot message, which must fit
+/// into the socket's buffer, and in `argv[0]`.
+pub(crate) const NAME_BYTES_MAX: usize = 4 << 10;

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -105,6 +105,24 @@ impl Outgoing {
             }
         }
         self.is_empty()
+    }
+
+    /// Writes all there is to a socket that does not wait. What it does not take
+    /// stays, and is an error.
+    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        while !self.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = self.slices(&mut slices);
+            let sent = match self.attached() {
+                [] => fd::send_slices(socket, &slices[..count]),
+                attached => memfd::send(socket, &slices[..count], attached),
+            };
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                sent => self.advance(sent?),
+            }
+        }
+        Ok(())
     }
 
     /// Fills in what can be sent at once: up to the next piece that something is

@@ -48,6 +48,17 @@ fn futures_and_handles_of_one_call() {
     }
 }
 
+/// Whatever the function returns, as above.
+#[test]
+fn processes() {
+    use procession::process::*;
+    pinned! {
+        send_sync: Process<Rc<u8>>, ProcessBuilder, Exited, ProcessStdin, ProcessStdout,
+            ProcessStderr, CurrentProcess, ParentProcess, ChildInfo;
+        unpin: Process<Rc<u8>>, Exited, ProcessStdin, ProcessStdout, ProcessStderr;
+    }
+}
+
 /// These hold results, and are what the results are.
 #[test]
 fn futures_and_streams_of_many_calls() {

@@ -17,12 +17,13 @@ use super::Pool;
 use crate::error::{Cause, Side, SpawnError, TaskError};
 use crate::init::{Entry, entry};
 use crate::limits::{FRAME_BYTES_MAX_DEFAULT, FRAME_BYTES_MAX_LEAST, FRAME_BYTES_MAX_MOST, SLOTS};
+use crate::process::{StartMethod, Stdio, Surroundings, check_name, setting};
+use crate::proto::codec;
 use crate::proto::message::{Setup, put_setup};
-use crate::proto::{VERSION, codec};
-use crate::registry::{Table, TaskFn, value_id};
+use crate::registry::{TaskFn, value_id};
 use crate::resource::Resource;
 use crate::sched::Settings;
-use crate::start::spawn::{OutputTo, SpawnSpec};
+use crate::start::spawn::Role;
 use crate::supervisor::{InitCheck, Plan, Supervisor};
 
 /// Options of a pool, made by [`Pool::builder`].
@@ -62,72 +63,14 @@ pub struct PoolBuilder {
     frame_limit: usize,
     pipeline: usize,
     untrusted: bool,
-    start_method: StartMethod,
     initializer: Option<Initializer>,
-    stdout: Stdio,
-    stderr: Stdio,
-    env: Vec<(OsString, Option<OsString>)>,
-    env_clear: bool,
-    current_dir: Option<PathBuf>,
-    nice: Option<i32>,
-    cpu_affinity: Option<Vec<usize>>,
-    rlimits: Vec<(Resource, u64)>,
+    surroundings: Surroundings,
 }
 
 struct Initializer {
     function: u64,
     args: Result<Vec<u8>, TaskError>,
     check: InitCheck,
-}
-
-/// How worker processes come to be.
-#[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum StartMethod {
-    /// This program is executed again: slow to start (about a millisecond),
-    /// and free of any inherited state.
-    #[default]
-    Spawn,
-}
-
-/// Where a worker's standard output or error goes. The worker's standard input
-/// is always empty.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Stdio(Target);
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-enum Target {
-    #[default]
-    Inherit,
-    Null,
-    Piped,
-}
-
-impl Stdio {
-    /// To where this process's own goes. The default.
-    pub const fn inherit() -> Self {
-        Stdio(Target::Inherit)
-    }
-
-    /// Nowhere.
-    pub const fn null() -> Self {
-        Stdio(Target::Null)
-    }
-
-    /// To the pool, which reports each line as a `tracing` event (target
-    /// `procession::output`). The last 4 KiB of stderr are kept for
-    /// [`TaskError::WorkerLost`].
-    pub const fn piped() -> Self {
-        Stdio(Target::Piped)
-    }
-
-    fn target(self) -> OutputTo {
-        match self.0 {
-            Target::Inherit => OutputTo::Inherit,
-            Target::Null => OutputTo::Null,
-            Target::Piped => OutputTo::Piped,
-        }
-    }
 }
 
 /// What an initializer may return: nothing, or a `Result` whose error keeps the
@@ -167,16 +110,8 @@ impl PoolBuilder {
             frame_limit: FRAME_BYTES_MAX_DEFAULT,
             pipeline: SLOTS,
             untrusted: false,
-            start_method: StartMethod::default(),
             initializer: None,
-            stdout: Stdio::inherit(),
-            stderr: Stdio::inherit(),
-            env: Vec::new(),
-            env_clear: false,
-            current_dir: None,
-            nice: None,
-            cpu_affinity: None,
-            rlimits: Vec::new(),
+            surroundings: Surroundings::default(),
         }
     }
 
@@ -312,44 +247,44 @@ impl PoolBuilder {
 
     /// Where workers' standard output goes. Default: where ours goes.
     pub fn stdout(mut self, stdout: Stdio) -> Self {
-        self.stdout = stdout;
+        self.surroundings.stdout = stdout;
         self
     }
 
     /// Where workers' standard error goes. Default: where ours goes.
     pub fn stderr(mut self, stderr: Stdio) -> Self {
-        self.stderr = stderr;
+        self.surroundings.stderr = stderr;
         self
     }
 
     /// Sets an environment variable in the workers. Default: they have ours.
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.push((key.into(), Some(value.into())));
+        self.surroundings.env.push((key.into(), Some(value.into())));
         self
     }
 
     /// Starts workers with no environment but what [`env`](Self::env) sets.
     pub fn env_clear(mut self) -> Self {
-        self.env_clear = true;
+        self.surroundings.env_clear = true;
         self
     }
 
     /// The workers' working directory. Default: ours.
     pub fn current_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.current_dir = Some(dir.into());
+        self.surroundings.current_dir = Some(dir.into());
         self
     }
 
     /// The workers' niceness, from -20 (served first, needs privileges) to 19
     /// (served last). Default: ours.
     pub fn nice(mut self, nice: i32) -> Self {
-        self.nice = Some(nice);
+        self.surroundings.nice = Some(nice);
         self
     }
 
     /// The processors that workers may use, by number. Default: ours.
     pub fn cpu_affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Self {
-        self.cpu_affinity = Some(cpus.into_iter().collect());
+        self.surroundings.cpu_affinity = Some(cpus.into_iter().collect());
         self
     }
 
@@ -357,7 +292,7 @@ impl PoolBuilder {
     /// soft and the hard limit. The worker sets them on itself before the
     /// initializer. Default: ours.
     pub fn rlimits(mut self, limits: impl IntoIterator<Item = (Resource, u64)>) -> Self {
-        self.rlimits.extend(limits);
+        self.surroundings.rlimits.extend(limits);
         self
     }
 
@@ -398,7 +333,7 @@ impl PoolBuilder {
 
     /// How worker processes come to be. Default: [`StartMethod::Spawn`].
     pub fn start_method(mut self, method: StartMethod) -> Self {
-        self.start_method = method;
+        self.surroundings.start_method = method;
         self
     }
 
@@ -427,14 +362,11 @@ impl PoolBuilder {
             return Err(SpawnError::new(Cause::NoDrivers));
         }
         let workers = self.check()?;
-        let StartMethod::Spawn = self.start_method;
-
         static NAMES: AtomicU64 = AtomicU64::new(0);
         let name: Arc<str> = match self.name {
             Some(name) => name.into(),
             None => format!("pool-{}", NAMES.fetch_add(1, Ordering::Relaxed)).into(),
         };
-        let fingerprint = Table::global().fingerprint();
         let (initializer, init_check) = match self.initializer {
             None => (None, None),
             Some(Initializer { function, args, check }) => {
@@ -442,32 +374,15 @@ impl PoolBuilder {
                 (Some((function, args.into())), Some(check))
             }
         };
-        let cpu_affinity = self.cpu_affinity.unwrap_or_default();
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let theirs = if cpu_affinity.is_empty() { processors } else { cpu_affinity.len() };
-        let processors = processors.min(theirs);
-        let mut setup = Vec::new();
-        put_setup(
-            &mut setup,
-            &Setup {
-                version: VERSION,
-                fingerprint,
-                frame_bytes_max: self.frame_limit,
-                nice: self.nice,
-                cpu_affinity,
-                rlimits: self.rlimits,
-                memory_bytes_max: self.max_worker_memory,
-                initializer,
-            },
-        );
-        let spec = SpawnSpec {
-            test_main,
-            stdout: self.stdout.target(),
-            stderr: self.stderr.target(),
-            env: self.env,
-            env_clear: self.env_clear,
-            current_dir: self.current_dir,
+        let setup_of_workers = Setup {
+            memory_bytes_max: self.max_worker_memory,
+            initializer,
+            ..self.surroundings.setup(self.frame_limit)
         };
+        let mut setup = Vec::new();
+        put_setup(&mut setup, &setup_of_workers);
+        let processors = self.surroundings.processors();
+        let spec = self.surroundings.into_spec(Role::Pool, test_main);
         let plan = Plan {
             name,
             settings: Settings {
@@ -485,7 +400,7 @@ impl PoolBuilder {
             task_timeout: self.task_timeout,
             frame_bytes_max: self.frame_limit,
             processors,
-            fingerprint,
+            fingerprint: setup_of_workers.fingerprint,
             setup: setup.into(),
             init_check,
             token: self.token,
@@ -533,24 +448,10 @@ impl PoolBuilder {
             let problem = format!("{} bytes is not {least} to {most}", self.frame_limit);
             return Err(setting("frame_limit", problem));
         }
-        if self.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
-            return Err(setting("nice", "not -20 to 19"));
+        if let Some(name) = &self.name {
+            check_name(name)?;
         }
-        if self.cpu_affinity.as_ref().is_some_and(Vec::is_empty) {
-            return Err(setting("cpu_affinity", "no processor is allowed"));
-        }
-        if self.name.as_ref().is_some_and(|name| name.contains('\0')) {
-            return Err(setting("name", "contains a NUL"));
-        }
-        for (key, value) in &self.env {
-            let key = key.as_encoded_bytes();
-            if key.is_empty() || key.contains(&b'=') || key.contains(&0) {
-                return Err(setting("env", "a name is empty, or contains a NUL or a `=`"));
-            }
-            if value.as_ref().is_some_and(|value| value.as_encoded_bytes().contains(&0)) {
-                return Err(setting("env", "a value contains a NUL"));
-            }
-        }
+        self.surroundings.check()?;
         Ok(workers)
     }
 }
@@ -562,10 +463,6 @@ pub(super) const WORKERS_MAX: usize = 1 << 16;
 /// As many places as can be counted, with room for those that come with more
 /// workers: no limit at all.
 const QUEUE_LIMIT_MAX: usize = Semaphore::MAX_PERMITS / 2;
-
-pub(super) fn setting(option: &'static str, problem: impl fmt::Display) -> SpawnError {
-    SpawnError::new(Cause::Setting { option, problem: problem.to_string() })
-}
 
 impl fmt::Debug for PoolBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

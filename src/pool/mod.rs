@@ -29,7 +29,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::apply::Apply;
-pub use self::builder::{InitOutcome, PoolBuilder, StartMethod, Stdio};
+pub use self::builder::{InitOutcome, PoolBuilder};
 pub use self::handle::{CancelHandle, Cancelled, Cancelling, TaskHandle, TaskStatus};
 pub use self::imap::{Imap, Indexed};
 pub use self::map::{Map, MapHandle};

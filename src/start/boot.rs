@@ -10,7 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
 use std::process;
 
-use crate::start::message;
+use crate::start::identity::{self, Birth};
+use crate::start::message::{self, Flags};
 use crate::sys::page::Page;
 use crate::sys::{fd, signal};
 
@@ -20,7 +21,10 @@ pub(crate) struct Boot {
     /// Blocking.
     pub(crate) socket: UnixStream,
     pub(crate) page: Page,
-    pub(crate) ties: Ties,
+    /// `None` for one that may outlive its parent.
+    pub(crate) ties: Option<Ties>,
+    /// It is to run one task, and to end.
+    pub(crate) once: bool,
 }
 
 /// By what a worker knows that its parent is there.
@@ -36,8 +40,8 @@ pub(crate) struct Ties {
 }
 
 /// Makes this process a worker if it was started as one. Afterwards standard
-/// input is empty, standard output is the pool's choice, and signals are
-/// those of a fresh process. `None`: go on as the program.
+/// input and output are the parent's choice, and signals are those of a fresh
+/// process. `None`: go on as the program.
 ///
 /// Does not return if this is a worker whose parent has died meanwhile.
 pub(crate) fn boot() -> io::Result<Option<Boot>> {
@@ -49,19 +53,33 @@ pub(crate) fn boot() -> io::Result<Option<Boot>> {
     };
     // First of all, so that the parent's death is not missed from here on.
     signal::continue_on_parent_death()?;
-    if parent != parent_id() as i32 {
+    let is_orphan = parent != parent_id() as i32;
+    let mut socket = UnixStream::from(fd::move_stdin_away()?);
+    // The message was there before this process was, if it is for this process.
+    if is_orphan && !fd::is_readable(socket.as_fd()) {
+        process::exit(1);
+    }
+    let Message { flags, birth, page, ties, stdout, stdin } = receive_message(&mut socket)?;
+    if is_orphan && !flags.independent {
         // We were handed to another parent: ours is dead. Nobody wants this
         // worker, and even less a second copy of the program.
         process::exit(1);
     }
-    let mut socket = UnixStream::from(fd::move_stdin_away()?);
-    let Message { page, ties, stdout } = receive_message(&mut socket)?;
-    signal::kill_group_on_hang_up(ties.leash.as_fd())?;
+    let ties = if flags.independent {
+        None
+    } else {
+        signal::kill_group_on_hang_up(ties.leash.as_fd())?;
+        Some(ties)
+    };
+    if let Some(stdin) = stdin {
+        fd::replace_stdin(stdin)?;
+    }
     if let Some(stdout) = stdout {
         fd::replace_stdout(stdout)?;
     }
     signal::reset_signals()?;
-    Ok(Some(Boot { socket, page: Page::open(page)?, ties }))
+    identity::set_birth(birth);
+    Ok(Some(Boot { socket, page: Page::open(page)?, ties, once: flags.once }))
 }
 
 /// Whether this process was started to be a worker, whatever became of that.
@@ -73,23 +91,34 @@ pub(crate) fn is_marked() -> bool {
 }
 
 struct Message {
+    flags: Flags,
+    birth: Birth,
     page: OwnedFd,
     ties: Ties,
     stdout: Option<OwnedFd>,
+    stdin: Option<OwnedFd>,
 }
 
 fn receive_message(socket: &mut UnixStream) -> io::Result<Message> {
-    let mut bytes = [0; message::MESSAGE_BYTES];
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "not the boot message of a worker");
+    let mut header = [0; message::HEADER_BYTES];
     // The descriptors come with the first byte.
-    let (len, fds) = fd::recv_with_fds(socket.as_fd(), &mut bytes, message::FDS_MAX)?;
-    socket.read_exact(&mut bytes[len..])?;
+    let (len, fds) = fd::recv_with_fds(socket.as_fd(), &mut header, message::FDS_MAX)?;
+    socket.read_exact(&mut header[len..])?;
+    let (flags, len) = message::decode_header(&header).ok_or_else(invalid)?;
+    let mut body = Vec::new();
+    socket.by_ref().take(len as u64).read_to_end(&mut body)?;
+    let birth = message::decode_birth(&body).ok_or_else(invalid)?;
     let mut fds = fds.into_iter();
-    match (message::decode(&bytes), fds.next(), fds.next(), fds.next(), fds.next()) {
-        (Some(has_stdout), Some(page), Some(starter), Some(leash), stdout)
-            if has_stdout == stdout.is_some() =>
-        {
-            Ok(Message { page, ties: Ties { starter, leash }, stdout })
+    let mut next =
+        |is_there: bool| if is_there { fds.next().ok_or_else(invalid).map(Some) } else { Ok(None) };
+    let [page, starter, leash] = [next(true)?, next(true)?, next(true)?];
+    let (stdout, stdin) = (next(flags.has_stdout)?, next(flags.has_stdin)?);
+    match (page, starter, leash, fds.next()) {
+        (Some(page), Some(starter), Some(leash), None) => {
+            let ties = Ties { starter, leash };
+            Ok(Message { flags, birth, page, ties, stdout, stdin })
         }
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not the boot message of a worker")),
+        _ => Err(invalid()),
     }
 }

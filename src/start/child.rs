@@ -20,6 +20,8 @@ use crate::sys::{signal, wait};
 pub(super) struct Child {
     pub(super) worker: WorkerId,
     pub(super) owner: Arc<dyn Owner>,
+    /// Until it is on the roll.
+    pub(super) name: String,
     /// `None` while a starter is at it.
     pub(super) process: Option<Process>,
     /// Its death was seen, and its starter has yet to tell us that it lived.

@@ -1,55 +1,119 @@
-//! What a parent leaves in the socket for a worker to find: eight bytes and
-//! its descriptors. Written by `spawn`, read by `boot`. Not part of the
-//! protocol of frames, which begins after it.
+//! What a parent leaves in the socket for a worker to find: a few bytes and its
+//! descriptors. Written by `spawn`, read by `boot`. Not part of the protocol of
+//! frames, which begins after it.
 //!
 //! ```text
-//!  "process"  flags        with  status page
-//!   7 bytes   1 byte             pidfd of the warden's thread
-//!                                the worker's end of the leash
-//!                                standard output, if flags & 1
+//!  "process"  flags   length  Birth          with  status page
+//!   7 bytes   1 byte  u32 le  so many bytes        pidfd of the warden's thread
+//!                                                  the worker's end of the leash
+//!                                                  standard output, if flags & 1
+//!                                                  standard input, if flags & 2
 //! ```
+
+use crate::proto::codec;
+use crate::start::identity::Birth;
 
 /// Marks a worker in its `argv[0]`, as in `thumbs: procession worker eu/3`.
 /// Counts only together with a socket at descriptor 0.
 pub(crate) const ARG0_MARK: &str = ": procession worker ";
 
-pub(crate) const MESSAGE_BYTES: usize = 8;
-pub(crate) const FDS_MAX: usize = 4;
+pub(crate) const HEADER_BYTES: usize = 12;
+pub(crate) const FDS_MAX: usize = 5;
 
 const MAGIC: &[u8; 7] = b"process";
 const HAS_STDOUT: u8 = 1;
+const HAS_STDIN: u8 = 2;
+const ONCE: u8 = 4;
+const INDEPENDENT: u8 = 8;
+const ALL: u8 = HAS_STDOUT | HAS_STDIN | ONCE | INDEPENDENT;
 
-pub(crate) fn encode(has_stdout: bool) -> [u8; MESSAGE_BYTES] {
-    let mut message = [0; MESSAGE_BYTES];
-    message[..MAGIC.len()].copy_from_slice(MAGIC);
-    message[MAGIC.len()] = if has_stdout { HAS_STDOUT } else { 0 };
+/// What kind of worker it is to be, and which descriptors follow those that
+/// each has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Flags {
+    pub(crate) has_stdout: bool,
+    pub(crate) has_stdin: bool,
+    /// It runs one task, and ends.
+    pub(crate) once: bool,
+    /// It may outlive its parent.
+    pub(crate) independent: bool,
+}
+
+pub(crate) fn encode(flags: Flags, birth: &Birth) -> Vec<u8> {
+    let Flags { has_stdout, has_stdin, once, independent } = flags;
+    let bits = [
+        (has_stdout, HAS_STDOUT),
+        (has_stdin, HAS_STDIN),
+        (once, ONCE),
+        (independent, INDEPENDENT),
+    ];
+    let bits = bits.into_iter().filter(|(is_set, _)| *is_set).map(|(_, bit)| bit).sum();
+    let mut message = MAGIC.to_vec();
+    message.push(bits);
+    message.extend([0; 4]);
+    codec::encode_into(birth, &mut message, u32::MAX as usize)
+        .unwrap_or_else(|failure| unreachable!("plain data encodes: {failure:?}"));
+    let len = (message.len() - HEADER_BYTES) as u32;
+    message[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&len.to_le_bytes());
     message
 }
 
-/// Whether a descriptor for the standard output follows the others.
-/// `None` if this is not a boot message.
-pub(crate) fn decode(message: &[u8]) -> Option<bool> {
-    match message.strip_prefix(MAGIC)? {
-        [0] => Some(false),
-        [HAS_STDOUT] => Some(true),
-        _ => None,
+/// What the header says, and how many bytes follow. `None` if this is not a boot
+/// message.
+pub(crate) fn decode_header(header: &[u8]) -> Option<(Flags, usize)> {
+    let (bits, len) = header.strip_prefix(MAGIC)?.split_first()?;
+    if bits & !ALL != 0 {
+        return None;
     }
+    let is_set = |bit| bits & bit != 0;
+    let flags = Flags {
+        has_stdout: is_set(HAS_STDOUT),
+        has_stdin: is_set(HAS_STDIN),
+        once: is_set(ONCE),
+        independent: is_set(INDEPENDENT),
+    };
+    Some((flags, u32::from_le_bytes(len.try_into().ok()?) as usize))
+}
+
+pub(crate) fn decode_birth(body: &[u8]) -> Option<Birth> {
+    codec::decode(body).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn birth() -> Birth {
+        Birth {
+            name: "Process-2:1".into(),
+            path: vec![2, 1],
+            parent: "Process-2".into(),
+            parent_pid: 4711,
+        }
+    }
+
     #[test]
     fn what_is_written_is_read() {
-        assert_eq!(decode(&encode(true)), Some(true));
-        assert_eq!(decode(&encode(false)), Some(false));
+        for bits in 0..16 {
+            let is_set = |bit| bits & bit != 0;
+            let flags = Flags {
+                has_stdout: is_set(1),
+                has_stdin: is_set(2),
+                once: is_set(4),
+                independent: is_set(8),
+            };
+            let message = encode(flags, &birth());
+            let (header, body) = message.split_at(HEADER_BYTES);
+            assert_eq!(decode_header(header), Some((flags, body.len())));
+            assert_eq!(decode_birth(body), Some(birth()));
+        }
     }
 
     #[test]
     fn anything_else_is_refused() {
-        for other in [&b""[..], b"process", b"process\x02", b"process\0\0", b"Process\0"] {
-            assert_eq!(decode(other), None);
+        for other in [&b""[..], b"process", b"process\x10\0\0\0\0", b"process\0\0", b"Process\0"] {
+            assert_eq!(decode_header(other), None);
         }
+        assert_eq!(decode_birth(b"\x05ab"), None);
     }
 }

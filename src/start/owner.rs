@@ -1,9 +1,11 @@
-//! Whom the warden tells, and what. Implemented by pools.
+//! Whom the warden tells, and what. Implemented by pools and by processes, each of
+//! which is a pool of one here.
 
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::exit::Exit;
 use crate::id::WorkerId;
@@ -17,6 +19,12 @@ pub(crate) trait Owner: Send + Sync + 'static {
     /// Called on the warden's thread, so it must not block. The warden lets go
     /// of the owner after the last event of each worker.
     fn handle_event(&self, event: Event);
+}
+
+/// A number that names one pool and never another.
+pub(crate) fn new_pool_id() -> u64 {
+    static POOLS: AtomicU64 = AtomicU64::new(1);
+    POOLS.fetch_add(1, Ordering::Relaxed)
 }
 
 /// What became of a worker. Every start has either one `StartFailed`, or one

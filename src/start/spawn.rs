@@ -21,7 +21,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 
 use crate::limits::DEATH_WAIT;
-use crate::start::message;
+use crate::start::identity::Birth;
+use crate::start::message::{self, Flags};
 use crate::sys::page::Page;
 use crate::sys::{fd, wait};
 
@@ -33,21 +34,37 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 pub(crate) struct SpawnSpec {
     /// The test that becomes the worker, where the program is a test binary.
     pub(crate) test_main: Option<&'static str>,
-    pub(crate) stdout: OutputTo,
-    pub(crate) stderr: OutputTo,
+    pub(crate) role: Role,
+    /// It leads a group of its own, which ends with it.
+    pub(crate) own_group: bool,
+    pub(crate) stdin: Standard,
+    pub(crate) stdout: Standard,
+    pub(crate) stderr: Standard,
     /// Variables to set, or to remove where there is no value.
     pub(crate) env: Vec<(OsString, Option<OsString>)>,
     pub(crate) env_clear: bool,
     pub(crate) current_dir: Option<PathBuf>,
 }
 
-/// Where a worker's output goes.
+/// What a worker is started for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum OutputTo {
-    /// Where ours goes.
+pub(crate) enum Role {
+    /// To run tasks until its parent has no more.
+    Pool,
+    /// To run one, and end.
+    Once {
+        /// It may outlive its parent.
+        independent: bool,
+    },
+}
+
+/// What a worker has as standard input, output or error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standard {
+    /// What we have.
     Inherit,
     Null,
-    /// To a pipe, whose other end is in [`Ends`].
+    /// A pipe, whose other end is in [`Ends`].
     Piped,
 }
 
@@ -67,13 +84,15 @@ pub(crate) struct Ends {
     /// Nonblocking.
     pub(crate) socket: UnixStream,
     pub(crate) page: Page,
-    /// The pipe from the worker, if its output is [`OutputTo::Piped`].
+    /// The pipe to the worker, if its input is [`Standard::Piped`].
+    pub(crate) stdin: Option<OwnedFd>,
+    /// The pipe from the worker, if its output is.
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
 }
 
-/// Starts a worker that shows as `arg0` in `ps`, and has its pidfd watched. It
-/// lives as long as the calling thread.
+/// Starts a worker that is to be `birth`, and has its pidfd watched. It lives as
+/// long as the calling thread, unless it is independent.
 ///
 /// # Errors
 ///
@@ -81,7 +100,7 @@ pub(crate) struct Ends {
 /// it.
 pub(crate) fn spawn(
     spec: &SpawnSpec,
-    arg0: &str,
+    birth: &Birth,
     watch: impl FnOnce(&OwnedFd) -> io::Result<()>,
 ) -> io::Result<Spawned> {
     let starter = wait::pidfd_of_this_thread()?;
@@ -89,22 +108,27 @@ pub(crate) fn spawn(
     let (ours, theirs) = UnixStream::pair()?;
     let (leash, collar) = UnixStream::pair()?;
     let mut command = Command::new(THIS_PROGRAM);
-    command.arg0(arg0).stdin(OwnedFd::from(theirs)).process_group(0);
+    command.arg0(birth.arg0()).stdin(OwnedFd::from(theirs));
+    if spec.own_group {
+        command.process_group(0);
+    }
     set_environment(&mut command, spec);
     command.stderr(stdio(spec.stderr));
-    let mut piped = None;
+    let (their_stdin, stdin) = input_for_message(spec.stdin)?;
+    let (mut their_stdout, mut piped) = (None, None);
     match spec.test_main {
-        None => {
-            command.stdout(stdio(spec.stdout));
-            send_boot_message(&ours, [page_fd.as_fd(), starter.as_fd(), collar.as_fd()], None)?;
-        }
+        None => drop(command.stdout(stdio(spec.stdout))),
         Some(test) => {
             run_only(&mut command, test);
-            let (sent, kept) = output_for_message(spec.stdout)?;
-            piped = kept;
-            send_boot_message(&ours, [page_fd.as_fd(), starter.as_fd(), collar.as_fd()], sent)?;
+            (their_stdout, piped) = output_for_message(spec.stdout)?;
         }
     }
+    let sent = Sent {
+        fixed: [page_fd.as_fd(), starter.as_fd(), collar.as_fd()],
+        stdout: their_stdout,
+        stdin: their_stdin,
+    };
+    send_boot_message(&ours, spec.role, birth, sent)?;
     ours.set_nonblocking(true)?;
     let mut child = command.spawn()?;
     // Close our copies of the worker's ends now: while we hold them, its death
@@ -121,7 +145,7 @@ pub(crate) fn spawn(
     };
     let stdout = piped.or_else(|| child.stdout.take().map(OwnedFd::from));
     let stderr = child.stderr.take().map(OwnedFd::from);
-    Ok(Spawned { pidfd, leash, ends: Ends { pid, socket: ours, page, stdout, stderr } })
+    Ok(Spawned { pidfd, leash, ends: Ends { pid, socket: ours, page, stdin, stdout, stderr } })
 }
 
 fn set_environment(command: &mut Command, spec: &SpawnSpec) {
@@ -139,11 +163,11 @@ fn set_environment(command: &mut Command, spec: &SpawnSpec) {
     }
 }
 
-fn stdio(output: OutputTo) -> Stdio {
+fn stdio(output: Standard) -> Stdio {
     match output {
-        OutputTo::Inherit => Stdio::inherit(),
-        OutputTo::Null => Stdio::null(),
-        OutputTo::Piped => Stdio::piped(),
+        Standard::Inherit => Stdio::inherit(),
+        Standard::Null => Stdio::null(),
+        Standard::Piped => Stdio::piped(),
     }
 }
 
@@ -162,15 +186,35 @@ fn run_only(command: &mut Command, test: &str) {
 }
 
 /// The standard output to send, and the end to keep of it.
-fn output_for_message(output: OutputTo) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+fn output_for_message(output: Standard) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
     Ok(match output {
-        OutputTo::Inherit => (Some(io::stdout().as_fd().try_clone_to_owned()?), None),
-        OutputTo::Null => (None, None),
-        OutputTo::Piped => {
+        Standard::Inherit => (Some(io::stdout().as_fd().try_clone_to_owned()?), None),
+        Standard::Null => (None, None),
+        Standard::Piped => {
             let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
             (Some(write), Some(read))
         }
     })
+}
+
+/// The standard input to send, and the end to keep of it. At descriptor 0 is the
+/// socket.
+fn input_for_message(input: Standard) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    Ok(match input {
+        Standard::Inherit => (Some(io::stdin().as_fd().try_clone_to_owned()?), None),
+        Standard::Null => (None, None),
+        Standard::Piped => {
+            let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+            (Some(read), Some(write))
+        }
+    })
+}
+
+/// The descriptors in a boot message.
+struct Sent<'a> {
+    fixed: [BorrowedFd<'a>; 3],
+    stdout: Option<OwnedFd>,
+    stdin: Option<OwnedFd>,
 }
 
 /// Leaves the message in the socket before there is anybody to read it: the
@@ -178,12 +222,19 @@ fn output_for_message(output: OutputTo) -> io::Result<(Option<OwnedFd>, Option<O
 /// has its message.
 fn send_boot_message(
     mut socket: &UnixStream,
-    fds: [BorrowedFd<'_>; 3],
-    stdout: Option<OwnedFd>,
+    role: Role,
+    birth: &Birth,
+    Sent { fixed, stdout, stdin }: Sent<'_>,
 ) -> io::Result<()> {
-    let stdout_fd = stdout.as_ref().map(AsFd::as_fd);
-    let fds: Vec<BorrowedFd<'_>> = fds.into_iter().chain(stdout_fd).collect();
-    let bytes = message::encode(stdout.is_some());
+    let flags = Flags {
+        has_stdout: stdout.is_some(),
+        has_stdin: stdin.is_some(),
+        once: role != Role::Pool,
+        independent: role == Role::Once { independent: true },
+    };
+    let others = [&stdout, &stdin].into_iter().flatten().map(AsFd::as_fd);
+    let fds: Vec<BorrowedFd<'_>> = fixed.into_iter().chain(others).collect();
+    let bytes = message::encode(flags, birth);
     let sent = fd::send_with_fds(socket.as_fd(), &[IoSlice::new(&bytes)], &fds)?;
     socket.write_all(&bytes[sent..])
 }
@@ -191,8 +242,9 @@ fn send_boot_message(
 /// Ends a child that nobody can watch. It has not been waited for, so that
 /// its number still means its group.
 fn end(mut child: Child) {
-    // It fails if the child is gone already, which is as good.
+    // Both fail if the child is gone already, which is as good.
     let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+    let _ = child.kill();
     // One that does not die, or is kept by a tracer, is left behind: others are
     // to be started.
     let until = Instant::now() + DEATH_WAIT;

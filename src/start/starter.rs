@@ -13,6 +13,7 @@ use std::thread;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
+use crate::start::identity::Birth;
 use crate::start::spawn::{SpawnSpec, Spawned, spawn};
 
 /// A start that is to be made.
@@ -20,7 +21,7 @@ pub(super) struct Order {
     /// By which `epoll` is to tell of the worker's death.
     pub(super) token: u64,
     pub(super) spec: Arc<SpawnSpec>,
-    pub(super) arg0: String,
+    pub(super) birth: Birth,
 }
 
 /// The way to reach one such thread.
@@ -43,13 +44,13 @@ impl Starter {
         thread.spawn(move || {
             loop {
                 match received.recv() {
-                    Ok(Order { token, spec, arg0 }) => {
+                    Ok(Order { token, spec, birth }) => {
                         // An edge for the death, and another when a tracer lets
                         // go of the dead.
                         let event =
                             EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token);
                         let watch = |pidfd: &_| Ok(epoll.add(pidfd, event)?);
-                        tell(token, spawn(&spec, &arg0, watch));
+                        tell(token, spawn(&spec, &birth, watch));
                     }
                     // The warden could not be made. No worker knows us.
                     Err(mpsc::RecvError) => return,

@@ -23,7 +23,9 @@ use crate::exit::Exit;
 use crate::id::WorkerId;
 use crate::limits::{STARTER_WAIT, STARTERS_MAX};
 use crate::start::child::{Child, Process, Stopping};
+use crate::start::identity::Birth;
 use crate::start::owner::{Event, Owner, tell};
+use crate::start::roll;
 use crate::start::spawn::{SpawnSpec, Spawned};
 use crate::start::starter::{Order, Starter};
 use crate::sys::{signal, wait};
@@ -71,7 +73,7 @@ struct Start {
     worker: WorkerId,
     owner: Arc<dyn Owner>,
     spec: Arc<SpawnSpec>,
-    arg0: String,
+    birth: Birth,
 }
 
 impl Warden {
@@ -127,9 +129,9 @@ impl Warden {
         worker: WorkerId,
         owner: Arc<dyn Owner>,
         spec: Arc<SpawnSpec>,
-        arg0: String,
+        birth: Birth,
     ) {
-        self.send(Command::Start(Start { worker, owner, spec, arg0 }));
+        self.send(Command::Start(Start { worker, owner, spec, birth }));
     }
 
     /// Ends a worker, or takes back its start: one that is not there yet gets no
@@ -303,7 +305,7 @@ impl Watch {
         }
         let free = self.starters.iter_mut().filter(|starter| starter.token.is_none());
         for starter in free {
-            let Some(Start { worker, owner, spec, arg0 }) = self.waiting.pop_front() else {
+            let Some(Start { worker, owner, spec, birth }) = self.waiting.pop_front() else {
                 return;
             };
             self.last_token += 1;
@@ -311,6 +313,7 @@ impl Watch {
             let child = Child {
                 worker,
                 owner,
+                name: birth.name.clone(),
                 process: None,
                 death_is_news: false,
                 is_told: false,
@@ -319,7 +322,7 @@ impl Watch {
             };
             self.children.insert(token, child);
             self.next_starter_at = now + STARTER_WAIT;
-            starter.start(Order { token, spec, arg0 });
+            starter.start(Order { token, spec, birth });
         }
     }
 
@@ -339,6 +342,7 @@ impl Watch {
         match outcome {
             Ok(Spawned { pidfd, leash, ends }) => {
                 child.process = Some(Process { pid: ends.pid, pidfd, _leash: leash });
+                roll::enter(ends.pid, mem::take(&mut child.name));
                 if matches!(child.stopping, Stopping::No) {
                     child.is_told = true;
                     let event = Event::Started { worker: child.worker, ends };
@@ -384,6 +388,7 @@ impl Watch {
         // Whoever hears of a death may count descriptors.
         if let Some(process) = child.process.take() {
             self.forget(&process.pidfd);
+            roll::strike_off(process.pid);
         }
         child.tell_end(exit, taken_back());
     }
@@ -403,6 +408,7 @@ impl Watch {
             let Some(mut child) = self.children.remove(&token) else { continue };
             if let Some(process) = child.process.take() {
                 self.kept.insert(token, process.pidfd);
+                roll::strike_off(process.pid);
             }
             child.tell_end(Exit::UNKNOWN, taken_back());
         }

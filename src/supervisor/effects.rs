@@ -15,7 +15,7 @@ use crate::observe;
 use crate::proto::draft::{Payload, Reply};
 use crate::proto::message::{Shape, put_bye};
 use crate::sched::{Action, Ending, Mode, TaskKey, WorkerKey};
-use crate::start::message::ARG0_MARK;
+use crate::start::identity::Birth;
 use crate::start::owner::Owner;
 use crate::start::warden::Stop;
 
@@ -94,18 +94,6 @@ impl Effects {
     }
 }
 
-impl Supervisor {
-    /// How a worker shows in `ps`.
-    fn arg0(&self, worker: WorkerKey) -> String {
-        let ours = std::env::args_os().next().unwrap_or_default();
-        let ours = ours.to_string_lossy();
-        // In a worker that starts workers, the name of the program comes first.
-        let program = ours.split(ARG0_MARK).next().unwrap_or_default();
-        let program = program.rsplit('/').next().unwrap_or_default();
-        format!("{program}{ARG0_MARK}{}/{}", self.plan.name, worker.seat)
-    }
-}
-
 impl Core {
     /// Does what the scheduler wants done, as far as it can be done here. The
     /// warden is told under the lock, so that it hears everything in the order
@@ -121,8 +109,9 @@ impl Core {
                     supervisor.processes.fetch_add(1, Ordering::AcqRel);
                     let owner: Arc<dyn Owner> = Arc::clone(supervisor) as _;
                     let spec = Arc::clone(&supervisor.spec);
-                    let arg0 = supervisor.arg0(worker);
-                    supervisor.warden.start(worker.id, owner, spec, arg0);
+                    let name = format!("{}/{}", supervisor.plan.name, worker.seat);
+                    let birth = Birth::of_child(Some(&name));
+                    supervisor.warden.start(worker.id, owner, spec, birth);
                 }
                 Action::Run { worker, seq, task } => {
                     self.send(&supervisor.plan, worker, seq, task, effects);

@@ -36,7 +36,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -57,7 +57,7 @@ use crate::error::{Cause, SpawnError, TaskError};
 use crate::observe;
 use crate::proto::draft::Payload;
 use crate::sched::{Intent, Mode, Scheduler, Settings, TaskKey, Terms};
-use crate::start::owner::{Event, Owner};
+use crate::start::owner::{Event, Owner, new_pool_id};
 use crate::start::spawn::SpawnSpec;
 use crate::start::warden::Warden;
 use crate::sys::clock::monotonic_nanos;
@@ -158,7 +158,6 @@ impl Supervisor {
         spec: SpawnSpec,
         runtime: tokio::runtime::Handle,
     ) -> Result<Arc<Self>, SpawnError> {
-        static POOLS: AtomicU64 = AtomicU64::new(1);
         let warden = Warden::global()
             .map_err(|error| os_error("start the thread that watches over workers", error))?;
         let incarnation = Incarnation::current()
@@ -166,7 +165,7 @@ impl Supervisor {
         let now = Time(monotonic_nanos());
         let room = plan.queue_limit + plan.settings.workers;
         let supervisor = Arc::new(Supervisor {
-            id: POOLS.fetch_add(1, Ordering::Relaxed),
+            id: new_pool_id(),
             incarnation,
             core: Mutex::new(Core {
                 sched: Scheduler::new(now, plan.settings.clone()),

@@ -2,20 +2,20 @@
 //! `start` and by the transport. What is received is owned at once, so that no
 //! error path leaks it.
 
-use std::fs::OpenOptions;
-use std::io::{self, IoSlice};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Read};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, getsockname, getsockopt, sendmsg};
-use nix::unistd::{dup2_stdin, dup2_stdout};
+use nix::unistd::{dup2_stdin, dup2_stdout, pipe2};
 
 /// Sends bytes, with descriptors attached to the first of them. Returns how
 /// many bytes were taken; the descriptors went with the first.
@@ -215,11 +215,45 @@ pub(crate) fn move_stdin_away() -> io::Result<OwnedFd> {
     Ok(moved)
 }
 
+/// Makes `fd` the standard input.
+pub(crate) fn replace_stdin(fd: OwnedFd) -> io::Result<()> {
+    dup2_stdin(fd)?;
+    Ok(())
+}
+
 /// Makes `fd` the standard output.
 pub(crate) fn replace_stdout(fd: OwnedFd) -> io::Result<()> {
     dup2_stdout(fd)?;
     Ok(())
 }
+
+/// Makes reads and writes wait, or not.
+pub(crate) fn set_waiting(fd: &OwnedFd, waits: bool) -> io::Result<()> {
+    let mut flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    flags.set(OFlag::O_NONBLOCK, !waits);
+    fcntl(fd, FcntlArg::F_SETFL(flags))?;
+    Ok(())
+}
+
+/// What is in a pipe, which stays there. Nothing, if this cannot be told.
+pub(crate) fn peek_pipe(pipe: BorrowedFd<'_>) -> Vec<u8> {
+    let look = || -> io::Result<Vec<u8>> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        // SAFETY: takes two open pipes and two integers. Neither is waited for.
+        let copied = unsafe {
+            libc::tee(pipe.as_raw_fd(), write.as_raw_fd(), PIPE_BYTES_MAX, libc::SPLICE_F_NONBLOCK)
+        };
+        Errno::result(copied)?;
+        drop(write);
+        let mut bytes = Vec::new();
+        File::from(read).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    look().unwrap_or_default()
+}
+
+/// Looked at in one go; a new pipe holds 64 KiB.
+const PIPE_BYTES_MAX: usize = 1 << 20;
 
 /// Reads once into the spare room of `buffer`, `most` bytes of it, without
 /// clearing that first. Returns 0 at the end of the stream, or if there is no
@@ -282,7 +316,7 @@ pub(crate) fn is_passing(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::Write;
     use std::os::unix::net::UnixStream;
     use std::process;
 

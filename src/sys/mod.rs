@@ -13,6 +13,7 @@
 //! - `futex`: sleeping on a word of that page, across processes
 //! - `clock`: the clock that both sides read
 //! - `fd`: descriptors in messages, and the standard ones
+//! - `exit`: what is called when the program ends
 //! - `fork`: whether this process is a copy of another
 //! - `signal`: groups, dispositions, the parent's death
 //! - `wait`: pidfds and how a process ended
@@ -24,6 +25,7 @@
 pub(crate) mod atomic;
 pub(crate) mod cast;
 pub(crate) mod clock;
+pub(crate) mod exit;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod futex;

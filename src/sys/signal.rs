@@ -40,14 +40,23 @@ pub(crate) fn kill_group_by_pidfd(pidfd: BorrowedFd<'_>, signal: Signal) -> io::
     send_by_pidfd(pidfd, signal, PIDFD_SIGNAL_PROCESS_GROUP)
 }
 
+/// Sends the process itself a signal, by number. One that is gone is fine.
+pub(crate) fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    send_number(pidfd, signal, 0)
+}
+
 fn send_by_pidfd(pidfd: BorrowedFd<'_>, signal: Signal, flags: libc::c_uint) -> io::Result<()> {
+    send_number(pidfd, signal as libc::c_int, flags)
+}
+
+fn send_number(pidfd: BorrowedFd<'_>, signal: i32, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the null siginfo asks the kernel to
     // fill in what kill(2) would.
     gone_is_fine(unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
             pidfd.as_raw_fd(),
-            signal as libc::c_int,
+            signal,
             ptr::null::<libc::siginfo_t>(),
             flags,
         )

@@ -42,6 +42,10 @@ const LONG_TASK_NANOS: u64 = FLUSH_NANOS;
 /// As [`SPARE_WAIT`], for a worker that is not idle.
 const SPARE_NANOS: u64 = SPARE_WAIT.as_nanos() as u64;
 
+/// Exit code of a process whose function has no result that could be sent: it
+/// panicked, or it could not even be called. Python's.
+const EXIT_FAILED: i32 = 1;
+
 /// Exit code of a worker that cannot understand its parent, or not reach it.
 const EXIT_CUT_OFF: i32 = 125;
 
@@ -54,11 +58,14 @@ pub(crate) fn run(boot: Boot) -> ! {
     // blocking work that async tasks have left behind; forgotten, leak checkers
     // would find it, and give the worker another exit code.
     let mut kept = None;
-    let served = Worker::new(boot.socket, page, boot.ties)
-        .and_then(|worker| kept.insert(ManuallyDrop::new(worker)).serve());
+    let once = boot.once;
+    let served = Worker::new(boot.socket, page, boot.ties).and_then(|worker| {
+        let worker = kept.insert(ManuallyDrop::new(worker));
+        if once { worker.serve_once() } else { worker.serve() }
+    });
     match served {
         // Runs exit handlers and flushes what tasks have printed.
-        Ok(()) => std::process::exit(0),
+        Ok(code) => std::process::exit(code),
         // The parent is gone: there is nobody to tell.
         Err(error) if is_hang_up(&error) => exit_group_now(),
         Err(error) => {
@@ -82,6 +89,8 @@ struct Worker {
     lifeline: io::Result<()>,
     table: &'static Table,
     lookout: Lookout,
+    /// It may outlive its parent.
+    independent: bool,
     /// Resident bytes above which to ask for replacement, and the means to
     /// tell them.
     memory: Option<(u64, Statm)>,
@@ -92,9 +101,10 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(socket: UnixStream, page: Arc<Page>, ties: Ties) -> io::Result<Self> {
+    fn new(socket: UnixStream, page: Arc<Page>, ties: Option<Ties>) -> io::Result<Self> {
         // Before the first wait for the parent.
-        let lifeline = lifeline::start(&socket, ties);
+        let independent = ties.is_none();
+        let lifeline = ties.map_or(Ok(()), |ties| lifeline::start(&socket, ties));
         let outbox = Outbox::new(Arc::clone(&page), socket.try_clone()?);
         Ok(Worker {
             reader: FrameReader::new(FRAME_BYTES_MAX_MOST + FRAME_OVERHEAD_BYTES).trusting(),
@@ -104,13 +114,58 @@ impl Worker {
             lifeline,
             table: Table::global(),
             lookout: Lookout::new(),
+            independent,
             memory: None,
             large_at: 0,
             unsent_since: None,
         })
     }
 
-    fn serve(&mut self) -> io::Result<()> {
+    /// Runs tasks until there are no more. Returns the exit code.
+    fn serve(&mut self) -> io::Result<i32> {
+        self.greet()?;
+        loop {
+            match self.receive()? {
+                ToWorker::Run { seq, function, shape, args, arrived } => {
+                    self.lookout.handle_run(seq);
+                    let args = Arguments { bytes: args, arrived };
+                    self.handle_run(seq, FnId(function), shape, args)?;
+                }
+                ToWorker::Bye => return self.desk.errands.outbox.flush().map(|()| 0),
+                ToWorker::Setup(_) => return Err(invalid("the parent sent its settings twice")),
+            }
+        }
+    }
+
+    /// Runs one task. Returns the exit code.
+    fn serve_once(&mut self) -> io::Result<i32> {
+        let ran = self.run_one();
+        match ran.and_then(|has_result| self.desk.errands.outbox.flush().map(|()| has_result)) {
+            Ok(true) => Ok(0),
+            Ok(false) => Ok(EXIT_FAILED),
+            // Nobody is there to be told, and that was to be expected.
+            Err(error) if self.independent && is_hang_up(&error) => Ok(EXIT_FAILED),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns whether there was a result.
+    fn run_one(&mut self) -> io::Result<bool> {
+        if !self.greet()? {
+            return Ok(false);
+        }
+        match self.receive()? {
+            ToWorker::Run { seq, function, shape, args, arrived } => {
+                let args = Arguments { bytes: args, arrived };
+                self.handle_run(seq, FnId(function), shape, args)
+            }
+            ToWorker::Bye | ToWorker::Setup(_) => Err(invalid("the parent sent no task")),
+        }
+    }
+
+    /// Says hello, and does what the parent wants set up. Returns whether that
+    /// could be done.
+    fn greet(&mut self) -> io::Result<bool> {
         let hello = Hello {
             version: VERSION,
             fingerprint: self.table.fingerprint(),
@@ -119,30 +174,21 @@ impl Worker {
         put_hello(self.desk.out.tail(), &hello);
         self.send()?;
         match self.receive()? {
-            ToWorker::Setup(setup) => self.set_up(setup)?,
-            _ => return Err(invalid("the parent's first message is not its settings")),
-        }
-        loop {
-            match self.receive()? {
-                ToWorker::Run { seq, function, shape, args, arrived } => {
-                    self.lookout.handle_run(seq);
-                    let args = Arguments { bytes: args, arrived };
-                    self.handle_run(seq, FnId(function), shape, args)?;
-                }
-                ToWorker::Bye => return self.desk.errands.outbox.flush(),
-                ToWorker::Setup(_) => return Err(invalid("the parent sent its settings twice")),
-            }
+            ToWorker::Setup(setup) => self.set_up(setup),
+            _ => Err(invalid("the parent's first message is not its settings")),
         }
     }
 
     /// Puts the pool's settings in force, runs its initializer, and says how
-    /// that went.
-    fn set_up(&mut self, setup: Setup) -> io::Result<()> {
+    /// that went. Returns whether it went well.
+    fn set_up(&mut self, setup: Setup) -> io::Result<bool> {
         if setup.version != VERSION || setup.fingerprint != self.table.fingerprint() {
             return Err(invalid("the parent is another program"));
         }
         self.desk.frame_bytes_max = setup.frame_bytes_max;
-        match self.prepare(&setup) {
+        let prepared = self.prepare(&setup);
+        let is_up = prepared.is_ok();
+        match prepared {
             Ok(()) if self.desk.out.len() > REPORT_BYTES_MAX => {
                 self.desk.out.clear(SPARE_BYTES_MAX);
                 let reason = "the initializer's result is too long".to_owned();
@@ -157,7 +203,8 @@ impl Worker {
                 put_init_failed(self.desk.out.tail(), &failure);
             }
         }
-        self.send()
+        self.send()?;
+        Ok(is_up)
     }
 
     fn prepare(&mut self, setup: &Setup) -> Result<(), Failure> {
@@ -225,19 +272,20 @@ impl Worker {
         }
     }
 
+    /// Returns whether there was a result.
     fn handle_run(
         &mut self,
         seq: u64,
         function: FnId,
         shape: Shape,
         args: Arguments,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let started = monotonic_nanos();
         // Before the swap: whoever sees `Running` must see since when.
         self.page.set_started_at(seq, started);
         if self.page.swap(seq, Phase::Queued, Phase::Running).is_err() {
             put_skipped(self.desk.out.tail(), seq);
-            return self.answer(started, 0);
+            return self.answer(started, 0).map(|()| false);
         }
         if args.bytes.len() >= LARGE_BYTES_LEAST {
             self.large_at = started;
@@ -271,6 +319,7 @@ impl Worker {
             self.reader.give_back();
             self.is_over_memory()
         };
+        let has_result = result.is_ok();
         match result {
             Ok(answered) => {
                 let (len, attached) = (self.desk.out.len(), self.desk.out.attached().len());
@@ -282,7 +331,8 @@ impl Worker {
                 put_failed(self.desk.out.tail(), seq, run_nanos, retire, &failure);
             }
         }
-        self.answer(started + run_nanos, run_nanos)
+        self.answer(started + run_nanos, run_nanos)?;
+        Ok(has_result)
     }
 
     /// Swaps the task's word to `Done`. If the parent was faster, a signal is

@@ -85,9 +85,9 @@ impl Actor {
         // Away from 0, where it would be inherited.
         let moved = socket.try_clone().unwrap();
         std::mem::forget(socket);
-        let mut bytes = [0; 8];
+        let mut bytes = [0; 12];
         let mut parts = [IoSliceMut::new(&mut bytes)];
-        let mut space = nix::cmsg_space!([i32; 4]);
+        let mut space = nix::cmsg_space!([i32; 5]);
         let message = recvmsg::<()>(
             moved.as_raw_fd(),
             &mut parts,
@@ -104,6 +104,10 @@ impl Actor {
             })
             .collect();
         assert_eq!(bytes[..7], *b"process");
+        // Who it is does not matter here.
+        let birth = u32::from_le_bytes(bytes[8..].try_into().unwrap());
+        let birth = (&moved).take(birth.into()).read_to_end(&mut Vec::new());
+        birth.unwrap();
         // The page, the starter's pidfd and the leash, and sometimes an output.
         if let Some(&stdout) = fds.get(3) {
             // SAFETY: both descriptors are open; what was at 1 is not used.

@@ -77,7 +77,7 @@ async fn broken_by(builder: procession::PoolBuilder) -> SpawnError {
     let check = |error: TaskError| {
         let TaskError::Broken(cause) = &error else { panic!("{error:?}") };
         assert_eq!(cause.to_string(), text);
-        assert_eq!(error.to_string(), "the pool is broken: no worker can be started");
+        assert_eq!(error.to_string(), "no worker can be started");
         let source = std::error::Error::source(&error).unwrap();
         assert_eq!(source.to_string(), text);
         assert_eq!(error.started(), Some(false));

@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command as Program, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
@@ -17,7 +16,8 @@ use crate::limits::DEATH_WAIT;
 use crate::slot_word::{Phase, SlotWord};
 use crate::start::boot::boot;
 use crate::start::message::ARG0_MARK;
-use crate::start::spawn::{Ends, OutputTo, spawn};
+use crate::start::owner::new_pool_id;
+use crate::start::spawn::{Ends, Role, Standard, spawn};
 
 const WORKER_MAIN: &str = "start::warden::tests::worker_main";
 const LONG: Duration = Duration::from_secs(30);
@@ -55,7 +55,7 @@ fn worker_main() {
         }
         b"s" => {
             let nested = Probe::pool();
-            let mut ends = nested.start(1, SpawnSpec { stdout: OutputTo::Inherit, ..spec() });
+            let mut ends = nested.start(1, SpawnSpec { stdout: Standard::Inherit, ..spec() });
             self::order(&mut ends.socket, b"w");
             kill(Pid::from_raw(ends.pid), Signal::SIGSTOP).unwrap();
             socket.write_all(b"s").unwrap();
@@ -109,24 +109,26 @@ struct Probe {
     events: mpsc::Receiver<Event>,
 }
 
-fn new_pool_id() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    LAST.fetch_add(1, Ordering::Relaxed)
-}
-
 fn spec() -> SpawnSpec {
     SpawnSpec {
         test_main: Some(WORKER_MAIN),
-        stdout: OutputTo::Null,
-        stderr: OutputTo::Inherit,
+        role: Role::Pool,
+        own_group: true,
+        stdin: Standard::Null,
+        stdout: Standard::Null,
+        stderr: Standard::Inherit,
         env: Vec::new(),
         env_clear: false,
         current_dir: None,
     }
 }
 
+fn birth(id: u64) -> Birth {
+    Birth::of_child(Some(&format!("test/{id}")))
+}
+
 fn arg0(id: u64) -> String {
-    format!("unit{ARG0_MARK}test/{id}")
+    birth(id).arg0()
 }
 
 impl Probe {
@@ -137,7 +139,7 @@ impl Probe {
 
     fn request(&self, id: u64, spec: SpawnSpec) {
         let owner = Arc::clone(&self.inbox);
-        Warden::global().unwrap().start(WorkerId(id), owner, Arc::new(spec), arg0(id));
+        Warden::global().unwrap().start(WorkerId(id), owner, Arc::new(spec), birth(id));
     }
 
     fn start(&self, id: u64, spec: SpawnSpec) -> Ends {
@@ -189,7 +191,7 @@ fn expect(socket: &mut UnixStream, byte: &[u8; 1]) {
 #[test]
 fn a_worker_boots_with_its_page_and_its_output() {
     let pool = Probe::pool();
-    let spec = SpawnSpec { stdout: OutputTo::Piped, stderr: OutputTo::Piped, ..spec() };
+    let spec = SpawnSpec { stdout: Standard::Piped, stderr: Standard::Piped, ..spec() };
     let mut ends = pool.start(1, spec);
     ends.page.enqueue(9, 0);
     ends.socket.write_all(b"p").unwrap();
@@ -280,7 +282,7 @@ fn grandchildren_die_with_their_worker() {
 #[test]
 fn a_stopped_worker_wakes_up_to_its_parents_death() {
     let pool = Probe::pool();
-    let mut ends = pool.start(1, SpawnSpec { stdout: OutputTo::Piped, ..spec() });
+    let mut ends = pool.start(1, SpawnSpec { stdout: Standard::Piped, ..spec() });
     order(&mut ends.socket, b"s");
     pool.stop(1, Stop::Kill);
     assert_eq!(pool.died(1), Exit::from_signal(9));
@@ -310,7 +312,7 @@ fn a_killed_pool_starts_nothing_more() {
         fn handle_event(&self, event: Event) {
             if let Event::Started { .. } = event {
                 let warden = Warden::global().unwrap();
-                warden.start(WorkerId(2), Arc::clone(&self.0) as _, Arc::new(spec()), arg0(2));
+                warden.start(WorkerId(2), Arc::clone(&self.0) as _, Arc::new(spec()), birth(2));
                 warden.kill_all(self.0.id);
             }
             self.0.handle_event(event);
@@ -320,7 +322,7 @@ fn a_killed_pool_starts_nothing_more() {
     let bystander = Probe::pool();
     let mut other = bystander.start(1, spec());
     let owner = Arc::new(KillsAll(Arc::clone(&pool.inbox)));
-    Warden::global().unwrap().start(WorkerId(1), owner, Arc::new(spec()), arg0(1));
+    Warden::global().unwrap().start(WorkerId(1), owner, Arc::new(spec()), birth(1));
     let Event::Started { ends, .. } = pool.next() else { panic!() };
     assert_eq!(pool.failed(2).kind(), io::ErrorKind::Interrupted);
     assert_eq!(pool.died(1), Exit::from_signal(9));
@@ -356,7 +358,7 @@ fn an_owner_that_panics_harms_nobody() {
     }
     let owner = Arc::new(Panics(new_pool_id()));
     let gone = Arc::downgrade(&owner);
-    Warden::global().unwrap().start(WorkerId(1), owner, Arc::new(spec()), arg0(1));
+    Warden::global().unwrap().start(WorkerId(1), owner, Arc::new(spec()), birth(1));
     let pool = Probe::pool();
     // Its worker had its socket dropped, and is reaped: nothing keeps the owner.
     let limit = Instant::now() + LONG;
@@ -429,7 +431,7 @@ impl Led {
 
     fn ask(&mut self, id: u64) {
         let owner = Arc::clone(&self.pool.inbox) as _;
-        let start = Start { worker: WorkerId(id), owner, spec: Arc::new(spec()), arg0: arg0(id) };
+        let start = Start { worker: WorkerId(id), owner, spec: Arc::new(spec()), birth: birth(id) };
         self.watch.handle_command(Command::Start(start));
         self.watch.hand_out(Instant::now());
     }
@@ -441,7 +443,7 @@ impl Led {
 
     /// The start comes back. Returns the process.
     fn emerges(&mut self, order: Order) -> i32 {
-        let spawned = spawn(&order.spec, &order.arg0, |_| Ok(())).unwrap();
+        let spawned = spawn(&order.spec, &order.birth, |_| Ok(())).unwrap();
         let pid = spawned.ends.pid;
         self.watch.handle_outcome(order.token, Ok(spawned));
         pid
@@ -534,7 +536,7 @@ fn a_start_that_does_not_come_back_is_given_up_and_reaped_when_it_does() {
 #[test]
 fn a_death_that_is_seen_before_its_start_is_told_after_it() {
     let (mut led, order) = Led::new();
-    let spawned = spawn(&order.spec, &order.arg0, |_| Ok(())).unwrap();
+    let spawned = spawn(&order.spec, &order.birth, |_| Ok(())).unwrap();
     kill(Pid::from_raw(spawned.ends.pid), Signal::SIGKILL).unwrap();
     while matches!(wait::peek_exit(spawned.pidfd.as_fd()), Ok(None)) {
         thread::yield_now();

@@ -1,0 +1,195 @@
+//! The pipes of a process, for tokio. They come to a runtime when they are first
+//! read or written, not when they are made: a process can be started without one.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::{io, mem};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::pipe::{Receiver, Sender};
+
+use crate::limits::OUTPUT_TAIL_BYTES;
+use crate::sys::fd;
+
+/// One end of a pipe.
+#[derive(Debug)]
+enum End<T> {
+    Idle(OwnedFd),
+    /// It has come to a runtime.
+    Watched(T),
+    /// It could not.
+    Lost,
+}
+
+impl<T: AsFd> End<T> {
+    fn watched(&mut self, watch: fn(OwnedFd) -> io::Result<T>) -> io::Result<Pin<&mut T>>
+    where
+        T: Unpin,
+    {
+        if let End::Idle(_) = self {
+            if let End::Idle(fd) = mem::replace(self, End::Lost) {
+                *self = End::Watched(watch(fd)?);
+            }
+        }
+        match self {
+            End::Watched(watched) => Ok(Pin::new(watched)),
+            End::Idle(_) | End::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn into_fd(self, unwatch: fn(T) -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+        match self {
+            End::Idle(fd) => fd::set_waiting(&fd, true).map(|()| fd),
+            End::Watched(watched) => unwatch(watched),
+            End::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+/// What a process reads as its standard input. Dropping it is the input's end.
+///
+/// Comes to a tokio runtime, one with I/O, when it is first written to.
+#[derive(Debug)]
+pub struct ProcessStdin(End<Sender>);
+
+/// What a process writes to its standard output.
+///
+/// Comes to a tokio runtime, one with I/O, when it is first read.
+#[derive(Debug)]
+pub struct ProcessStdout(End<Receiver>);
+
+/// What a process writes to its standard error.
+///
+/// Comes to a tokio runtime, one with I/O, when it is first read.
+#[derive(Debug)]
+pub struct ProcessStderr {
+    end: End<Receiver>,
+    tap: Arc<Tap>,
+}
+
+impl ProcessStdin {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        ProcessStdin(End::Idle(fd))
+    }
+
+    /// The descriptor, writes to which wait.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not let go of it.
+    pub fn into_owned_fd(self) -> io::Result<OwnedFd> {
+        self.0.into_fd(Sender::into_blocking_fd)
+    }
+
+    fn pipe(&mut self) -> io::Result<Pin<&mut Sender>> {
+        self.0.watched(Sender::from_owned_fd)
+    }
+}
+
+impl ProcessStdout {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        ProcessStdout(End::Idle(fd))
+    }
+
+    /// The descriptor, reads from which wait: another process's input, for example.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not let go of it.
+    pub fn into_owned_fd(self) -> io::Result<OwnedFd> {
+        self.0.into_fd(Receiver::into_blocking_fd)
+    }
+}
+
+impl ProcessStderr {
+    pub(super) fn new(fd: OwnedFd, tap: Arc<Tap>) -> Self {
+        ProcessStderr { end: End::Idle(fd), tap }
+    }
+
+    /// The descriptor, reads from which wait.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not let go of it.
+    pub fn into_owned_fd(self) -> io::Result<OwnedFd> {
+        self.end.into_fd(Receiver::into_blocking_fd)
+    }
+}
+
+impl AsyncWrite for ProcessStdin {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.pipe()?.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Does nothing: only dropping it closes it.
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for ProcessStdout {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.watched(Receiver::from_owned_fd)?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncRead for ProcessStderr {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(self.end.watched(Receiver::from_owned_fd)?.poll_read(cx, buf))?;
+        self.tap.note(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What came through a pipe last: for reports, beside whoever reads it.
+#[derive(Debug)]
+pub(super) struct Tap {
+    /// The same end, to see what has not been read.
+    pipe: OwnedFd,
+    read: Mutex<VecDeque<u8>>,
+}
+
+impl Tap {
+    pub(super) fn new(pipe: BorrowedFd<'_>) -> io::Result<Arc<Tap>> {
+        Ok(Arc::new(Tap { pipe: pipe.try_clone_to_owned()?, read: Mutex::default() }))
+    }
+
+    fn read(&self) -> MutexGuard<'_, VecDeque<u8>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, bytes: &[u8]) {
+        let mut read = self.read();
+        read.extend(bytes);
+        let excess = read.len().saturating_sub(OUTPUT_TAIL_BYTES);
+        read.drain(..excess);
+    }
+
+    /// The last that was written, read or not.
+    pub(super) fn tail(&self) -> String {
+        let mut bytes: Vec<u8> = self.read().iter().copied().collect();
+        bytes.extend(fd::peek_pipe(self.pipe.as_fd()));
+        let from = bytes.len().saturating_sub(OUTPUT_TAIL_BYTES);
+        String::from_utf8_lossy(&bytes[from..]).into_owned()
+    }
+}

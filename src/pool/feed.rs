@@ -17,22 +17,31 @@ use serde::Serialize;
 use tokio::task::coop::consume_budget;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::flight::{Chunk, Fed, Flight, Flights, info};
 use crate::error::{Side, TaskError, TaskInfo};
-use crate::limits::ATTACHED_MAX;
+use crate::limits::{ATTACHED_MAX, TALLY_BYTES_MAX};
 use crate::proto::codec;
-use crate::proto::draft::{Draft, Mark, Payload, Reply};
+use crate::proto::draft::{Draft, Mark};
 use crate::proto::message::Shape;
 use crate::sched::{TaskKey, Terms};
-use crate::supervisor::{Begun, Ended, Landing, Part, Request, Supervisor};
+use crate::supervisor::{Begun, Ended, Landing, Part, Request, Sleep, Supervisor};
 use crate::sys::cast::Sharing;
+use crate::sys::layout::Tallied;
 
 /// A chunk should take about this long: some forty times its fixed cost of
 /// 50 µs or less, and short enough to spread the last ones evenly.
 const CHUNK_NANOS: u64 = 2_000_000;
 
-/// A worker sends a chunk back unfinished after this long, so that items that
-/// take longer than those before them can go to other workers.
-const CHUNK_BUDGET_NANOS: u64 = 5 * CHUNK_NANOS;
+/// The same for a stream, whose reader waits for single items.
+const STREAM_CHUNK_NANOS: u64 = 1_000_000;
+
+/// A worker sends a chunk back unfinished after so many times this long, so that
+/// items that take longer than those before them can go to other workers.
+const CHUNK_BUDGET: u64 = 5;
+
+/// How often a stream that waits looks for chunks that were there the last time
+/// too: their first long item keeps those behind it from workers that may be free.
+const STALL: Duration = Duration::from_nanos(2 * CHUNK_BUDGET * STREAM_CHUNK_NANOS);
 
 /// Chunks grow at most by this factor from one to the next: one quick item
 /// says little.
@@ -153,56 +162,31 @@ pub(super) struct Feed {
     /// Done when the caller's token is cancelled.
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     pub(super) stop_on_failure: bool,
+    /// How long a chunk should take, and how many items it may have at most,
+    /// unless its size is given.
+    chunk_nanos: u64,
+    chunk_items_max: usize,
+    /// What was answered outlives a worker, and its death is that of one item only:
+    /// those behind it go to others.
+    tallied: bool,
     /// Parts of chunks that came back unfinished.
     unfinished: VecDeque<Chunk>,
     flights: Flights,
     landing: Arc<Landing>,
     /// Taken from there, in the order they came.
     landed: VecDeque<(u32, Ended)>,
+    /// What else there is to tell of those.
+    fed: VecDeque<Fed>,
+    stall: Option<Sleep>,
     pulled: usize,
     /// Nanoseconds that an item takes, on average of late. 0: unknown.
     item_nanos: u64,
+    /// And bytes of its answer.
+    answer_bytes: usize,
     /// Items of the largest chunk that has come back.
     largest: usize,
     /// Keeps the pool's driver until all is done.
     begun: Option<Begun>,
-}
-
-/// Consecutive items that go to a worker together.
-pub(super) struct Chunk {
-    /// Position of its first item in the input.
-    first: usize,
-    args: Payload,
-    /// Where the arguments of each item but the last end in `args`, counted from
-    /// where those of the first began when the chunk was made.
-    ends: Vec<u32>,
-    /// Where `args` begins, counted likewise.
-    start: u32,
-}
-
-impl Chunk {
-    fn count(&self) -> usize {
-        self.ends.len() + 1
-    }
-
-    /// Cuts off all but the first `count` items, which are some and not all, and
-    /// returns the rest.
-    fn split_off(&mut self, count: usize) -> Chunk {
-        let ends = self.ends.split_off(count);
-        let start = self.ends.pop().expect("cut behind an item");
-        let args = self.args.split_off((start - self.start) as usize);
-        Chunk { first: self.first + count, args, ends, start }
-    }
-}
-
-/// What became of consecutive items.
-pub(super) enum Fed {
-    /// They could not be sent.
-    Unsent { index: usize, error: TaskError },
-    /// All have this answer, which is that of a chunk unless `single`.
-    Answered { first: usize, count: usize, payload: Reply, single: bool, task: TaskInfo },
-    /// None has an answer. The error's index counts from `first`.
-    Lost { first: usize, count: usize, error: TaskError },
 }
 
 impl Feed {
@@ -222,12 +206,18 @@ impl Feed {
             label: None,
             cancelled: None,
             stop_on_failure: false,
+            chunk_nanos: CHUNK_NANOS,
+            chunk_items_max: CHUNK_ITEMS_MAX,
+            tallied: false,
             unfinished: VecDeque::new(),
             flights: Flights::default(),
             landing: Arc::default(),
             landed: VecDeque::new(),
+            fed: VecDeque::new(),
+            stall: None,
             pulled: 0,
             item_nanos: 0,
+            answer_bytes: 0,
             largest: 0,
             begun: None,
         }
@@ -240,6 +230,35 @@ impl Feed {
     pub(super) fn set_chunk_size(&mut self, items: usize) {
         assert!(items > 0, "a chunk needs at least one item");
         self.chunk_size = Some(items);
+    }
+
+    /// Feeds a stream: answers come soon, and each item has a fate of its own.
+    pub(super) fn set_streaming(&mut self) {
+        self.chunk_nanos = STREAM_CHUNK_NANOS;
+        let plan = self.supervisor.plan();
+        self.tallied = plan.settings.trusted;
+        // What the pool's settings say of a task goes for an item.
+        let is_counted = plan.settings.tasks_per_worker_max.is_some();
+        if is_counted || plan.task_timeout.is_some() || !self.tallied {
+            self.chunk_size = Some(1);
+        }
+    }
+
+    /// How many items a worker may have before it or behind it so that it has
+    /// something to do while one chunk is read and another is made: short ones with
+    /// short answers, `most` of them.
+    pub(super) fn items_ahead(&self, most: usize) -> usize {
+        if self.chunk_size.is_some() || self.item_nanos == 0 {
+            return 0;
+        }
+        let by_time = usize::try_from(2 * self.chunk_nanos / self.item_nanos).unwrap_or(most);
+        let by_bytes = 2 * TALLY_BYTES_MAX / self.answer_bytes.max(1);
+        by_time.min(by_bytes).min(most)
+    }
+
+    /// How many items a chunk may have, unless its size is given.
+    pub(super) fn set_chunk_items_max(&mut self, items: usize) {
+        self.chunk_items_max = items.clamp(1, CHUNK_ITEMS_MAX);
     }
 
     pub(super) fn cancel_on(&mut self, token: CancellationToken) {
@@ -290,26 +309,17 @@ impl Feed {
     ///
     /// With the input's own panic, when everything before it has come back.
     pub(super) fn poll_fed(&mut self, cx: &mut Context<'_>, mut room: usize) -> Poll<Option<Fed>> {
-        while self.flights.len() < self.window() {
-            if let Some(chunk) = self.next_unfinished() {
-                self.send(chunk);
+        loop {
+            if let Some(fed) = self.fed.pop_front() {
+                return Poll::Ready(Some(fed));
+            }
+            self.fill(cx, &mut room);
+            if !self.fed.is_empty() {
                 continue;
             }
-            if room == 0 {
+            if self.flights.len() == 0 {
                 break;
             }
-            match self.poll_chunk(cx, room) {
-                Poll::Ready(Next::Chunk(chunk)) => {
-                    room = room.saturating_sub(chunk.count());
-                    self.send(chunk);
-                }
-                Poll::Ready(Next::Failed { index, error }) => {
-                    return Poll::Ready(Some(Fed::Unsent { index, error }));
-                }
-                Poll::Ready(Next::End) | Poll::Pending => break,
-            }
-        }
-        if self.flights.len() > 0 {
             if self.landed.is_empty() {
                 self.landing.swap_or_wait(&mut self.landed, cx.waker());
             }
@@ -317,13 +327,14 @@ impl Feed {
                 // As tokio's channels do: who never waits lets others run.
                 ready!(pin!(consume_budget()).poll(cx));
             }
-            return match self.landed.pop_front() {
+            match self.landed.pop_front() {
                 Some((number, ended)) => {
                     let flight = self.flights.remove(number);
-                    Poll::Ready(Some(self.handle_landed(flight, ended)))
+                    self.handle_landed(flight, ended);
                 }
-                None => Poll::Pending,
-            };
+                None if self.poll_stalled(cx) => {}
+                None => return Poll::Pending,
+            }
         }
         if self.source.is_some() || !self.unfinished.is_empty() {
             return Poll::Pending;
@@ -333,6 +344,62 @@ impl Feed {
             Some(panic) => std::panic::resume_unwind(panic),
             None => Poll::Ready(None),
         }
+    }
+
+    /// Sends as many chunks as may be on their way, with `room` new items at most.
+    fn fill(&mut self, cx: &mut Context<'_>, room: &mut usize) {
+        while self.flights.len() < self.window() {
+            if let Some(chunk) = self.next_unfinished() {
+                self.send(chunk);
+                continue;
+            }
+            if *room == 0 {
+                return;
+            }
+            match self.poll_chunk(cx, *room) {
+                Poll::Ready(Next::Chunk(chunk)) => {
+                    *room = room.saturating_sub(chunk.count());
+                    self.send(chunk);
+                }
+                Poll::Ready(Next::Failed { index, error }) => {
+                    return self.fed.push_back(Fed::Unsent { index, error });
+                }
+                Poll::Ready(Next::End) | Poll::Pending => return,
+            }
+        }
+    }
+
+    /// Whether there is something to do or to tell of chunks that nothing has come of
+    /// for long: one long item keeps the answers before it, and those behind it from
+    /// workers that may be free. If not, the reader is woken to ask again, as long as
+    /// there can be.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.tallied || !self.flights.iter().any(Flight::is_divisible) {
+            return false;
+        }
+        let stall = self.stall.get_or_insert_with(|| self.supervisor.sleep(STALL));
+        while Pin::new(&mut *stall).poll(cx).is_ready() {
+            *stall = self.supervisor.sleep(STALL);
+            let news = self.fed.len() + self.unfinished.len();
+            for flight in self.flights.iter_mut().filter(|flight| flight.is_divisible()) {
+                if !std::mem::replace(&mut flight.is_old, true) {
+                    continue;
+                }
+                let cut = self.chunk_size.is_none();
+                let Some(tallied) = self.supervisor.look_into(flight.task, cut) else { continue };
+                // Whatever it says, what was given is not run again.
+                let begun = (tallied.begun as usize).max(flight.given).max(1);
+                if cut && begun < flight.chunk.count() {
+                    self.unfinished.push_back(flight.chunk.split_off(begun));
+                }
+                let task = info(flight.task, self.name, &self.label);
+                self.fed.extend(flight.give(&tallied, task));
+            }
+            if self.fed.len() + self.unfinished.len() > news {
+                return true;
+            }
+        }
+        false
     }
 
     /// Pulls no further input, and cancels what lies behind the item `index`.
@@ -362,6 +429,8 @@ impl Feed {
             self.landing = Arc::default();
         }
         self.landed.clear();
+        self.fed.clear();
+        self.stall = None;
         self.begun = None;
     }
 
@@ -386,7 +455,7 @@ impl Feed {
     /// Whether items turn out so quick that chunks will be longer than that.
     fn is_growing(&self) -> bool {
         let nanos = (self.by_growth() as u64).saturating_mul(self.item_nanos);
-        self.by_growth() < CHUNK_ITEMS_MAX && nanos < CHUNK_NANOS
+        self.by_growth() < self.chunk_items_max && nanos < self.chunk_nanos
     }
 
     /// How many items the next chunk should have.
@@ -399,13 +468,19 @@ impl Feed {
             return 1;
         }
         let within = |nanos| usize::try_from(nanos / self.item_nanos).unwrap_or(usize::MAX);
-        let by_time = within(CHUNK_NANOS);
+        let by_time = within(self.chunk_nanos);
         // Towards the end chunks shrink, so that workers end together.
         let by_rest = match self.left() {
             Some(left) => left.div_ceil(2 * self.workers()).max(within(CHUNK_NANOS_LEAST)),
             None => usize::MAX,
         };
-        by_time.min(self.by_growth()).min(by_rest).clamp(1, CHUNK_ITEMS_MAX)
+        // What is not put down is not begun.
+        let by_bytes = match self.tallied {
+            true => TALLY_BYTES_MAX / self.answer_bytes.max(1),
+            false => usize::MAX,
+        };
+        let most = self.chunk_items_max.min(by_bytes).max(1);
+        by_time.min(self.by_growth()).min(by_rest).clamp(1, most)
     }
 
     /// Items that came back without an answer; they were pulled before, so
@@ -468,13 +543,19 @@ impl Feed {
     fn send(&mut self, mut chunk: Chunk) {
         let count = chunk.count();
         let single = self.chunk_size == Some(1);
+        let budget_nanos = match self.chunk_size {
+            Some(_) => 0,
+            None => CHUNK_BUDGET * self.chunk_nanos,
+        };
         let shape = if single {
             Shape::One
         } else {
             Shape::Batch {
                 count: count as u32,
-                budget_nanos: if self.chunk_size.is_some() { 0 } else { CHUNK_BUDGET_NANOS },
-                stop_on_failure: self.stop_on_failure,
+                budget_nanos,
+                // What is tallied is answers and nothing else.
+                stop_on_failure: self.stop_on_failure || self.tallied,
+                tallied: self.tallied,
             }
         };
         let request = Request {
@@ -490,24 +571,32 @@ impl Feed {
         // The pool's timeout is for one item.
         let timeout = self.supervisor.plan().task_timeout.map(|each| match self.chunk_size {
             Some(_) => each.saturating_mul(count as u32),
-            None => each.saturating_add(Duration::from_nanos(CHUNK_BUDGET_NANOS)),
+            None => each.saturating_add(Duration::from_nanos(budget_nanos)),
         });
         let terms = Terms { timeout, ..Terms::default() };
         // It has its number before it is submitted: the program's subscriber hears
         // of that, and may panic. Then the chunk lands all the same.
-        let number = self.flights.insert(Flight { task: TaskKey::NOWHERE, chunk, single });
+        let flight = Flight { task: TaskKey::NOWHERE, chunk, single, given: 0, is_old: false };
+        let number = self.flights.insert(flight);
         let part = Part::new(&self.landing, number);
         let task = self.supervisor.submit_part(request, terms, part);
         self.flights.get_mut(number).task = task;
     }
 
-    fn handle_landed(&mut self, flight: Flight, ended: Ended) -> Fed {
-        let Flight { task, mut chunk, single } = flight;
+    fn handle_landed(&mut self, flight: Flight, ended: Ended) {
+        let task = info(flight.task, self.name, &self.label);
+        if let Err(failed) = &ended {
+            if let Some(tallied) = &failed.tallied {
+                return self.handle_tallied(flight, tallied, &failed.error, task);
+            }
+        }
+        let Flight { mut chunk, single, given, .. } = flight;
         let first = chunk.first;
         let count = chunk.count();
-        match ended {
+        self.fed.push_back(match ended {
             Ok(answer) => {
-                let answered = answer.answered as usize;
+                // One that was cut short had more items once.
+                let answered = (answer.answered as usize).clamp(given.max(1), count);
                 if answered < count {
                     self.unfinished.push_back(chunk.split_off(answered));
                 }
@@ -517,18 +606,10 @@ impl Feed {
                     0 => nanos,
                     average => (average / 2 + nanos / 2).max(1),
                 };
-                Fed::Answered {
-                    first,
-                    count: answered,
-                    payload: answer.payload,
-                    single,
-                    task: TaskInfo {
-                        id: task.id,
-                        name: self.name,
-                        label: self.label.clone(),
-                        index: None,
-                    },
-                }
+                let bytes = answer.payload.len().div_ceil(answered);
+                self.answer_bytes = (self.answer_bytes / 2 + bytes / 2).max(bytes.min(1));
+                let payload = answer.payload;
+                Fed::Answered { first, count: answered, given, payload, single, task }
             }
             Err(failed) => {
                 let error = failed.error;
@@ -538,8 +619,37 @@ impl Feed {
                     self.source = None;
                     self.unfinished.clear();
                 }
-                Fed::Lost { first, count, error }
+                Fed::Lost { first: first + given, count: count - given, error }
             }
+        });
+    }
+
+    /// A worker was lost with a chunk: what it has answered is answered, the item
+    /// that it was at is lost with it, and those behind were not begun.
+    fn handle_tallied(
+        &mut self,
+        mut flight: Flight,
+        tallied: &Tallied,
+        error: &TaskError,
+        task: TaskInfo,
+    ) {
+        let first = flight.chunk.first;
+        let count = flight.chunk.count();
+        self.fed.extend(flight.give(tallied, task));
+        let answered = flight.given;
+        let begun = tallied.begun as usize;
+        // One that has not begun any may have been killed by what it was sent.
+        let is_lost = answered < count && (begun > answered || answered == 0);
+        let known = answered + usize::from(is_lost);
+        if known < count {
+            self.unfinished.push_back(flight.chunk.split_off(known));
+        }
+        if is_lost {
+            self.fed.push_back(Fed::Lost {
+                first: first + answered,
+                count: 1,
+                error: error.clone(),
+            });
         }
     }
 }
@@ -569,51 +679,4 @@ enum Next {
     Chunk(Chunk),
     Failed { index: usize, error: TaskError },
     End,
-}
-
-/// A chunk on its way.
-struct Flight {
-    task: TaskKey,
-    chunk: Chunk,
-    single: bool,
-}
-
-/// Chunks on their way, by a number that is used again once they have landed.
-#[derive(Default)]
-struct Flights {
-    slots: Vec<Option<Flight>>,
-    free: Vec<u32>,
-}
-
-impl Flights {
-    fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
-    /// Returns its number.
-    fn insert(&mut self, flight: Flight) -> u32 {
-        match self.free.pop() {
-            Some(number) => {
-                self.slots[number as usize] = Some(flight);
-                number
-            }
-            None => {
-                self.slots.push(Some(flight));
-                self.slots.len() as u32 - 1
-            }
-        }
-    }
-
-    fn get_mut(&mut self, number: u32) -> &mut Flight {
-        self.slots[number as usize].as_mut().expect("it has not landed")
-    }
-
-    fn remove(&mut self, number: u32) -> Flight {
-        self.free.push(number);
-        self.slots[number as usize].take().expect("each lands once")
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Flight> {
-        self.slots.iter().flatten()
-    }
 }

@@ -10,7 +10,8 @@ use futures_util::stream::{FusedStream, Stream};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use super::feed::{Fed, Feed};
+use super::feed::Feed;
+use super::flight::Fed;
 use crate::error::{DecodeError, Side, TaskError, TaskInfo};
 use crate::proto::answers;
 use crate::proto::codec::{self, Budget};
@@ -38,7 +39,8 @@ use crate::sys::cast::Sharing;
 pub struct Imap<R> {
     feed: Feed,
     ordered: bool,
-    buffer: usize,
+    /// `None`: as it turns out best.
+    buffer: Option<usize>,
     /// Answers in the order to be given, and those that wait for others before
     /// them.
     ready: VecDeque<(usize, Result<R, TaskError>)>,
@@ -53,20 +55,22 @@ pub struct Imap<R> {
 impl<R> Unpin for Imap<R> {}
 
 /// Items under way for each worker, unless told otherwise: enough for the
-/// deepest pipeline of tasks that take no time.
+/// deepest pipeline of calls,
 const BUFFER_PER_WORKER: usize = 256;
+
+/// and most of them, where they take next to no time in chunks.
+const BUFFER_PER_WORKER_MAX: usize = 4096;
 
 impl<R> Imap<R> {
     pub(super) fn new(mut feed: Feed, ordered: bool) -> Self {
-        feed.set_chunk_size(1);
+        feed.set_streaming();
         // Made before the pool was closed, it may be read after that. If the pool
         // is closed already, the first poll says so.
         let _ = feed.begin(false);
-        let workers = feed.supervisor().plan().settings.workers;
         Imap {
             feed,
             ordered,
-            buffer: workers.saturating_mul(BUFFER_PER_WORKER),
+            buffer: None,
             ready: VecDeque::new(),
             early: BTreeMap::new(),
             next: 0,
@@ -75,21 +79,32 @@ impl<R> Imap<R> {
         }
     }
 
-    /// How many items may be between the input and the reader. Default: 256 for
-    /// each worker. The input is never pulled further than this ahead of what
-    /// was read.
+    /// How many items may be between the input and the reader. The input is never
+    /// pulled further than this ahead of what was read. Default: 256 for each worker,
+    /// and up to 4096 as long as those take less than two milliseconds and their
+    /// answers less than 32 KiB.
     ///
     /// # Panics
     ///
     /// If `items` is 0.
     pub fn buffer(mut self, items: usize) -> Self {
         assert!(items > 0, "a stream needs room for an item");
-        self.buffer = items;
+        self.buffer = Some(items);
         self
     }
 
-    /// Sends this many items to a worker at a time. Default: 1. Items of a
-    /// chunk share its fate if their worker dies.
+    /// Sends this many items to a worker at a time. Default: as many as take about
+    /// half a millisecond, found out on the way, and one at a time where the pool
+    /// has a limit for each: a [`task_timeout`], [`max_tasks_per_worker`], or
+    /// workers that are [`untrusted`]. Answers come a chunk at a time.
+    ///
+    /// If a worker dies, that is the end of the item it was at. The items before have
+    /// their answers, those behind go to others; only if it is `untrusted` the whole
+    /// chunk has failed.
+    ///
+    /// [`task_timeout`]: crate::PoolBuilder::task_timeout
+    /// [`max_tasks_per_worker`]: crate::PoolBuilder::max_tasks_per_worker
+    /// [`untrusted`]: crate::PoolBuilder::untrusted
     ///
     /// # Panics
     ///
@@ -152,15 +167,23 @@ impl<R: DeserializeOwned> Imap<R> {
 
     /// How many items may be pulled now. Where many may, a quarter of them at a
     /// time: for each one that is read, a worker would be woken for one.
-    fn room(&self) -> usize {
-        let room = self.buffer.saturating_sub(self.under_way);
+    fn room(&mut self) -> usize {
         let workers = self.feed.supervisor().workers_wanted();
-        let is_wide = self.buffer / workers >= BUFFER_PER_WORKER / 4;
-        if is_wide && room < self.buffer / 4 { 0 } else { room }
+        let each = || self.feed.items_ahead(BUFFER_PER_WORKER_MAX).max(BUFFER_PER_WORKER);
+        let buffer = self.buffer.unwrap_or_else(|| workers.saturating_mul(each()));
+        // At least two chunks for each worker.
+        self.feed.set_chunk_items_max(buffer / workers / 2);
+        let room = buffer.saturating_sub(self.under_way);
+        let is_wide = buffer / workers >= BUFFER_PER_WORKER / 4;
+        if is_wide && room < buffer / 4 { 0 } else { room }
     }
 
     fn take(&mut self, fed: Fed) {
-        for (index, answer) in Answers::new(fed) {
+        let given = match &fed {
+            Fed::Answered { given, .. } => *given,
+            Fed::Unsent { .. } | Fed::Lost { .. } => 0,
+        };
+        for (index, answer) in Answers::new(fed).skip(given) {
             if !self.ordered {
                 self.ready.push_back((index, answer));
             } else if index == self.next {
@@ -260,7 +283,7 @@ impl<R> Answers<R> {
                 answers.index = index;
                 answers.error = Some(error);
             }
-            Fed::Answered { first, count, payload, single, task } => {
+            Fed::Answered { first, count, given: _, payload, single, task } => {
                 answers.index = first;
                 answers.left = count;
                 answers.budget = Budget::for_payload(payload.len());
@@ -403,7 +426,7 @@ mod tests {
     fn answers(count: usize, payload: &[u8]) -> Answers<u64> {
         let task = TaskInfo { id: TaskId(1), name: "task", label: None, index: None };
         let payload = Reply::detach(payload.into(), 0, Arrived::NOTHING);
-        Answers::new(Fed::Answered { first: 10, count, payload, single: false, task })
+        Answers::new(Fed::Answered { first: 10, count, given: 0, payload, single: false, task })
     }
 
     /// Where each failure is, and each value; joined as `map` does it, up to the

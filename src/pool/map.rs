@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::feed::{Fed, Feed};
+use super::feed::Feed;
+use super::flight::Fed;
 use super::imap::Answers;
 use super::parts::Parts;
 use crate::error::TaskError;

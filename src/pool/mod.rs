@@ -3,13 +3,15 @@
 //!
 //! - `builder`: options;
 //! - `apply`, `handle`: one call;
-//! - `feed`: many calls, cut into chunks; `map` and `imap` collect them;
+//! - `feed`, `flight`: many calls, cut into chunks, and those on their way; `map`
+//!   and `imap` collect them;
 //! - `stream`: one call, many items;
 //! - `status`: what a pool says about itself.
 
 mod apply;
 mod builder;
 mod feed;
+mod flight;
 mod handle;
 mod imap;
 mod map;

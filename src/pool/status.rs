@@ -43,7 +43,7 @@ pub struct Status {
     pub abandoned: usize,
     /// Calls that wait, in the queue or for their turn on a worker.
     pub queued: usize,
-    /// Calls that run. A chunk of a map counts as one.
+    /// Calls that run. A chunk of a map or a stream counts as one.
     pub running: usize,
 }
 
@@ -79,7 +79,7 @@ impl Status {
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stats {
-    /// Calls taken in. A chunk of a map counts as one.
+    /// Calls taken in. A chunk of a map or a stream counts as one.
     pub submitted: u64,
     /// Calls that were answered.
     pub completed: u64,

@@ -46,6 +46,11 @@ pub(crate) fn end(out: &mut [u8], values: Values) {
     out[at..at + COUNT_BYTES].copy_from_slice(&count.to_le_bytes());
 }
 
+/// A payload of `count` values and no failure.
+pub(crate) fn of_values(count: u32, values: &[u8]) -> Vec<u8> {
+    [&count.to_le_bytes()[..], values].concat()
+}
+
 /// How many values follow, at the front of `bytes`, which moves on to them.
 pub(crate) fn take_count(bytes: &mut &[u8]) -> Option<u32> {
     let (count, rest) = bytes.split_first_chunk()?;

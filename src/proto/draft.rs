@@ -102,6 +102,13 @@ impl Draft {
         Mark { bytes: self.bytes.len(), kept: self.kept.len(), attached: self.attached.len() }
     }
 
+    /// What came after the mark, if it is bytes and nothing else.
+    #[inline]
+    pub(crate) fn since(&self, mark: Mark) -> Option<&[u8]> {
+        let is_plain = self.kept.len() == mark.kept && self.attached.len() == mark.attached;
+        is_plain.then(|| &self.bytes[mark.bytes..])
+    }
+
     /// Takes back what came after the mark.
     pub(crate) fn rewind(&mut self, mark: Mark) {
         self.bytes.truncate(mark.bytes);

@@ -50,8 +50,9 @@ pub(crate) enum Shape {
     One,
     /// `count` argument lists one after the other. The answer may cover fewer
     /// than `count`, once `budget_nanos` have passed (0: never) or the answer
-    /// has grown long; the rest has not been started then.
-    Batch { count: u32, budget_nanos: u64, stop_on_failure: bool },
+    /// has grown long; the rest has not been started then. `tallied`: the status
+    /// page says how far it has come, and has the answers so far.
+    Batch { count: u32, budget_nanos: u64, stop_on_failure: bool, tallied: bool },
     /// `Item` frames, as many as the credit in the status page allows.
     Stream,
 }
@@ -61,6 +62,8 @@ const RUN_PREFIX_BYTES: usize = 8 + 4 + 8;
 
 /// Flag beside [`BATCH`].
 const STOP_ON_FAILURE: u8 = 4;
+/// And another.
+const TALLIED: u8 = 8;
 
 /// Appends everything of a `Run` but its arguments, which the caller writes next.
 pub(crate) fn put_run(
@@ -73,8 +76,9 @@ pub(crate) fn put_run(
 ) {
     let (flags, count, budget_nanos) = match shape {
         Shape::One => (0, 1, 0),
-        Shape::Batch { count, budget_nanos, stop_on_failure } => {
-            (BATCH | if stop_on_failure { STOP_ON_FAILURE } else { 0 }, count, budget_nanos)
+        Shape::Batch { count, budget_nanos, stop_on_failure, tallied } => {
+            let stop = if stop_on_failure { STOP_ON_FAILURE } else { 0 };
+            (BATCH | stop | if tallied { TALLIED } else { 0 }, count, budget_nanos)
         }
         Shape::Stream => (STREAM, 1, 0),
     };
@@ -118,9 +122,10 @@ impl ToWorker {
                 let shape = match frame.flags {
                     0 => Shape::One,
                     STREAM => Shape::Stream,
-                    flags if flags & !STOP_ON_FAILURE == BATCH => {
+                    flags if flags & !(STOP_ON_FAILURE | TALLIED) == BATCH => {
                         let stop_on_failure = flags & STOP_ON_FAILURE != 0;
-                        Shape::Batch { count, budget_nanos, stop_on_failure }
+                        let tallied = flags & TALLIED != 0;
+                        Shape::Batch { count, budget_nanos, stop_on_failure, tallied }
                     }
                     _ => return Err(MessageError::Malformed("run")),
                 };

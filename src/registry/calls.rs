@@ -3,13 +3,17 @@
 //! leaves its results. Generic code that is compiled for each task, so what is
 //! here costs each item of a chunk a few instructions, not calls.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::limits::TALLY_BYTES_MAX;
 use crate::proto::codec::{self, Budget, DecodeFailure, EncodeFailure};
 use crate::proto::draft::{Draft, Mark, Whole};
 use crate::sys::atomic::{AtomicU32, Ordering};
 use crate::sys::cast::Sharing;
+use crate::sys::layout::Layout;
 
 /// Calls of one function, made in the order of their arguments.
 #[derive(Debug)]
@@ -31,6 +35,44 @@ pub(crate) struct Calls<'a> {
     limits: ResultLimits,
     /// Tells others which call was begun last.
     shown: &'a AtomicU32,
+    tally: Option<Tally<'a>>,
+}
+
+/// Where results are put down before the next call is begun, and where it says
+/// whether that may be.
+pub(crate) struct Tally<'a> {
+    page: &'a Layout,
+    seq: u64,
+    /// Results that are there, and their bytes.
+    count: u32,
+    bytes: usize,
+}
+
+impl<'a> Tally<'a> {
+    pub(crate) fn new(page: &'a Layout, seq: u64) -> Self {
+        Tally { page, seq, count: 0, bytes: 0 }
+    }
+
+    fn claim(&self) -> bool {
+        self.page.claim_item(self.seq)
+    }
+
+    /// Puts a result down. What does not fit is not, and nothing after it.
+    fn put(&mut self, result: &[u8]) -> bool {
+        let fits = result.len() <= TALLY_BYTES_MAX - self.bytes;
+        if fits {
+            self.count += 1;
+            self.page.tally(self.seq, self.count, self.bytes, result);
+            self.bytes += result.len();
+        }
+        fits
+    }
+}
+
+impl fmt::Debug for Tally<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tally").field("seq", &self.seq).field("count", &self.count).finish()
+    }
 }
 
 /// How long results may be.
@@ -62,7 +104,31 @@ impl<'a> Calls<'a> {
         let budget = Budget::for_payload(payload.bytes.len());
         let rest = &payload.bytes[..];
         let whole = out.mark();
-        Calls { rest, payload, budget, out, whole, count, begun: 0, until: 0, limits, shown }
+        let tally = None;
+        Calls { rest, payload, budget, out, whole, count, begun: 0, until: 0, limits, shown, tally }
+    }
+
+    /// Puts each result down before the call after it, which is asked for.
+    pub(crate) fn tallied(self, tally: Tally<'a>) -> Self {
+        Calls { tally: Some(tally), ..self }
+    }
+
+    /// Puts the result of the last call down, if that is asked for and has not been
+    /// done. `false` if there is no room for it.
+    pub(crate) fn put_down(&mut self) -> bool {
+        let Some(tally) = &mut self.tally else { return true };
+        let is_there = tally.count == self.begun;
+        is_there || self.out.since(self.whole).is_some_and(|result| tally.put(result))
+    }
+
+    /// Whether the next call may be made as far as the tally goes. If not, there is
+    /// none.
+    fn is_wanted(&mut self) -> bool {
+        let wanted = self.put_down() && self.tally.as_ref().is_none_or(Tally::claim);
+        if !wanted {
+            self.count = self.begun;
+        }
+        wanted
     }
 
     /// Lets so many more of them be made.
@@ -100,6 +166,9 @@ impl<'a> Calls<'a> {
     #[inline(always)]
     pub(super) fn next<Args: DeserializeOwned>(&mut self) -> Option<Result<Args, CallFailure>> {
         if self.begun >= self.until || self.out.weight() >= self.limits.together {
+            return None;
+        }
+        if self.tally.is_some() && !self.is_wanted() {
             return None;
         }
         // Not where the last result was appended: dropping that may have panicked,

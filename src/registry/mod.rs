@@ -21,7 +21,7 @@ mod calls;
 mod table;
 mod task_fn;
 
-pub(crate) use calls::{CallFailure, Calls, ResultLimits};
+pub(crate) use calls::{CallFailure, Calls, ResultLimits, Tally};
 pub use table::TestMain;
 pub(crate) use table::test_main;
 pub(crate) use table::{FnId, Kind, Run, Table, name, stream_id, value_id};

@@ -21,6 +21,7 @@ use crate::proto::draft::{Payload, Reply};
 use crate::proto::message::{Failure, Shape};
 use crate::registry::{FnId, Table};
 use crate::sched::Ending;
+use crate::sys::layout::Tallied;
 
 /// What the pool needs to know to make a call.
 #[derive(Debug)]
@@ -110,16 +111,18 @@ pub(crate) struct Answer {
 }
 
 /// Why there is no answer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) error: TaskError,
     /// Whether the task's body may have begun.
     pub(crate) started: bool,
+    /// What its worker has left of it.
+    pub(crate) tallied: Option<Tallied>,
 }
 
 impl Failed {
     pub(crate) fn new(error: TaskError, started: bool) -> Box<Self> {
-        Box::new(Failed { error, started })
+        Box::new(Failed { error, started, tallied: None })
     }
 }
 

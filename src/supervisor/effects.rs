@@ -188,18 +188,22 @@ impl Core {
         let started = ending_started(&ending);
         let mut info = call.info(id);
         let mut obituary = Default::default();
+        let mut tallied = None;
         if let Ending::Lost { worker, seq, .. } = ending {
             if let Some(link) = self.links.get(worker) {
                 obituary = link.obituary();
                 // Counted from the chunk's first; whoever cut it knows more. One
                 // that is none of the chunk's is not to be blamed.
-                if let Shape::Batch { count, .. } = call.shape() {
+                if let Shape::Batch { count, tallied: is_tallied, .. } = call.shape() {
                     info.index = Some(link.page.item(seq).min(count - 1) as usize);
+                    tallied = is_tallied.then(|| link.page.tallied(seq)).flatten();
                 }
             }
         }
         let error = ending_error(ending, info, obituary, self.last_failure.as_ref());
-        self.close_call(id, call, Err(Failed::new(error, started)), effects);
+        let mut failed = Failed::new(error, started);
+        failed.tallied = tallied;
+        self.close_call(id, call, Err(failed), effects);
     }
 
     /// Counts a call that has ended, and has it resolved.

@@ -31,6 +31,7 @@ use crate::slot_word::{Phase, SlotWord};
 use crate::start::spawn::Ends;
 use crate::sys::clock::monotonic_nanos;
 use crate::sys::fd;
+use crate::sys::layout::Tallied;
 use crate::sys::page::Page;
 use crate::sys::wait::has_ended;
 use crate::time::Time;
@@ -134,6 +135,24 @@ impl Links {
     pub(super) fn pid(&self, worker: WorkerKey) -> Option<u32> {
         let abandoned = || self.abandoned.iter().find(|(key, _)| *key == worker);
         self.get(worker).map(|link| link.pid).or_else(|| abandoned().map(|(_, pid)| *pid))
+    }
+
+    /// What there is so far of the chunk that is in this place, if it runs there; it
+    /// is cut short before that.
+    pub(super) fn look_into(&self, place: Place, cut: bool) -> Option<Tallied> {
+        let Place::Sent { worker, seq } = place else { return None };
+        let page = &self.get(worker)?.page;
+        if page.load(seq) != SlotWord::new(seq, Phase::Running) {
+            return None;
+        }
+        let begun = cut.then(|| page.cut(seq));
+        let answers = page.tallied_so_far(seq);
+        match (begun, answers) {
+            (None, answers) => answers,
+            (Some(begun), Some(answers)) => Some(Tallied { begun, ..answers }),
+            // It has just come to its end, such as that is now.
+            (Some(begun), None) => Some(Tallied { begun, answered: 0, answers: Vec::new() }),
+        }
     }
 
     /// Lets the stream that is in this place send `n` more items.

@@ -62,6 +62,7 @@ use crate::start::spawn::SpawnSpec;
 use crate::start::warden::Warden;
 use crate::sys::clock::monotonic_nanos;
 use crate::sys::fork::Incarnation;
+use crate::sys::layout::Tallied;
 use crate::time::Time;
 
 /// Checks what a worker's initializer returned.
@@ -332,6 +333,16 @@ impl Supervisor {
                 sched.handle_cancel(now, task, Intent::Cancel, links);
             }
         });
+    }
+
+    /// What a chunk that runs has come to so far; `None` if it does not run. `cut`:
+    /// it begins no further item.
+    pub(crate) fn look_into(&self, task: TaskKey, cut: bool) -> Option<Tallied> {
+        if self.is_in_a_copy() {
+            return None;
+        }
+        let core = self.core();
+        core.links.look_into(core.sched.place(task)?, cut)
     }
 
     /// Lets a stream's worker send `n` more items.

@@ -8,7 +8,7 @@
 
 use std::mem;
 
-use crate::limits::{OUTBOX_BYTES, SLOTS};
+use crate::limits::{OUTBOX_BYTES, SLOTS, TALLY_BYTES_MAX};
 use crate::slot_word::{Phase, SlotWord};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::sys::futex;
@@ -56,6 +56,21 @@ pub(super) struct Slot {
     /// itself cannot be slept on: a cancel leaves it as it is, and would be
     /// missed by a thread just about to sleep.
     nudge: AtomicU32,
+    /// Of a chunk that is tallied: how many items were begun, and in the upper
+    /// half how many may be.
+    claimed: AtomicU64,
+    /// How many of its answers are put down, and in the upper half their bytes.
+    tally: AtomicU64,
+}
+
+/// What a worker has put down of a chunk that it has not answered.
+#[derive(Debug)]
+pub(crate) struct Tallied {
+    /// Items that were begun.
+    pub(crate) begun: u32,
+    /// Answers, and their bytes, one after the other.
+    pub(crate) answered: u32,
+    pub(crate) answers: Vec<u8>,
 }
 
 impl Layout {
@@ -77,6 +92,8 @@ impl Layout {
             credit: AtomicU32::new(0),
             polite: AtomicU32::new(0),
             nudge: AtomicU32::new(0),
+            claimed: AtomicU64::new(0),
+            tally: AtomicU64::new(0),
         });
         Layout { header, slots, outbox: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
@@ -98,6 +115,8 @@ impl Layout {
         slot.item.store(0, Ordering::Relaxed);
         slot.credit.store(credit, Ordering::Relaxed);
         slot.polite.store(0, Ordering::Relaxed);
+        slot.claimed.store(halves(0, u32::MAX), Ordering::Relaxed);
+        slot.tally.store(0, Ordering::Relaxed);
         // Release: whoever sees `Queued` sees a fresh line.
         slot.word.store(SlotWord::new(seq, Phase::Queued).0, Ordering::Release);
     }
@@ -152,6 +171,60 @@ impl Layout {
     /// Worker: where it says that.
     pub(crate) fn item_cell(&self, seq: u64) -> &AtomicU32 {
         &self.slot(seq).item
+    }
+
+    /// Worker: whether the next item of a chunk may be begun, which it then is.
+    pub(crate) fn claim_item(&self, seq: u64) -> bool {
+        let before = self.slot(seq).claimed.fetch_add(1, Ordering::AcqRel);
+        low(before) < high(before)
+    }
+
+    /// Parent: lets no item of a running chunk be begun any more, except a first
+    /// one. Returns how many there are now.
+    pub(crate) fn cut(&self, seq: u64) -> u32 {
+        let claimed = &self.slot(seq).claimed;
+        let mut before = claimed.load(Ordering::Acquire);
+        loop {
+            let begun = low(before).clamp(1, high(before).max(1));
+            let after = halves(low(before), begun);
+            match claimed.compare_exchange(before, after, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return begun,
+                Err(now) => before = now,
+            }
+        }
+    }
+
+    /// Worker: puts answers of a chunk down behind the `len` bytes that are there,
+    /// so that they outlive it: `answered` in all. They lie where the ring is free,
+    /// behind what was published, until the next frame is written.
+    pub(crate) fn tally(&self, seq: u64, answered: u32, len: usize, answer: &[u8]) {
+        let end = len + answer.len();
+        debug_assert!(end <= TALLY_BYTES_MAX);
+        self.outbox_write(self.outbox_filled() + len as u64, answer);
+        self.slot(seq).tally.store(halves(answered, end as u32), Ordering::Release);
+    }
+
+    /// Parent: what has been put down of a chunk that runs; `None` if it does not.
+    pub(crate) fn tallied_so_far(&self, seq: u64) -> Option<Tallied> {
+        let running = SlotWord::new(seq, Phase::Running);
+        // Looked at after the rest: what is written over it is written when the word
+        // says something else.
+        let tallied = self.tallied(seq);
+        if self.load(seq) == running { tallied } else { None }
+    }
+
+    /// Parent: what a worker that is dead has put down of a chunk.
+    pub(crate) fn tallied(&self, seq: u64) -> Option<Tallied> {
+        let claimed = self.slot(seq).claimed.load(Ordering::Acquire);
+        let tally = self.slot(seq).tally.load(Ordering::Acquire);
+        let from = self.outbox_filled();
+        let len = high(tally) as usize;
+        let to = from.checked_add(len as u64).filter(|_| len <= TALLY_BYTES_MAX)?;
+        Some(Tallied {
+            begun: low(claimed).min(high(claimed)),
+            answered: low(tally),
+            answers: self.outbox_read(from, to),
+        })
     }
 
     /// How many items a stream may have sent by now. Wraps.
@@ -293,6 +366,18 @@ impl Layout {
         bytes.drain(..skip);
         bytes
     }
+}
+
+fn halves(low: u32, high: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}
+
+fn low(word: u64) -> u32 {
+    word as u32
+}
+
+fn high(word: u64) -> u32 {
+    (word >> 32) as u32
 }
 
 /// The word of the ring that holds a stream position, and the byte in it.

@@ -6,7 +6,8 @@
 //! ```text
 //!      0  magic │ layout version │ cancel bell │ lookout
 //!     64  outbox filled │ held from
-//!   4096  256 slots of 64 bytes: word, started at, item, credit, polite, nudge
+//!   4096  256 slots of 64 bytes: word, started at, item, credit, polite, nudge,
+//!         claimed, tally
 //!  20480  outbox: a ring of 64 KiB
 //! ```
 //!
@@ -34,7 +35,7 @@ use crate::sys::memfd;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
 const NAME: &CStr = c"procession-page";
-const LAYOUT_VERSION: u32 = 4;
+const LAYOUT_VERSION: u32 = 5;
 
 const _: () = {
     assert!(offset_of!(Header, outbox) == 64);

@@ -17,7 +17,7 @@ use crate::proto::codec::EncodeFailure;
 use crate::proto::draft::{Draft, Whole};
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::message::{Failure, begin_done, begin_item, finish_item};
-use crate::registry::{CallFailure, Calls, Host, ResultLimits, Run};
+use crate::registry::{CallFailure, Calls, Host, ResultLimits, Run, Tally};
 use crate::sys::atomic::AtomicU32;
 use crate::sys::clock::monotonic_nanos;
 use crate::sys::page::Page;
@@ -75,6 +75,7 @@ pub(super) struct Batch {
     /// When to stop and send what there is.
     pub(super) until: u64,
     pub(super) stop_on_failure: bool,
+    pub(super) tallied: bool,
 }
 
 impl Desk {
@@ -109,6 +110,9 @@ impl Desk {
         let limits = ResultLimits { each: *frame_bytes_max, together: BATCH_REPLY_BYTES };
         let shown = page.item_cell(batch.seq);
         let mut calls = Calls::new(batch.count, args.whole(), out, limits, shown);
+        if batch.tallied {
+            calls = calls.tallied(Tally::new(&page, batch.seq));
+        }
         let mut watch = Watch::new();
         while !calls.is_enough() {
             calls.go_on(watch.calls_left);
@@ -116,6 +120,9 @@ impl Desk {
             let made = make(run, &mut calls, errands);
             let begun = calls.begun() - before;
             values.count += begun;
+            if made.is_ok() && calls.is_enough() {
+                calls.put_down();
+            }
             if let Err(failure) = made {
                 values.count -= 1;
                 values = answers::fail(calls.out().tail(), values, &failure);

@@ -297,12 +297,15 @@ impl Worker {
         let kind = self.table.lookup(function).map(|task| &task.kind);
         let result = match (shape, kind) {
             (Shape::One, Some(Kind::Value(run))) => self.desk.one(*run, &args),
-            (Shape::Batch { count, budget_nanos, stop_on_failure }, Some(Kind::Value(run))) => {
+            (
+                Shape::Batch { count, budget_nanos, stop_on_failure, tallied },
+                Some(Kind::Value(run)),
+            ) => {
                 let until = match budget_nanos {
                     0 => u64::MAX,
                     budget => started.saturating_add(budget),
                 };
-                let batch = Batch { seq, count, until, stop_on_failure };
+                let batch = Batch { seq, count, until, stop_on_failure, tallied };
                 Ok(self.desk.batch(*run, &args, &batch))
             }
             (Shape::Stream, Some(Kind::Stream(run))) => self.desk.stream(*run, &args, seq)?,

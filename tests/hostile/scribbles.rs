@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::join_all;
 use procession::{Exit, PoolBuilder, TaskError};
 
@@ -57,6 +58,34 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         actor.finish(second.seq);
         actor.send(&done(second.seq, 1, &second.body[20..]));
         actor.take();
+    }),
+    // What it says of a chunk: how many items it has begun and answered, and how
+    // long the answers are. Then it dies, or answers, or neither.
+    ("scribble-tally", |actor, arg| {
+        let mut words = arg.split(' ');
+        let then = words.next().unwrap().to_owned();
+        let [claimed, answered, len] =
+            [(); 3].map(|()| words.next().unwrap().parse::<u32>().unwrap());
+        let task = actor.greet_and_take();
+        actor.start(task.seq);
+        let slot = Page::slot(task.seq);
+        // Values of one byte, or of none.
+        let values = if then.contains("noise") { [0xff; 64] } else { [5; 64] };
+        actor.page.write(wire::RING_AT + said(actor), &values);
+        actor.page.write(wire::FILLED_AT, &said(actor).to_le_bytes());
+        let halves = |low: u32, high: u32| (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
+        actor.page.write(slot + wire::CLAIMED_AT, &halves(claimed, u32::MAX));
+        actor.page.write(slot + wire::TALLY_AT, &halves(answered, len));
+        if then.starts_with("dies") {
+            std::process::exit(3);
+        }
+        // Long enough to be looked into.
+        std::thread::sleep(Duration::from_millis(50));
+        actor.page.write(slot + wire::CLAIMED_AT, &halves(0, 0));
+        actor.finish(task.seq);
+        let payload = [&1_u32.to_le_bytes()[..], &[5]].concat();
+        actor.send(&done(task.seq, 1, &payload));
+        std::process::exit(3);
     }),
     ("scribble-cancelled", |actor, arg| {
         let task = actor.greet_and_take();
@@ -113,7 +142,7 @@ fn scribble(actor: &Actor, n: usize) {
             actor.page.write(at + field, &bytes[..4]);
         }
         // What is behind the fields of a slot.
-        actor.page.write(at + 32, &[bytes[0]; 32]);
+        actor.page.write(at + wire::CLAIMED_AT, &[bytes[0]; 32]);
     }
 }
 
@@ -279,6 +308,39 @@ fn outboxes_of_a_worker_that_lives() {
             }
             assert_eq!(pool.apply(echo, 9).await.unwrap(), 9);
             pool.terminate().await;
+        }
+    });
+}
+
+/// However much of a chunk a worker claims to have done, each item has one answer.
+#[test]
+fn tallies_of_chunks() {
+    const NUMBERS: [u32; 4] = [0, 1, 3, u32::MAX];
+    async fn play(script: String) {
+        let cast = Cast::new(&script, 1);
+        let pool = cast.builder().workers(1).build().unwrap();
+        let imap = pool.imap_unordered(echo, vec![5; 8]).chunk_size(4).indexed();
+        let answers: Vec<_> = within(Duration::from_secs(30), imap.collect()).await;
+        let mut indices: Vec<_> = answers.iter().map(|(index, _)| *index).collect();
+        indices.sort_unstable();
+        assert!(indices.into_iter().eq(0..8), "{script}: {answers:?}");
+        for (index, answer) in answers {
+            match answer {
+                Ok(n) => assert_eq!(n, 5, "{script}"),
+                Err(error) => assert!(index < 4, "{script}, {index}: {error}"),
+            }
+        }
+        pool.terminate().await;
+    }
+    checked(async {
+        for then in ["dies", "dies-noise", "answers", "answers-noise"] {
+            for begun in NUMBERS {
+                let cases = NUMBERS.map(|answered| {
+                    [0, answered, 64, u32::MAX]
+                        .map(|len| format!("scribble-tally:{then} {begun} {answered} {len}"))
+                });
+                join_all(cases.into_iter().flatten().map(play)).await;
+            }
         }
     });
 }

@@ -130,6 +130,8 @@ pub(crate) const ITEM_AT: u64 = 16;
 pub(crate) const CREDIT_AT: u64 = 20;
 pub(crate) const POLITE_AT: u64 = 24;
 pub(crate) const NUDGE_AT: u64 = 28;
+pub(crate) const CLAIMED_AT: u64 = 32;
+pub(crate) const TALLY_AT: u64 = 40;
 
 /// The status page, as the file that it is. Every write lands in the parent's
 /// mapping.

@@ -71,7 +71,7 @@ fn ordered_answers_wait_for_those_before() {
         let scratch = Scratch::new();
         let gate = scratch.path("gate");
         let pool = pool_of(2);
-        let mut imap = pool.imap(gated, first_is_held(&gate, 10)).indexed();
+        let mut imap = pool.imap(gated, first_is_held(&gate, 10)).chunk_size(1).indexed();
         assert!(futures::poll!(imap.next()).is_pending());
         until("the others are done", || pool.stats().completed == 9).await;
         assert!(futures::poll!(imap.next()).is_pending());
@@ -113,31 +113,6 @@ fn failures_have_their_place_and_the_others_go_on() {
         for (index, answer) in unordered {
             assert_eq!(answer.is_err(), index == 3 || index == 5, "{index}: {answer:?}");
         }
-    });
-}
-
-/// One that panics is one; a worker that dies takes what it has not answered.
-#[test]
-fn in_chunks_a_panic_fails_its_item_and_a_death_its_chunk() {
-    checked(async {
-        let pool = pool_of(2);
-        let task = |n: u64| {
-            assert!(n != 5);
-            n
-        };
-        let answers: Vec<_> = pool.imap(task, 0..9).chunk_size(3).collect().await;
-        let failed: Vec<_> = (0..9).filter(|n| answers[*n].is_err()).collect();
-        assert_eq!(failed, [5]);
-        let task = |n: u64| {
-            if n == 5 {
-                std::process::exit(1);
-            }
-            n
-        };
-        let answers: Vec<_> = pool.imap(task, 0..9).chunk_size(3).collect().await;
-        let failed: Vec<_> = (0..9).filter(|n| answers[*n].is_err()).collect();
-        assert_eq!(failed, [3, 4, 5]);
-        assert!(answers[4].as_ref().unwrap_err().is_worker_lost());
     });
 }
 
@@ -272,7 +247,7 @@ fn dropping_one_midway_cancels_what_is_under_way() {
         let scratch = Scratch::new();
         let journal = scratch.path("journal");
         let pool = pool_of(1);
-        let mut imap = pool.imap(never, vec![journal.clone(); 10]);
+        let mut imap = pool.imap(never, vec![journal.clone(); 10]).chunk_size(1);
         assert!(futures::poll!(imap.next()).is_pending());
         noted(&journal).await;
         drop(imap);

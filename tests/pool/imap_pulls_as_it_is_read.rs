@@ -65,8 +65,51 @@ fn without_a_buffer_set_it_is_256_for_each_worker() {
         for workers in [1, 2] {
             let pool = pool_of(workers);
             let (pulled, input) = counted();
-            watch(&pool, pool.imap(square, input), &pulled, 256 * workers).await;
+            let imap = pool.imap(square, input).chunk_size(1);
+            watch(&pool, imap, &pulled, 256 * workers).await;
         }
+    });
+}
+
+/// A reader that stops after each item it has read, and lets the workers catch up.
+async fn furthest(pool: &Pool, mut imap: Imap<Vec<u8>>, pulled: &AtomicUsize) -> usize {
+    let mut furthest = 0;
+    for read in 0..5000 {
+        assert!(imap.next().await.is_some());
+        if read % 500 == 0 {
+            let idle = || {
+                let status = pool.status();
+                status.running + status.queued == 0
+            };
+            until("all is done", idle).await;
+        }
+        furthest = furthest.max(pulled.load(Ordering::Relaxed) - read);
+    }
+    furthest
+}
+
+/// Of items that take no time it may be more than of single calls, as long as
+/// their answers are short.
+#[test]
+fn without_a_chunk_size_it_depends_on_what_items_take() {
+    checked(async {
+        let pool = pool_of(2);
+        let answer = |n: u64, len: usize| vec![n as u8; len];
+        let run = async |len: usize, buffer: Option<usize>| {
+            let (pulled, input) = counted();
+            let imap = pool.imap(answer, input.map(move |n| (n, len)));
+            let imap = match buffer {
+                Some(buffer) => imap.buffer(buffer),
+                None => imap,
+            };
+            furthest(&pool, imap, &pulled).await
+        };
+        let short = run(3, None).await;
+        assert!(short > 1024 && short <= 2 * 4096, "{short}");
+        let long = run(2000, None).await;
+        assert!(long <= 2 * 256 + 1, "{long}");
+        let told = run(3, Some(30)).await;
+        assert!(told <= 30, "{told}");
     });
 }
 
@@ -77,7 +120,7 @@ fn a_pool_that_has_grown_is_given_an_item_for_each_that_is_read() {
         let pool = pool_of(1);
         let (pulled, input) = counted();
         // In the order in which they come, one is read with each look at the input.
-        let mut imap = pool.imap_unordered(square, input).buffer(100);
+        let mut imap = pool.imap_unordered(square, input).buffer(100).chunk_size(1);
         pool.resize(4);
         let first = u64::from(futures::poll!(imap.next()).is_ready());
         until("all have an answer", || pool.stats().completed == 100).await;
@@ -106,7 +149,8 @@ fn one_slow_item_does_not_let_the_others_run_ahead() {
             n
         };
         let it = gate.clone();
-        let mut imap = pool.imap(task, input.map(move |n| (it.clone(), n))).buffer(20);
+        let input = input.map(move |n| (it.clone(), n));
+        let mut imap = pool.imap(task, input).buffer(20).chunk_size(1);
         assert!(futures::poll!(imap.next()).is_pending());
         until("the others are done", || pool.stats().completed == 19).await;
         for _ in 0..10 {

@@ -130,6 +130,7 @@ impl Op {
                     count: u32::from(arg >> 2) + 1,
                     budget_nanos: 0,
                     stop_on_failure: arg & 4 != 0,
+                    tallied: arg & 8 != 0,
                 },
             }),
             3 => Op::Cancel(arg),

@@ -62,8 +62,14 @@ fn what_a_parent_says_is_heard() {
     put_bye(&mut bytes);
     assert!(matches!(to_worker(&bytes), ToWorker::Bye));
 
-    let batch = |stop_on_failure| Shape::Batch { count: 9, budget_nanos: 5, stop_on_failure };
-    for shape in [Shape::One, Shape::Stream, batch(false), batch(true)] {
+    let batch = |stop_on_failure, tallied| Shape::Batch {
+        count: 9,
+        budget_nanos: 5,
+        stop_on_failure,
+        tallied,
+    };
+    let batches = [batch(false, false), batch(true, false), batch(false, true)];
+    for shape in [Shape::One, Shape::Stream].into_iter().chain(batches) {
         for given in [&b""[..], b"arguments"] {
             let mut bytes = Vec::new();
             put_run(&mut bytes, 1 << 50, u64::MAX - 1, shape, given.len(), 0);
@@ -187,7 +193,7 @@ fn parsed(kind: Kind, flags: u8, body: &[u8]) -> (Option<ToWorker>, Option<FromW
 fn only_flags_that_mean_something_are_taken() {
     let body = [0; RUN_PREFIX_BYTES];
     for flags in 0..=255 {
-        let known = matches!(flags, 0 | BATCH | STREAM) || flags == BATCH | STOP_ON_FAILURE;
+        let known = flags == 0 || flags == STREAM || flags & !(STOP_ON_FAILURE | TALLIED) == BATCH;
         assert_eq!(parsed(Kind::Run, flags, &body).0.is_some(), known, "run, {flags}");
         for kind in [Kind::Ready, Kind::Done, Kind::Item] {
             let known = matches!(flags, 0 | RETIRE);

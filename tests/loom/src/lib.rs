@@ -19,6 +19,7 @@ mod kill;
 mod outbox;
 mod start;
 mod supervisor;
+mod tally;
 
 use std::sync::Arc;
 

@@ -110,10 +110,12 @@ fn an_item_of_somebody_else_is_not_blamed() {
             let pool = cast.builder().workers(1).build().unwrap();
             let answers: Vec<_> = pool.imap(slow_echo, 0..12).chunk_size(4).collect().await;
             let lost = answers.iter().take_while(|answer| answer.is_err()).count();
-            assert_eq!(lost, 4, "one chunk: {answers:?}");
+            // It has put none down, and so it was at the first.
+            assert_eq!(lost, 1, "{answers:?}");
+            assert_eq!(answers[0].as_ref().unwrap_err().index(), Some(0));
             let others: Vec<u32> =
-                answers.into_iter().skip(4).map(|answer| answer.unwrap()).collect();
-            assert_eq!(others, Vec::from_iter(4..12));
+                answers.into_iter().skip(1).map(|answer| answer.unwrap()).collect();
+            assert_eq!(others, Vec::from_iter(1..12));
             pool.terminate().await;
         }
     });

@@ -71,9 +71,9 @@ fn greeting(actor: &Actor, how: &str) -> Vec<u8> {
     let honest = actor.hello();
     match how {
         "version" => hello(77, fingerprint, pid),
-        "fingerprint" => hello(3, fingerprint ^ 1, pid),
-        "pid" => hello(3, fingerprint, pid + 1),
-        "negative pid" => hello(3, fingerprint, i32::MIN),
+        "fingerprint" => hello(wire::VERSION, fingerprint ^ 1, pid),
+        "pid" => hello(wire::VERSION, fingerprint, pid + 1),
+        "negative pid" => hello(wire::VERSION, fingerprint, i32::MIN),
         "garbage first" => [&[0xee; 64], &honest[..]].concat(),
         "text first" => [b"Hello, world! This is no frame.\n", &honest[..]].concat(),
         "ready first" => ready(),

@@ -19,6 +19,7 @@
 //!   `procession::output`.
 //! - [`SharedBytes`] and [`SharedBytesMut`] are memory that tasks and their caller
 //!   share.
+//! - [`Fd`] sends sockets, files and whatever else is open.
 //! - [`TaskFn`] and [`StreamFn`] are the functions that can be tasks. Both are
 //!   implemented for all of them and for nothing else.
 //!
@@ -94,6 +95,7 @@ mod attached;
 mod cast;
 mod error;
 mod exit;
+pub mod fd;
 mod id;
 mod init;
 mod integrate;
@@ -116,6 +118,7 @@ pub mod worker;
 
 pub use error::{DecodeError, EncodeError, RemotePanic, SpawnError, TaskError, TaskInfo};
 pub use exit::Exit;
+pub use fd::Fd;
 pub use id::{TaskId, WorkerId};
 pub use init::init;
 #[cfg(feature = "tower")]

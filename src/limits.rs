@@ -52,14 +52,23 @@ pub(crate) const KEEP_BYTES_LEAST: usize = 32 << 10;
 /// what is a smaller part of its payload is copied.
 pub(crate) const SHARED_WASTE_MAX: usize = 8;
 
-/// How much shared memory one call's arguments or result may have attached, in
-/// pieces that are not the same: each takes a descriptor at both ends, of which
-/// most programs may have 1024.
+/// How many descriptors one call's arguments or result may have attached, those of
+/// shared memory included: each takes one at both ends, of which most programs may
+/// have 1024.
 pub(crate) const ATTACHED_MAX: usize = 64;
 
 /// And a frame, which may hold several: one is added as long as there are fewer
 /// than that, and may bring as many. The kernel sends at most 253 at once.
 pub(crate) const FRAME_ATTACHED_MAX: usize = 2 * ATTACHED_MAX;
+
+/// How many descriptors of one worker may have come and not been taken by those
+/// they are for. What is more is closed, of which as many may be about to be. Of the
+/// 1024 that most programs may have, one worker cannot take more than half.
+pub(crate) const WAITING_FDS_MAX: usize = 2 * FRAME_ATTACHED_MAX;
+
+/// How long a worker is not read from because of that, before what is too much is
+/// closed: callers may wait for what is behind it, and not for what is before.
+pub(crate) const WAITING_FDS_WAIT: Duration = Duration::from_secs(5);
 
 /// Frames of this length and more are received into buffers of their own,
 /// which are used again: fresh memory costs a page fault for every 4 KiB,

@@ -16,14 +16,14 @@ use bytes::Bytes;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use crate::attached::Attached;
-use crate::limits::KEEP_BYTES_LEAST;
+use crate::attached::{Attached, Count};
+use crate::limits::{FRAME_ATTACHED_MAX, KEEP_BYTES_LEAST, WAITING_FDS_MAX};
 use crate::proto::draft::Payload;
 use crate::proto::frame::FrameReader;
 use crate::proto::message::{FromWorker, Shape, put_run};
 use crate::proto::peer::{ProtocolError, Violation};
+use crate::sys::descriptor::{self, Room, Tally};
 use crate::sys::fd::{self, Received};
-use crate::sys::memfd;
 use crate::sys::page::Page;
 
 /// Slices given to one write.
@@ -62,7 +62,7 @@ impl Outgoing {
         if attached.is_some() {
             self.end_piece(None);
         }
-        let count = attached.map_or(0, |attached| attached.len());
+        let count = attached.map_or(Count::NONE, |attached| Count::of(attached));
         put_run(&mut self.tail, seq, function, shape, args.len(), count);
         if attached.is_some() {
             self.end_piece(attached.cloned());
@@ -70,7 +70,20 @@ impl Outgoing {
         self.push_payload(args);
     }
 
-    pub(crate) fn push_payload(&mut self, payload: &Payload) {
+    /// What begins with a whole frame, and what is attached to that.
+    pub(crate) fn of_frame(frame: &Payload) -> Self {
+        let mut outgoing = Outgoing::default();
+        outgoing.push_payload(frame);
+        if let Some(attached) = frame.attached() {
+            outgoing.end_piece(None);
+            if let Some(first) = outgoing.pieces.front_mut() {
+                first.attached = Some(Arc::clone(attached));
+            }
+        }
+        outgoing
+    }
+
+    fn push_payload(&mut self, payload: &Payload) {
         let pieces = match payload {
             Payload::Short(short) => return self.tail.extend_from_slice(short),
             Payload::Pieces(pieces) => &pieces[..],
@@ -115,7 +128,7 @@ impl Outgoing {
             let count = self.slices(&mut slices);
             let sent = match self.attached() {
                 [] => fd::send_slices(socket, &slices[..count]),
-                attached => memfd::send(socket, &slices[..count], attached),
+                attached => descriptor::send(socket, &slices[..count], attached),
             };
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -175,6 +188,8 @@ pub(crate) struct Transport {
     stream: Arc<UnixStream>,
     page: Arc<Page>,
     reader: FrameReader,
+    /// Of descriptors that have come and nobody has taken.
+    tally: Arc<Tally>,
     /// Being written; what is new gathers elsewhere until this is through.
     outgoing: Outgoing,
     /// Whether some of it was since this was last asked.
@@ -207,6 +222,7 @@ impl Transport {
             stream: Arc::new(UnixStream::from_std(stream)?),
             page,
             reader: FrameReader::new(frame_bytes_max),
+            tally: Tally::new(WAITING_FDS_MAX),
             outgoing: Outgoing::default(),
             has_written: false,
             wanted: 0,
@@ -246,7 +262,7 @@ impl Transport {
             let attached = self.outgoing.attached();
             let send = || match attached {
                 [] => fd::send_slices(self.stream.as_fd(), &slices[..count]),
-                attached => memfd::send(self.stream.as_fd(), &slices[..count], attached),
+                attached => descriptor::send(self.stream.as_fd(), &slices[..count], attached),
             };
             let sent = match self.stream.poll_write_ready(cx)? {
                 Poll::Ready(()) => self.stream.try_io(Interest::WRITABLE, send),
@@ -320,7 +336,8 @@ impl Transport {
     fn account(&mut self, before: usize, received: Received) -> usize {
         let Received { len: n, fds, cut_short } = received;
         if !fds.is_empty() || cut_short {
-            self.reader.attach(memfd::receive(fds), cut_short);
+            let (came, is_short) = descriptor::receive(fds, Some(&self.tally));
+            self.reader.attach(came, is_short || cut_short);
         }
         let start = self.read;
         self.read += n as u64;
@@ -331,6 +348,16 @@ impl Transport {
         }
         self.wanted = self.wanted.max(self.read);
         n
+    }
+
+    /// Whether there is room for the descriptors that the next frame may bring.
+    pub(crate) fn room_for_a_frame(&self) -> Room {
+        self.tally.room(FRAME_ATTACHED_MAX)
+    }
+
+    /// The same. If there is not, `cx` is woken when there is more.
+    pub(crate) fn poll_room_for_a_frame(&self, cx: &Context<'_>) -> Room {
+        self.tally.room_or_wait(FRAME_ATTACHED_MAX, cx.waker())
     }
 
     /// The next whole message of what has been read.
@@ -377,6 +404,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
+    use crate::attached::Passed;
     use crate::limits::OUTBOX_BYTES;
     use crate::proto::codec;
     use crate::proto::draft::Draft;
@@ -463,6 +491,20 @@ mod tests {
         assert!(!transport.has_spares());
     }
 
+    /// As if it had come through a socket.
+    #[derive(Debug)]
+    struct Sent(Attached);
+
+    impl crate::attached::Open for Sent {
+        fn to_memory(&self) -> Option<crate::attached::Shared> {
+            self.0.memory().cloned()
+        }
+
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+    }
+
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn what_is_attached_leaves_with_the_first_byte_of_its_run() {
@@ -485,10 +527,11 @@ mod tests {
                 let bytes = slices[..count].iter().flat_map(|slice| slice.iter());
                 let bytes: Vec<u8> = bytes.copied().take(step).collect();
                 reader.buffer().extend_from_slice(&bytes);
-                reader.attach(outgoing.attached().iter().cloned().map(Some), false);
+                let came = outgoing.attached().iter().map(|one| Passed::new(Sent(one.clone())));
+                reader.attach(came.collect(), false);
                 outgoing.advance(bytes.len());
                 while let Some(frame) = reader.next_frame().unwrap() {
-                    runs.push((frame.seq, frame.arrived.get(0).is_some()));
+                    runs.push((frame.seq, frame.arrived.memory(0).is_some()));
                 }
             }
             assert_eq!(runs, [(1, false), (2, true), (3, true), (4, false)], "{step} at a time");

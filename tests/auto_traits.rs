@@ -27,7 +27,8 @@ fn values_and_errors() {
         send_sync: Pool, PoolBuilder, Status, Stats, WorkerInfo, WorkerState, RunningTask,
             PoolState, TaskStatus, Shutdown, Cancelled, Stdio, StartMethod, Resource, Exit,
             TaskId, WorkerId, TaskInfo, TaskError, SpawnError, RemotePanic, EncodeError,
-            DecodeError, ProtocolError, TryApplyError<String>, SharedBytes, SharedBytesMut;
+            DecodeError, ProtocolError, TryApplyError<String>, SharedBytes, SharedBytesMut,
+            Fd<std::net::TcpStream>;
         unpin: Pool, PoolBuilder, TaskError, SpawnError;
     }
     fn error<T: Error + Send + Sync + Clone + 'static>() {}

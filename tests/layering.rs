@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 8] = [
     &["attached", "cast", "exit", "id", "limits", "resource", "slot_word", "time"],
     &["observe", "proto", "sys"],
     &["error", "registry", "sched", "start", "transport"],
-    &["shared", "supervisor", "worker"],
+    &["fd", "shared", "supervisor", "worker"],
     &["init"],
     &["process"],
     &["pool"],

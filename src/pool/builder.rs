@@ -19,12 +19,14 @@ use crate::init::{Entry, entry};
 use crate::limits::{FRAME_BYTES_MAX_DEFAULT, FRAME_BYTES_MAX_LEAST, FRAME_BYTES_MAX_MOST, SLOTS};
 use crate::process::{StartMethod, Stdio, Surroundings, check_name, setting};
 use crate::proto::codec;
+use crate::proto::draft::{Draft, Payload};
 use crate::proto::message::{Setup, put_setup};
 use crate::registry::{TaskFn, value_id};
 use crate::resource::Resource;
 use crate::sched::Settings;
 use crate::start::spawn::Role;
 use crate::supervisor::{InitCheck, Plan, Supervisor};
+use crate::sys::cast::Sharing;
 
 /// Options of a pool, made by [`Pool::builder`].
 ///
@@ -69,7 +71,7 @@ pub struct PoolBuilder {
 
 struct Initializer {
     function: u64,
-    args: Result<Vec<u8>, TaskError>,
+    args: Result<Draft, TaskError>,
     check: InitCheck,
 }
 
@@ -224,8 +226,8 @@ impl PoolBuilder {
         F: TaskFn<Args, M, Output: InitOutcome>,
         Args: Serialize + DeserializeOwned,
     {
-        let mut encoded = Vec::new();
-        let result = codec::encode_into(&args, &mut encoded, FRAME_BYTES_MAX_MOST);
+        let mut encoded = Draft::default();
+        let result = codec::draft::<Sharing, _>(&args, &mut encoded, FRAME_BYTES_MAX_MOST);
         self.initializer = Some(Initializer {
             function: value_id(f).0,
             args: result
@@ -367,11 +369,12 @@ impl PoolBuilder {
             Some(name) => name.into(),
             None => format!("pool-{}", NAMES.fetch_add(1, Ordering::Relaxed)).into(),
         };
-        let (initializer, init_check) = match self.initializer {
-            None => (None, None),
+        let (initializer, attached, init_check) = match self.initializer {
+            None => (None, Vec::new(), None),
             Some(Initializer { function, args, check }) => {
                 let args = args.map_err(|error| setting("initializer", error))?;
-                (Some((function, args.into())), Some(check))
+                let attached = args.attached().to_vec();
+                (Some((function, args.into_vec().into())), attached, Some(check))
             }
         };
         let setup_of_workers = Setup {
@@ -380,7 +383,7 @@ impl PoolBuilder {
             ..self.surroundings.setup(self.frame_limit)
         };
         let mut setup = Vec::new();
-        put_setup(&mut setup, &setup_of_workers);
+        put_setup(&mut setup, &setup_of_workers, &attached);
         let processors = self.surroundings.processors();
         let spec = self.surroundings.into_spec(Role::Pool, test_main);
         let plan = Plan {
@@ -401,7 +404,7 @@ impl PoolBuilder {
             frame_bytes_max: self.frame_limit,
             processors,
             fingerprint: setup_of_workers.fingerprint,
-            setup: setup.into(),
+            setup: Payload::from(setup).laden_with(attached.into()),
             init_check,
             token: self.token,
         };

@@ -119,6 +119,9 @@ where
         while out.count < out.wanted
             && len < CHUNK_BYTES_MAX
             && out.args.attached().len() < ATTACHED_MAX
+            // Its descriptors are the worker's alone once it has begun, for which
+            // nothing else may have to be sent again.
+            && out.args.attached_count().descriptors == 0
         {
             let Some(args) = ready!(self.0.as_mut().poll_next(cx)) else {
                 return Poll::Ready(Pull::End);

@@ -19,8 +19,8 @@ use crate::proto::frame::FrameReader;
 use crate::proto::message::{Failure, FromWorker, Setup, Shape, put_setup};
 use crate::proto::peer::{Peer, ProtocolError, Violation};
 use crate::supervisor::failure_error;
+use crate::sys::descriptor;
 use crate::sys::fd::{self, Received};
-use crate::sys::memfd;
 use crate::transport::Outgoing;
 
 /// Reads in one go before other processes get their turn.
@@ -70,7 +70,7 @@ impl Line {
         tap: Option<Weak<Tap>>,
     ) -> Self {
         let mut outgoing = Outgoing::default();
-        put_setup(outgoing.tail(), setup);
+        put_setup(outgoing.tail(), setup, &[]);
         let limit = setup.frame_bytes_max + FRAME_OVERHEAD_BYTES;
         Line {
             peer: Peer::new(setup.fingerprint, life.pid() as i32),
@@ -132,7 +132,8 @@ impl Line {
         let (buffer, most) = self.reader.next_read();
         let Received { len, fds, cut_short } = fd::receive_into(self.socket.as_fd(), buffer, most)?;
         if !fds.is_empty() || cut_short {
-            self.reader.attach(memfd::receive(fds), cut_short);
+            // One answer is all there may be, so they need not be counted.
+            self.reader.attach(descriptor::receive(fds, None).0, cut_short);
         }
         if let Err(error) = self.take_messages() {
             self.heard = Heard::Nonsense(error);
@@ -165,6 +166,8 @@ impl Line {
         self.heard = match message {
             FromWorker::Hello(_) => return Ok(()),
             FromWorker::Ready(outcome) if outcome.is_empty() => return Ok(()),
+            // Its arguments are not kept here.
+            FromWorker::Began { .. } => return Ok(()),
             FromWorker::InitFailed(failure) => Heard::NotSetUp(failure.clipped()),
             FromWorker::Done { answered: 1, retire: false, payload, .. } => Heard::Answer(payload),
             FromWorker::Failed { retire: false, failure, .. } => Heard::Failed(failure),

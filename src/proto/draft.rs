@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::attached::{Arrived, Attached};
+use crate::attached::{Arrived, Attached, Count};
 use crate::limits::ATTACHED_MAX;
 
 /// What is being encoded: results, arguments, and the heads of their frames.
@@ -19,7 +19,7 @@ pub(crate) struct Draft {
     /// All but what is kept.
     bytes: Vec<u8>,
     kept: Vec<Kept>,
-    /// Each once.
+    /// Memory once, descriptors each time.
     attached: Vec<Attached>,
 }
 
@@ -89,6 +89,12 @@ impl Draft {
     #[inline]
     pub(crate) fn attached(&self) -> &[Attached] {
         &self.attached
+    }
+
+    /// How much of each kind goes beside the bytes.
+    #[inline]
+    pub(crate) fn attached_count(&self) -> Count {
+        if self.attached.is_empty() { Count::NONE } else { Count::of(&self.attached) }
     }
 
     /// The first `len` bytes, if they are before everything that is kept.
@@ -311,6 +317,19 @@ impl Payload {
             Payload::Short(_) | Payload::Pieces(_) => None,
             Payload::Laden(laden) => Some(&laden.attached),
         }
+    }
+
+    /// Adds what goes beside it.
+    pub(crate) fn laden_with(self, attached: Arc<[Attached]>) -> Payload {
+        if attached.is_empty() {
+            return self;
+        }
+        let pieces = match &self {
+            Payload::Short(short) => vec![Bytes::copy_from_slice(short)],
+            Payload::Pieces(pieces) => pieces.to_vec(),
+            Payload::Laden(laden) => laden.pieces.clone(),
+        };
+        Payload::Laden(Arc::new(Laden { pieces, attached }))
     }
 
     /// Cuts off and returns all but the first `at` bytes. Beside both goes what
@@ -543,9 +562,9 @@ mod tests {
     #[test]
     fn both_parts_of_a_payload_keep_what_is_attached() {
         let mut laden = draft("abAB");
-        laden.attached.push(Attached::empty());
+        laden.attached.push(Attached::Memory(crate::attached::Shared::empty()));
         let mark = laden.mark();
-        laden.attached.push(Attached::empty());
+        laden.attached.push(Attached::Memory(crate::attached::Shared::empty()));
         laden.rewind(mark);
         assert_eq!(laden.as_slice(), None);
         let mut payload = Payload::from(laden);

@@ -23,7 +23,7 @@ use serde::ser::{self, Serializer as _};
 
 use super::draft::{Draft, Kept, keep};
 use super::{guard, varint};
-use crate::attached::Attached;
+use crate::attached::{Attached, Passed, Shared};
 use crate::cast::{Cast, Copying};
 use crate::limits;
 
@@ -150,9 +150,13 @@ impl<C: Cast> Level<'_, '_, C> {
     /// Writes `value`, or keeps or attaches it.
     #[inline(always)]
     fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Stop> {
-        if let Some(attached) = C::as_type::<T, Attached>(value).filter(|one| one.len() > 0) {
-            self.to.serialize_u64(attached.len() as u64)?;
-            let index = self.to.output.attach(attached)?;
+        if let Some(memory) = C::as_type::<T, Shared>(value).filter(|one| one.len() > 0) {
+            self.to.serialize_u64(memory.len() as u64)?;
+            let index = self.to.output.attach_memory(memory)?;
+            return Ok(self.to.serialize_u64(index as u64)?);
+        }
+        if let Some(descriptor) = C::as_type::<T, Passed>(value) {
+            let index = self.to.output.attach_descriptor(descriptor)?;
             return Ok(self.to.serialize_u64(index as u64)?);
         }
         match C::as_bytes(value) {
@@ -443,21 +447,37 @@ impl<'a> Appending<'a> {
         self.beside = self.beside.saturating_add(bytes.len());
     }
 
-    /// Returns where among all that are attached this one is. What is there already
+    /// Returns where among all memory that is attached this is. What is there already
     /// is not counted again.
-    fn attach(&mut self, attached: &Attached) -> Result<usize, Stop> {
-        if let Some(index) = self.attached.iter().position(|known| known.is(attached)) {
+    fn attach_memory(&mut self, memory: &Shared) -> Result<usize, Stop> {
+        let mut known = self.attached.iter().filter_map(Attached::memory);
+        if let Some(index) = known.position(|known| known.is(memory)) {
             return Ok(index);
         }
+        self.beside = self.beside.saturating_add(memory.len());
+        let index = self.attached.iter().filter_map(Attached::memory).count();
+        self.attach(Attached::Memory(memory.clone()))?;
+        Ok(index)
+    }
+
+    /// Returns where among all descriptors that are attached this is. Each is one of
+    /// its own: whoever receives it may close it.
+    fn attach_descriptor(&mut self, descriptor: &Passed) -> Result<usize, Stop> {
+        let index = self.attached.iter().filter_map(Attached::descriptor).count();
+        self.attach(Attached::Descriptor(descriptor.clone()))?;
+        Ok(index)
+    }
+
+    fn attach(&mut self, attached: Attached) -> Result<(), Stop> {
         if self.attached.len() - self.start.2 == limits::ATTACHED_MAX {
             return Err(ser::Error::custom(format_args!(
-                "it holds more than {} pieces of shared memory",
+                "it holds more than the {} descriptors and pieces of shared memory that go with \
+                 one value",
                 limits::ATTACHED_MAX
             )));
         }
-        self.beside = self.beside.saturating_add(attached.len());
-        self.attached.push(attached.clone());
-        Ok(self.attached.len() - 1)
+        self.attached.push(attached);
+        Ok(())
     }
 
     #[cold]

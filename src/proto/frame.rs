@@ -8,7 +8,7 @@ use std::fmt;
 
 use bytes::{Buf, BytesMut};
 
-use crate::attached::{Arrived, Attached};
+use crate::attached::{Arrived, Count, Passed};
 use crate::limits::{
     FRAME_ATTACHED_MAX, LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_LARGE_BYTES_MAX, SPARES_MAX,
 };
@@ -35,6 +35,7 @@ pub(crate) enum Kind {
     Failed = 20,
     Skipped = 21,
     Item = 22,
+    Began = 23,
 }
 
 impl Kind {
@@ -50,6 +51,7 @@ impl Kind {
             20 => Kind::Failed,
             21 => Kind::Skipped,
             22 => Kind::Item,
+            23 => Kind::Began,
             _ => return None,
         })
     }
@@ -60,7 +62,7 @@ impl Kind {
 
     /// Whether something may be attached to it.
     fn carries_attached(self) -> bool {
-        matches!(self, Kind::Run | Kind::Done | Kind::Item)
+        matches!(self, Kind::Setup | Kind::Run | Kind::Done | Kind::Item)
     }
 }
 
@@ -76,7 +78,7 @@ pub(crate) struct Frame {
 
 /// Appends a header for a body of `body_len` bytes that the caller writes next.
 pub(crate) fn put_header(out: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, body_len: usize) {
-    out.extend_from_slice(&header(kind, flags, seq, body_len, 0));
+    out.extend_from_slice(&header(kind, flags, seq, body_len, Count::NONE));
 }
 
 /// The header for a body of `body_len` bytes, to which so much is `attached`.
@@ -85,16 +87,15 @@ pub(super) fn header(
     flags: u8,
     seq: u64,
     body_len: usize,
-    attached: usize,
+    attached: Count,
 ) -> [u8; HEADER_BYTES] {
     let len = u32::try_from(body_len).expect("bodies are checked against a 32-bit limit");
-    debug_assert!(attached <= FRAME_ATTACHED_MAX);
-    let attached = attached as u16;
+    debug_assert!(attached.all() <= FRAME_ATTACHED_MAX);
     let mut header = [0; HEADER_BYTES];
     header[..4].copy_from_slice(&len.to_le_bytes());
     header[4] = kind as u8;
     header[5] = flags;
-    header[6..8].copy_from_slice(&attached.to_le_bytes());
+    header[6..8].copy_from_slice(&[attached.memory as u8, attached.descriptors as u8]);
     header[8..].copy_from_slice(&seq.to_le_bytes());
     header
 }
@@ -117,9 +118,8 @@ pub(crate) struct FrameReader {
     /// Those of large frames before, oldest first.
     spares: Vec<Spare>,
     has_new_spare: bool,
-    /// What has come and belongs to frames that are not whole yet. `None`: what
-    /// may not be sent.
-    arrived: VecDeque<Option<Attached>>,
+    /// What has come and belongs to frames that are not whole yet.
+    arrived: VecDeque<Passed>,
     /// More came than this process had room for.
     arrived_short: bool,
 }
@@ -159,14 +159,9 @@ impl FrameReader {
         FrameReader { laden_bytes_max: usize::MAX, ..self }
     }
 
-    /// Takes in what has come attached to bytes that are in the buffer; `None` for
-    /// each that may not be sent. `is_short`: this process had no room for more,
+    /// Takes in what has come attached to bytes that are in the buffer. `is_short`: this process had no room for more,
     /// and what is missing from the next frame is not its sender's fault.
-    pub(crate) fn attach(
-        &mut self,
-        arrived: impl IntoIterator<Item = Option<Attached>>,
-        is_short: bool,
-    ) {
+    pub(crate) fn attach(&mut self, arrived: Vec<Passed>, is_short: bool) {
         self.arrived.extend(arrived);
         self.arrived_short |= is_short;
     }
@@ -273,7 +268,8 @@ impl FrameReader {
         let len = u32::from_le_bytes(header[..4].try_into().expect("4 bytes")) as usize;
         let kind = Kind::from_byte(header[4]).ok_or(FrameError::UnknownKind(header[4]))?;
         let flags = header[5];
-        let attached = usize::from(u16::from_le_bytes([header[6], header[7]]));
+        let count = Count { memory: header[6].into(), descriptors: header[7].into() };
+        let attached = count.all();
         let attached_max = if kind.carries_attached() { FRAME_ATTACHED_MAX } else { 0 };
         if attached > attached_max {
             return Err(FrameError::Attached { announced: attached, limit: attached_max });
@@ -291,7 +287,7 @@ impl FrameReader {
             // There is nothing behind it that more could belong to.
             self.check_arrived(attached, attached)?;
         }
-        let arrived = self.take_arrived(attached, len)?;
+        let arrived = self.take_arrived(count, len)?;
         let bytes = self.buf.capacity();
         self.buf.advance(HEADER_BYTES);
         let body = self.buf.split_to(len);
@@ -316,20 +312,23 @@ impl FrameReader {
 
     /// Takes what is attached to the frame at the front, whose body has `len` bytes.
     #[inline]
-    fn take_arrived(&mut self, announced: usize, len: usize) -> Result<Arrived, FrameError> {
-        if announced == 0 {
+    fn take_arrived(&mut self, announced: Count, len: usize) -> Result<Arrived, FrameError> {
+        if announced == Count::NONE {
             return Ok(Arrived::NOTHING);
         }
-        self.check_arrived(announced, usize::MAX)?;
+        self.check_arrived(announced.all(), usize::MAX)?;
         let is_short = std::mem::take(&mut self.arrived_short);
-        let count = announced.min(self.arrived.len());
-        let list: Option<Vec<_>> = self.arrived.drain(..count).collect();
-        let list = list.ok_or(FrameError::Unsendable)?;
-        let size = list.iter().fold(len, |size, one| size.saturating_add(one.len()));
+        let count = announced.all().min(self.arrived.len());
+        let mut list = self.arrived.drain(..count);
+        let memory = list.by_ref().take(announced.memory).map(|came| came.to_memory());
+        let memory: Option<Vec<_>> = memory.collect();
+        let descriptors = list.collect();
+        let memory = memory.ok_or(FrameError::Unsendable)?;
+        let size = memory.iter().fold(len, |size, one| size.saturating_add(one.len()));
         if size > self.laden_bytes_max {
             return Err(FrameError::TooLong { size, limit: self.laden_bytes_max });
         }
-        Ok(Arrived::new(list, is_short && count < announced))
+        Ok(Arrived::new(memory, descriptors, is_short && count < announced.all()))
     }
 
     /// Length of the frame at the front, header included, if its length field
@@ -357,7 +356,7 @@ pub(crate) enum FrameError {
     Missing,
     /// Something came that no frame has announced.
     Unannounced,
-    /// What came is not memory that nobody can change.
+    /// What came as memory is none that nobody can change.
     Unsendable,
 }
 
@@ -383,6 +382,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::attached::Shared;
 
     fn stream(bodies: &[Vec<u8>]) -> Vec<u8> {
         let mut out = Vec::new();
@@ -451,6 +451,7 @@ mod tests {
             (Kind::InitFailed, REPORT_BYTES_MAX),
             (Kind::Failed, REPORT_BYTES_MAX),
             (Kind::Skipped, REPORT_BYTES_MAX),
+            (Kind::Began, REPORT_BYTES_MAX),
         ] {
             for (len, fits) in [(limit, true), (limit + 1, false)] {
                 let mut bytes = Vec::new();
@@ -483,10 +484,10 @@ mod tests {
         };
         let most = FRAME_ATTACHED_MAX;
         assert_eq!(refused(6, most as u8), FrameError::Missing);
-        for (at, byte, announced) in [(6, most as u8 + 1, most + 1), (7, 128, 128 << 8)] {
+        for (at, byte, announced) in [(6, most as u8 + 1, most + 1), (7, 255, 255)] {
             assert_eq!(refused(at, byte), FrameError::Attached { announced, limit: most });
         }
-        for byte in (0..=255).filter(|byte| !matches!(byte, 1..=3 | 16..=22)) {
+        for byte in (0..=255).filter(|byte| !matches!(byte, 1..=3 | 16..=23)) {
             assert_eq!(refused(4, byte), FrameError::UnknownKind(byte));
         }
     }
@@ -667,12 +668,13 @@ mod tests {
         }
     }
 
-    #[derive(Debug)]
-    struct Fake(usize);
+    /// Memory of a length, or what is none.
+    #[derive(Clone, Debug)]
+    struct Fake(Option<usize>);
 
     impl crate::attached::Memory for Fake {
         fn len(&self) -> usize {
-            self.0
+            self.0.unwrap()
         }
 
         fn open(&self) -> std::io::Result<()> {
@@ -688,16 +690,27 @@ mod tests {
         }
     }
 
-    fn fakes(lengths: &[usize]) -> Vec<Option<Attached>> {
-        lengths.iter().map(|&len| Some(Attached::new(Fake(len)))).collect()
+    impl crate::attached::Open for Fake {
+        fn to_memory(&self) -> Option<Shared> {
+            self.0.map(|_| Shared::new(self.clone()))
+        }
+
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
     }
 
-    fn laden(kind: Kind, attached: usize, body: &[u8]) -> Vec<u8> {
-        [&header(kind, 0, 1, body.len(), attached)[..], body].concat()
+    fn fakes(lengths: &[usize]) -> Vec<Passed> {
+        lengths.iter().map(|&len| Passed::new(Fake(Some(len)))).collect()
+    }
+
+    fn laden(kind: Kind, memory: usize, body: &[u8]) -> Vec<u8> {
+        let count = Count { memory, descriptors: 0 };
+        [&header(kind, 0, 1, body.len(), count)[..], body].concat()
     }
 
     fn lengths(frame: &Frame) -> Vec<usize> {
-        (0..).map_while(|index| frame.arrived.get(index)).map(Attached::len).collect()
+        (0..).map_while(|index| frame.arrived.memory(index)).map(Shared::len).collect()
     }
 
     /// Cut anywhere: what is attached comes with the piece that the first byte of
@@ -736,7 +749,7 @@ mod tests {
 
     #[test]
     fn what_is_attached_must_be_as_the_frame_says() {
-        let first = |bytes: &[u8], attached: Vec<Option<Attached>>| {
+        let first = |bytes: &[u8], attached: Vec<Passed>| {
             let mut reader = FrameReader::new(1000);
             reader.buffer().extend_from_slice(bytes);
             reader.attach(attached, false);
@@ -758,10 +771,10 @@ mod tests {
         assert_eq!(first(b"", fakes(&[1])), Err(FrameError::Unannounced));
         let skipped = laden(Kind::Skipped, 0, b"");
         assert_eq!(first(&skipped, fakes(&[1])), Err(FrameError::Unannounced));
-        let refused = [fakes(&[1]), vec![None]].concat();
+        let refused = [fakes(&[1]), vec![Passed::new(Fake(None))]].concat();
         assert_eq!(first(&frame, refused), Err(FrameError::Unsendable));
 
-        for kind in [Kind::Setup, Kind::Bye, Kind::Hello, Kind::Ready, Kind::Failed] {
+        for kind in [Kind::Bye, Kind::Hello, Kind::Ready, Kind::Failed, Kind::Began] {
             let refused = FrameError::Attached { announced: 1, limit: 0 };
             assert_eq!(first(&laden(kind, 1, b""), fakes(&[1])), Err(refused));
         }
@@ -771,6 +784,25 @@ mod tests {
         assert_eq!(first(&frame, fakes(&[500, 497])), Err(too_long));
         let endless = first(&frame, fakes(&[usize::MAX, usize::MAX]));
         assert_eq!(endless, Err(FrameError::TooLong { size: usize::MAX, limit: 1000 }));
+    }
+
+    #[test]
+    fn descriptors_are_behind_the_memory_and_may_be_anything() {
+        let count = Count { memory: 1, descriptors: 2 };
+        let frame = |kind| [&header(kind, 0, 1, 1, count)[..], b"x"].concat();
+        let anything = || vec![Passed::new(Fake(None)), Passed::new(Fake(Some(5000)))];
+        let mut reader = FrameReader::new(1000);
+        for kind in [Kind::Setup, Kind::Run, Kind::Done, Kind::Item] {
+            reader.buffer().extend_from_slice(&frame(kind));
+            reader.attach([fakes(&[7]), anything()].concat(), false);
+            let frame = reader.next_frame().unwrap().unwrap();
+            let descriptors = (0..).map_while(|index| frame.arrived.descriptor(index)).count();
+            assert_eq!((lengths(&frame), descriptors), (vec![7], 2));
+        }
+        // What is announced as memory must be some.
+        reader.buffer().extend_from_slice(&frame(Kind::Done));
+        reader.attach([anything(), fakes(&[7])].concat(), false);
+        assert_eq!(reader.next_frame().unwrap_err(), FrameError::Unsendable);
     }
 
     #[test]

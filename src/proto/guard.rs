@@ -19,7 +19,7 @@ use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 
 use super::draft::{Whole, shared};
 use super::varint;
-use crate::attached::Attached;
+use crate::attached::{Passed, Shared};
 use crate::cast::Cast;
 use crate::limits;
 
@@ -214,36 +214,49 @@ impl<'de, 'b, C: Cast> Guard<'de, 'b, C> {
         if worth { shared(self.whole.bytes, bytes) } else { None }
     }
 
-    /// Reads which memory beside the payload a value is. If there is none, values
+    /// Reads which memory beside the payload a value is. If nothing is there, values
     /// are in the payload itself.
-    fn take_attached(&mut self) -> Option<Result<Attached, DecodeFailure>> {
+    fn take_memory(&mut self) -> Option<Result<Shared, DecodeFailure>> {
         (!self.whole.arrived.is_none()).then(|| match self.take::<usize>()? {
-            0 => Ok(Attached::empty()),
-            len => self.take_attached_of(len),
+            0 => Ok(Shared::empty()),
+            len => self.take_memory_of(len),
         })
     }
 
-    fn take_attached_of(&mut self, len: usize) -> Result<Attached, DecodeFailure> {
+    fn take_memory_of(&mut self, len: usize) -> Result<Shared, DecodeFailure> {
         let index = self.take::<usize>()?;
-        let arrived = self.whole.arrived;
-        let attached = match arrived.get(index) {
-            Some(attached) => attached,
-            None if arrived.is_short() => {
-                return Err(de::Error::custom(
-                    "its descriptor could not be received: too many files are open",
-                ));
-            }
-            None => return Err(de::Error::custom("it names memory that is not attached")),
+        let Some(memory) = self.whole.arrived.memory(index) else {
+            return Err(self.missing("it names memory that is not attached"));
         };
-        if attached.len() != len {
+        if memory.len() != len {
             return Err(de::Error::custom("attached memory has another length"));
         }
-        attached.open().map_err(|error| {
+        memory.open().map_err(|error| {
             <DecodeFailure as de::Error>::custom(format_args!(
                 "attached memory cannot be mapped: {error}"
             ))
         })?;
-        Ok(attached.clone())
+        Ok(memory.clone())
+    }
+
+    /// Reads which descriptor beside the payload a value is.
+    fn take_descriptor(&mut self) -> Result<Passed, DecodeFailure> {
+        let index = self.take::<usize>()?;
+        match self.whole.arrived.descriptor(index) {
+            Some(descriptor) => Ok(descriptor.clone()),
+            None => Err(self.missing("it names a descriptor that is not attached")),
+        }
+    }
+
+    /// What is named and is not there: for want of room, or because it never was.
+    fn missing(&self, lie: &str) -> DecodeFailure {
+        de::Error::custom(match self.whole.arrived.is_short() {
+            true => {
+                "its descriptor could not be received: too many files are open, or too many \
+                 descriptors wait to be taken"
+            }
+            false => lie,
+        })
     }
 
     /// How many of `len` announced elements a type may make room for at once.
@@ -382,7 +395,10 @@ impl<'de, C: Cast> de::Deserializer<'de> for Place<'_, 'de, '_, C> {
 
     #[inline]
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeFailure> {
-        if let Some(value) = C::from_type(|| self.guard.take_attached()) {
+        if let Some(value) = C::from_type(|| self.guard.take_memory()) {
+            return value;
+        }
+        if let Some(value) = C::from_type(|| Some(self.guard.take_descriptor())) {
             return value;
         }
         let bytes = self.guard.take::<&'de [u8]>()?;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::codec;
 use super::draft::Reply;
 use super::frame::{self, Frame, FrameError, Kind};
-use crate::attached::Arrived;
+use crate::attached::{Arrived, Attached, Count};
 use crate::limits::REPORT_TEXT_BYTES_MAX;
 use crate::resource::Resource;
 
@@ -72,7 +72,7 @@ pub(crate) fn put_run(
     function: u64,
     shape: Shape,
     args_len: usize,
-    attached: usize,
+    attached: Count,
 ) {
     let (flags, count, budget_nanos) = match shape {
         Shape::One => (0, 1, 0),
@@ -89,9 +89,9 @@ pub(crate) fn put_run(
     out.extend_from_slice(&budget_nanos.to_le_bytes());
 }
 
-/// A `Setup` frame, whole.
-pub(crate) fn put_setup(out: &mut Vec<u8>, setup: &Setup) {
-    put_report(out, Kind::Setup, 0, 0, setup);
+/// A `Setup` frame, whole, with what is attached to the initializer's arguments.
+pub(crate) fn put_setup(out: &mut Vec<u8>, setup: &Setup, attached: &[Attached]) {
+    put_report(out, Kind::Setup, 0, 0, setup, Count::of(attached));
 }
 
 /// A `Bye` frame, whole.
@@ -102,7 +102,7 @@ pub(crate) fn put_bye(out: &mut Vec<u8>) {
 /// What a parent says.
 #[derive(Debug)]
 pub(crate) enum ToWorker {
-    Setup(Setup),
+    Setup(Setup, Arrived),
     Run { seq: u64, function: u64, shape: Shape, args: Bytes, arrived: Arrived },
     Bye,
 }
@@ -111,7 +111,7 @@ impl ToWorker {
     pub(crate) fn parse(frame: Frame) -> Result<Self, MessageError> {
         let mut body = frame.body;
         match frame.kind {
-            Kind::Setup => Ok(ToWorker::Setup(report(&body)?)),
+            Kind::Setup => Ok(ToWorker::Setup(report(&body)?, frame.arrived)),
             Kind::Run => {
                 if body.len() < RUN_PREFIX_BYTES {
                     return Err(MessageError::Malformed("run"));
@@ -216,7 +216,7 @@ pub(crate) fn begin_done(out: &mut Vec<u8>) -> usize {
 pub(crate) fn finish_done(
     frame: &mut [u8],
     len: usize,
-    attached: usize,
+    attached: Count,
     seq: u64,
     run_nanos: u64,
     answered: u32,
@@ -231,7 +231,7 @@ pub(crate) fn finish_done(
 }
 
 pub(crate) fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
-    put_report(out, Kind::Hello, 0, 0, hello);
+    put_report(out, Kind::Hello, 0, 0, hello, Count::NONE);
 }
 
 pub(crate) fn put_ready(out: &mut Vec<u8>, outcome: &[u8]) {
@@ -240,7 +240,7 @@ pub(crate) fn put_ready(out: &mut Vec<u8>, outcome: &[u8]) {
 }
 
 pub(crate) fn put_init_failed(out: &mut Vec<u8>, failure: &Failure) {
-    put_report(out, Kind::InitFailed, 0, 0, failure);
+    put_report(out, Kind::InitFailed, 0, 0, failure, Count::NONE);
 }
 
 pub(crate) fn put_failed(
@@ -250,11 +250,16 @@ pub(crate) fn put_failed(
     retire: bool,
     failure: &Failure,
 ) {
-    put_report(out, Kind::Failed, if retire { RETIRE } else { 0 }, seq, &(run_nanos, failure));
+    let flags = if retire { RETIRE } else { 0 };
+    put_report(out, Kind::Failed, flags, seq, &(run_nanos, failure), Count::NONE);
 }
 
 pub(crate) fn put_skipped(out: &mut Vec<u8>, seq: u64) {
     frame::put_header(out, Kind::Skipped, 0, seq, 0);
+}
+
+pub(crate) fn put_began(out: &mut Vec<u8>, seq: u64) {
+    frame::put_header(out, Kind::Began, 0, seq, 0);
 }
 
 /// Starts an `Item` frame whose payload the caller appends; [`finish_item`]
@@ -267,7 +272,7 @@ pub(crate) fn begin_item(out: &mut Vec<u8>) -> usize {
 
 /// Fills in the head of an `Item` of `len` bytes in all, which `frame` begins
 /// with.
-pub(crate) fn finish_item(frame: &mut [u8], len: usize, attached: usize, seq: u64) {
+pub(crate) fn finish_item(frame: &mut [u8], len: usize, attached: Count, seq: u64) {
     let header = frame::header(Kind::Item, 0, seq, len - frame::HEADER_BYTES, attached);
     frame[..header.len()].copy_from_slice(&header);
 }
@@ -299,6 +304,11 @@ pub(crate) enum FromWorker {
         seq: u64,
         payload: Reply,
     },
+    /// The task has begun, and has what was attached to its arguments: it will not
+    /// be sent again.
+    Began {
+        seq: u64,
+    },
 }
 
 impl FromWorker {
@@ -309,7 +319,8 @@ impl FromWorker {
             FromWorker::Done { seq, .. }
             | FromWorker::Failed { seq, .. }
             | FromWorker::Skipped { seq }
-            | FromWorker::Item { seq, .. } => Some(*seq),
+            | FromWorker::Item { seq, .. }
+            | FromWorker::Began { seq } => Some(*seq),
         }
     }
 
@@ -336,7 +347,8 @@ impl FromWorker {
             }
             Kind::Skipped if body.is_empty() => FromWorker::Skipped { seq },
             Kind::Item => FromWorker::Item { seq, payload: Reply::detach(body, 0, arrived) },
-            Kind::Done | Kind::Skipped => {
+            Kind::Began if body.is_empty() => FromWorker::Began { seq },
+            Kind::Done | Kind::Skipped | Kind::Began => {
                 return Err(MessageError::Malformed("body length"));
             }
             other => return Err(MessageError::WrongWay(other)),
@@ -344,11 +356,18 @@ impl FromWorker {
     }
 }
 
-fn put_report<T: Serialize>(out: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, value: &T) {
+fn put_report<T: Serialize>(
+    out: &mut Vec<u8>,
+    kind: Kind,
+    flags: u8,
+    seq: u64,
+    value: &T,
+    attached: Count,
+) {
     let mut body = Vec::new();
     codec::encode_into(value, &mut body, u32::MAX as usize)
         .unwrap_or_else(|failure| unreachable!("plain data encodes: {failure:?}"));
-    frame::put_header(out, kind, flags, seq, body.len());
+    out.extend_from_slice(&frame::header(kind, flags, seq, body.len(), attached));
     out.extend_from_slice(&body);
 }
 

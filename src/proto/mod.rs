@@ -7,15 +7,16 @@
 //! ```text
 //!  0        4      5       6        8                16
 //! ┌────────┬──────┬───────┬────────┬────────────────┬─────────────┐
-//! │ length │ kind │ flags │ how    │ seq            │ body …      │
-//! │ of body│      │       │ many   │ (0: no task)   │             │
+//! │ length │ kind │ flags │ memory,│ seq            │ body …      │
+//! │ of body│      │       │ other  │ (0: no task)   │             │
 //! │        │      │       │ descr. │                │             │
 //! └────────┴──────┴───────┴────────┴────────────────┴─────────────┘
 //! ```
 //!
-//! With the first byte of a `Run`, `Done` or `Item` come as many descriptors as it
-//! says, of memory that nobody can change. Values in the payload name them by
-//! their place. Whatever comes unannounced is a violation.
+//! With the first byte of a `Setup`, `Run`, `Done` or `Item` come as many descriptors
+//! as it says: first those of memory that nobody can change, then any others.
+//! Values in the payload name them by their place among their kind. Whatever comes
+//! unannounced is a violation.
 //!
 //! ```text
 //! parent                                worker
@@ -26,6 +27,7 @@
 //!   │◀────────────── Ready (or InitFailed) ┤
 //!   │── Run seq 1 ────────────────────────▶│
 //!   │── Run seq 2 ────────────────────────▶│
+//!   │◀──────────────────────── Began seq 1 ┤   where descriptors came with it
 //!   │◀───────────────────────── Done seq 1 ┤   one answer for each Run,
 //!   │◀────────────────────── Skipped seq 2 ┤   in the order they were sent
 //!   │── Bye ──────────────────────────────▶│ exits with 0

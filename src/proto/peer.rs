@@ -51,7 +51,8 @@ impl Peer {
                 FromWorker::Done { .. }
                 | FromWorker::Failed { .. }
                 | FromWorker::Skipped { .. }
-                | FromWorker::Item { .. },
+                | FromWorker::Item { .. }
+                | FromWorker::Began { .. },
             ) => Stage::Ready,
             (stage, message) => {
                 return Err(ProtocolError(Violation::Unexpected {
@@ -93,6 +94,7 @@ fn name(message: &FromWorker) -> &'static str {
         FromWorker::Failed { .. } => "failed",
         FromWorker::Skipped { .. } => "skipped",
         FromWorker::Item { .. } => "item",
+        FromWorker::Began { .. } => "began",
     }
 }
 

@@ -40,7 +40,7 @@ use self::queue::Tasks;
 use self::respawn::Respawn;
 use self::slot::{Holds, Seat, Worker};
 use crate::id::{TaskId, WorkerId};
-use crate::limits::{LEAVE_WAIT, SKIP_WAIT};
+use crate::limits::{LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT, START_WAIT};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::slot_word::{Phase, SlotWord};
 use crate::time::Time;
@@ -340,24 +340,46 @@ impl<T> Scheduler<T> {
         seq: u64,
         words: &impl Words,
     ) -> Result<Option<&mut T>, ProtocolError> {
+        // Another worker would send the same items again, and be blamed for their
+        // number.
+        let Some(key) = self.note_begun(now, worker, seq, words)? else { return Ok(None) };
+        let task = self.tasks.get_mut(key);
+        Ok(task.filter(|task| task.intent.is_none()).map(|task| &mut task.data))
+    }
+
+    /// A worker said that the body of the task with number `seq` has begun. Returns the
+    /// task's data, and whether it may have to be sent again all the same.
+    pub(crate) fn handle_began(
+        &mut self,
+        now: Time,
+        worker: WorkerKey,
+        seq: u64,
+        words: &impl Words,
+    ) -> Result<Option<(&mut T, bool)>, ProtocolError> {
+        let Some(key) = self.note_begun(now, worker, seq, words)? else { return Ok(None) };
+        Ok(self.tasks.get_mut(key).map(|task| (&mut task.data, task.retries > 0)))
+    }
+
+    /// A worker says something that only one that runs the task with number `seq` can
+    /// say: it runs, whatever its word says.
+    fn note_begun(
+        &mut self,
+        now: Time,
+        worker: WorkerKey,
+        seq: u64,
+        words: &impl Words,
+    ) -> Result<Option<TaskKey>, ProtocolError> {
         let Some(slot) = self.worker_mut(worker) else { return Ok(None) };
         let due = slot.flights.front().copied();
-        match due {
-            Some(flight) if flight.seq == seq => {
-                let Holds::Task(key) = flight.holds else {
-                    return Err(ProtocolError(Violation::RevokedTaskRan { seq }));
-                };
-                // It runs, whatever its word says: another worker would send
-                // the same items again, and be blamed for their number.
-                slot.note_started(seq, flight.began(now, worker, words));
-                let task = self.tasks.get_mut(key);
-                Ok(task.filter(|task| task.intent.is_none()).map(|task| &mut task.data))
-            }
-            _ => {
-                let due = due.map(|flight| flight.seq);
-                Err(ProtocolError(Violation::WrongTask { seq, due }))
-            }
-        }
+        let Some(flight) = due.filter(|flight| flight.seq == seq) else {
+            let due = due.map(|flight| flight.seq);
+            return Err(ProtocolError(Violation::WrongTask { seq, due }));
+        };
+        let Holds::Task(key) = flight.holds else {
+            return Err(ProtocolError(Violation::RevokedTaskRan { seq }));
+        };
+        slot.note_started(seq, flight.began(now, worker, words));
+        Ok(Some(key))
     }
 
     /// The worker has taken in some of what it was sent: its silence is that of
@@ -367,6 +389,20 @@ impl<T> Scheduler<T> {
         slot.heard = now;
         if slot.timers.skip_until != Time::FAR {
             slot.timers.skip_until = now + SKIP_WAIT;
+        }
+    }
+
+    /// What the worker sends is not read for now: its silence is not its own.
+    pub(crate) fn handle_hold(&mut self, now: Time, worker: WorkerKey) {
+        self.handle_progress(now, worker);
+        let Some(slot) = self.worker_mut(worker) else { return };
+        let timers = &mut slot.timers;
+        for (until, wait) in
+            [(&mut timers.answer_until.1, REPLY_WAIT), (&mut timers.start_until, START_WAIT)]
+        {
+            if *until != Time::FAR {
+                *until = (*until).max(now + wait);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
 
-use crate::attached::Attached;
+use crate::attached::Shared;
 use crate::limits::DECODE_HINT_ELEMENTS_MAX;
 use crate::sys::memfd::{self, Unsealed};
 
@@ -31,14 +31,13 @@ use crate::sys::memfd::{self, Unsealed};
 /// [`bytes::Bytes`]: fresh memory costs more than the way through a socket, whose
 /// buffers are used again.
 ///
-/// Arguments, and results, may hold 64 that are not clones of each other. What they
+/// Arguments, and results, may hold 64 that are not clones of each other, less the
+/// [`Fd`](crate::Fd)s in them. What they
 /// hold counts towards the pool's [`frame_limit`](crate::PoolBuilder::frame_limit)
 /// as if it were sent, but clones count once. A call with such arguments is not
 /// sent to a worker before that has answered for all it had.
 ///
-/// In a format other than a pool's, and as an argument of a pool's
-/// [`initializer`](crate::PoolBuilder::initializer), it is a byte string like any
-/// other.
+/// In a format other than a pool's it is a byte string like any other.
 ///
 /// # Examples
 ///
@@ -63,7 +62,7 @@ use crate::sys::memfd::{self, Unsealed};
 /// }
 /// ```
 #[derive(Clone)]
-pub struct SharedBytes(Attached);
+pub struct SharedBytes(Shared);
 
 impl SharedBytes {
     /// Copies bytes into memory of their own. Takes half as long as to fill a
@@ -89,7 +88,7 @@ impl SharedBytes {
 /// No bytes at all. These take no descriptor.
 impl Default for SharedBytes {
     fn default() -> Self {
-        SharedBytes(Attached::empty())
+        SharedBytes(Shared::empty())
     }
 }
 
@@ -164,13 +163,13 @@ impl<'de> Deserialize<'de> for SharedBytes {
 struct Copying;
 
 impl<'de> Visitor<'de> for Copying {
-    type Value = Attached;
+    type Value = Shared;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("bytes")
     }
 
-    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Attached, E> {
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Shared, E> {
         let shared = SharedBytes::copy_from_slice(bytes);
         shared.map(|shared| shared.0).map_err(|error| {
             E::custom(format_args!("no memory for {} shared bytes: {error}", bytes.len()))
@@ -178,7 +177,7 @@ impl<'de> Visitor<'de> for Copying {
     }
 
     /// Formats without byte strings have lists of numbers.
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Attached, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shared, A::Error> {
         let hint = seq.size_hint().unwrap_or(0).min(DECODE_HINT_ELEMENTS_MAX);
         let mut bytes = Vec::with_capacity(hint);
         while let Some(byte) = seq.next_element()? {

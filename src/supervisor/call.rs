@@ -165,6 +165,12 @@ impl Call {
         self.record().has_place
     }
 
+    /// Whether it is sent with descriptors that are not memory.
+    pub(super) fn has_descriptors(&self) -> bool {
+        let attached = self.args.attached();
+        attached.is_some_and(|attached| attached.iter().any(|one| one.descriptor().is_some()))
+    }
+
     pub(super) fn items(&self) -> Option<&Arc<Items>> {
         self.record().items.as_ref()
     }

@@ -124,10 +124,14 @@ impl Driver {
         drop(core);
         if next <= now {
             let verdicts = self.supervisor.core().sched.verdicts_due(now);
-            let (mut ended, mut moved) = (Vec::new(), Vec::new());
+            let (mut ended, mut moved, mut held) = (Vec::new(), Vec::new(), Vec::new());
             for link in self.links.iter_mut().filter(|link| verdicts.contains(&link.worker())) {
-                // The runtime may have been kept from telling us for long.
-                link.catch_up();
+                if link.is_on_hold() {
+                    held.push(link.worker());
+                } else {
+                    // The runtime may have been kept from telling us for long.
+                    link.catch_up();
+                }
                 link.fetch(true);
                 if link.has_moved() {
                     moved.push(link.worker());
@@ -141,6 +145,7 @@ impl Driver {
             self.supervisor.act(|sched, now, links| {
                 ended.into_iter().for_each(|worker| sched.handle_ended(worker));
                 moved.into_iter().for_each(|worker| sched.handle_progress(now, worker));
+                held.into_iter().for_each(|worker| sched.handle_hold(now, worker));
                 sched.handle_timeout(now, links);
             });
             return true;

@@ -27,6 +27,8 @@ pub(super) struct Effects {
     sent: Vec<(Arc<Span>, TaskId, WorkerId)>,
     /// Answers that nobody waits for: to give back much memory takes long.
     discarded: Vec<Reply>,
+    /// Arguments that will not be sent again. They may be the user's memory.
+    released: Vec<Payload>,
     wakers: Wakers,
     /// Places in the queue that came free.
     permits: usize,
@@ -62,6 +64,10 @@ impl Effects {
 
     pub(super) fn discard(&mut self, answer: Reply) {
         self.discarded.push(answer);
+    }
+
+    pub(super) fn release(&mut self, args: Payload) {
+        self.released.push(args);
     }
 
     pub(super) fn wake(&mut self, waker: Option<Waker>) {

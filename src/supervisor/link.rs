@@ -22,7 +22,9 @@ use super::output::Output;
 use super::{Core, InitCheck, Supervisor};
 use crate::error::{Cause, RemotePanic, SpawnError};
 use crate::exit::Exit;
-use crate::limits::{FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, SPARE_WAIT, WRITE_AGAIN_WAIT};
+use crate::limits::{
+    FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, SPARE_WAIT, WAITING_FDS_WAIT, WRITE_AGAIN_WAIT,
+};
 use crate::observe;
 use crate::proto::message::{Failure, FromWorker, Shape};
 use crate::proto::peer::{Peer, ProtocolError, Violation};
@@ -30,6 +32,7 @@ use crate::sched::{self, Place, Stage, Words, WorkerKey};
 use crate::slot_word::{Phase, SlotWord};
 use crate::start::spawn::Ends;
 use crate::sys::clock::monotonic_nanos;
+use crate::sys::descriptor::Room;
 use crate::sys::fd;
 use crate::sys::layout::Tallied;
 use crate::sys::page::Page;
@@ -210,6 +213,8 @@ pub(super) struct Link {
     mute: bool,
     /// Nothing is written until then.
     pause: Option<Pin<Box<Sleep>>>,
+    /// Nothing is read until then: too many descriptors wait to be taken.
+    hold: Option<Pin<Box<Sleep>>>,
     /// Large buffers are kept until then.
     spare: Option<Pin<Box<Sleep>>>,
 }
@@ -231,8 +236,7 @@ impl Link {
         let span = observe::worker_span(&plan.name, worker.id, ends.pid);
         observe::worker_started(&span);
         let alarm = Arc::new(Alarm::default());
-        let mut outgoing = Outgoing::default();
-        outgoing.push_payload(&plan.setup);
+        let outgoing = Outgoing::of_frame(&plan.setup);
         supervisor.core().links.insert(LinkState {
             worker,
             pid: ends.pid as u32,
@@ -261,6 +265,7 @@ impl Link {
             condemned: false,
             mute: false,
             pause: None,
+            hold: None,
             spare: None,
         })
     }
@@ -326,7 +331,7 @@ impl Link {
 
     /// Reads once, and takes in the messages. Returns whether there was any.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.eof || self.condemned {
+        if self.eof || self.condemned || self.is_held_back(cx) {
             return false;
         }
         match self.transport.poll_read(cx) {
@@ -341,6 +346,27 @@ impl Link {
                 true
             }
         }
+    }
+
+    /// Whether to leave what the worker sends where it is, so that those who are to
+    /// take its descriptors keep up. Not for ever: what they wait for may be behind.
+    fn is_held_back(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.transport.poll_room_for_a_frame(cx) {
+            Room::Enough => {
+                self.hold = None;
+                false
+            }
+            Room::Scarce => {
+                let hold = self.hold.get_or_insert_with(|| Box::pin(sleep(WAITING_FDS_WAIT)));
+                !hold.is_elapsed() && hold.as_mut().poll(cx).is_pending()
+            }
+            Room::Nowhere => true,
+        }
+    }
+
+    /// Whether what it has sent is not read for now, and it cannot be blamed for it.
+    pub(super) fn is_on_hold(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| !hold.is_elapsed())
     }
 
     fn note_eof(&self) {
@@ -426,6 +452,10 @@ impl Link {
         let most = self.supervisor.plan.frame_bytes_max + SOCKET_BYTES_MAX;
         let mut read = 0;
         while !self.condemned && read <= most {
+            // It had its time. Of one that has not, what is left is lost.
+            if self.transport.room_for_a_frame() == Room::Nowhere {
+                break;
+            }
             match self.transport.read_now() {
                 Ok(0) | Err(_) => break,
                 Ok(n) => read += n,
@@ -604,6 +634,16 @@ impl Core {
                         !matches!(failure, Failure::Arguments(_) | Failure::UnknownFunction);
                     let error = failure_error(failure, Some(call.info(id)));
                     self.close_call(id, call, Err(Failed::new(error, started)), effects);
+                }
+            }
+            FromWorker::Began { seq } => {
+                let began = self.sched.handle_began(now, worker, seq, &self.links)?;
+                let Some((call, may_run_again)) = began else { return Ok(()) };
+                if !call.has_descriptors() {
+                    return Err(ProtocolError(Violation::WrongAnswer));
+                }
+                if !may_run_again {
+                    effects.release(std::mem::take(&mut call.args));
                 }
             }
             FromWorker::Item { seq, payload } => {

@@ -1,6 +1,6 @@
 //! Memory in a file without a name (memfd): the status page lies in one, and what
-//! is attached to payloads is one. Called by `page`, by `shared`, and by both ends
-//! for what they send and receive.
+//! is attached to payloads may be one. Called by `page`, by `shared`, and by
+//! `descriptor` for what both ends send and receive.
 //!
 //! Attached memory is sealed against any change, of its bytes and of its length:
 //! that is what makes a `&[u8]` of it sound whoever has it too. It has no holes,
@@ -10,15 +10,14 @@ use std::any::Any;
 use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::mem;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
-use std::thread;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -27,8 +26,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
-use crate::attached::{Attached, Memory};
-use crate::sys::fd;
+use crate::attached::{Memory, Shared};
+use crate::sys::descriptor::Counted;
 
 /// As it shows in `/proc/…/maps`.
 const NAME: &CStr = c"procession-shared";
@@ -129,7 +128,7 @@ impl Unsealed {
     }
 
     /// Ends all writing, for good and for everybody.
-    pub(crate) fn seal(self) -> io::Result<Attached> {
+    pub(crate) fn seal(self) -> io::Result<Shared> {
         let Unsealed { file, view } = self;
         let len = view.len;
         // While it can be written to by way of a mapping, the kernel refuses.
@@ -140,18 +139,18 @@ impl Unsealed {
 
 /// A copy of bytes. Written to the file, and not to a mapping of it: that would
 /// take a page fault for every 4 KiB, and twice as long.
-pub(crate) fn copy_of(bytes: &[u8]) -> io::Result<Attached> {
+pub(crate) fn copy_of(bytes: &[u8]) -> io::Result<Shared> {
     let len = NonZeroUsize::new(bytes.len()).ok_or(Errno::EINVAL)?;
     let mut file = create(NAME)?;
     file.write_all(bytes)?;
     seal_for_good(file, len)
 }
 
-fn seal_for_good(file: File, len: NonZeroUsize) -> io::Result<Attached> {
+fn seal_for_good(file: File, len: NonZeroUsize) -> io::Result<Shared> {
     seal(&file, fixed_length() | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL)?;
-    let sealed = Sealed { file: file.into(), len, view: OnceLock::new() };
+    let sealed = Sealed::new(file, len, None);
     sealed.open()?;
-    Ok(Attached::new(sealed))
+    Ok(Shared::new(sealed))
 }
 
 impl Deref for Unsealed {
@@ -199,9 +198,15 @@ struct Sealed {
     file: OwnedFd,
     len: NonZeroUsize,
     view: OnceLock<View>,
+    /// Until it is opened.
+    counted: Mutex<Option<Counted>>,
 }
 
 impl Sealed {
+    fn new(file: File, len: NonZeroUsize, counted: Option<Counted>) -> Sealed {
+        Sealed { file: file.into(), len, view: OnceLock::new(), counted: Mutex::new(counted) }
+    }
+
     /// Looks at what somebody has sent. `None` if it is anything else.
     fn of(file: &File) -> Option<NonZeroUsize> {
         // First of all: of what is no memory the kernel says so at once, where
@@ -235,6 +240,7 @@ impl Memory for Sealed {
             let view = View::map(self.file.as_fd(), self.len, ProtFlags::PROT_READ, flags)?;
             // Another thread may have been faster; then its view is as good.
             let _ = self.view.set(view);
+            self.counted.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
         Ok(())
     }
@@ -258,62 +264,35 @@ impl fmt::Debug for Sealed {
     }
 }
 
-/// Sends bytes, with what is attached to the first of them, as
-/// [`fd::send_with_fds`] does.
-pub(crate) fn send(
-    socket: BorrowedFd<'_>,
-    slices: &[IoSlice<'_>],
-    attached: &[Attached],
-) -> io::Result<usize> {
-    let fds: Vec<_> = attached.iter().map(descriptor).collect();
-    fd::send_with_fds(socket, slices, &fds)
+pub(super) fn descriptor(memory: &Shared) -> BorrowedFd<'_> {
+    let sealed = memory.memory().downcast_ref::<Sealed>();
+    sealed.expect("there is no other memory").file.as_fd()
 }
 
-fn descriptor(attached: &Attached) -> BorrowedFd<'_> {
-    let sealed = attached.memory().downcast_ref::<Sealed>();
-    sealed.expect("nothing else is attached").file.as_fd()
-}
-
-/// Takes what somebody has sent, each on its own: `None` for all that is not
-/// memory which nobody can change.
-pub(crate) fn receive(fds: Vec<OwnedFd>) -> Vec<Option<Attached>> {
-    let mut refused = Vec::new();
-    let taken = fds.into_iter().map(|fd| {
-        let file = File::from(fd);
-        match Sealed::of(&file) {
-            Some(len) => {
-                Some(Attached::new(Sealed { file: file.into(), len, view: OnceLock::new() }))
-            }
-            None => {
-                refused.push(file);
-                None
-            }
-        }
-    });
-    let taken = taken.collect();
-    if !refused.is_empty() {
-        close_elsewhere(refused);
+/// Takes what somebody has sent, unless it is anything but memory which nobody can
+/// change: then it is returned.
+pub(super) fn of(
+    fd: OwnedFd,
+    counted: Option<Counted>,
+) -> Result<Shared, (OwnedFd, Option<Counted>)> {
+    let file = File::from(fd);
+    match Sealed::of(&file) {
+        Some(len) => Ok(Shared::new(Sealed::new(file, len, counted))),
+        None => Err((file.into(), counted)),
     }
-    taken
-}
-
-/// Closes descriptors of any kind. That may take as long as whoever made them
-/// likes: a socket may linger, a file system may not answer.
-fn close_elsewhere(files: Vec<File>) {
-    let files = mem::ManuallyDrop::new(files);
-    let thread = thread::Builder::new().name("procession-close".into());
-    // Without a thread they stay open, which is better than to wait here.
-    let _ = thread.spawn(move || drop(mem::ManuallyDrop::into_inner(files)));
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::sys::fd::Received;
+    use crate::attached::Attached;
+    use crate::sys::descriptor::{receive, send};
+    use crate::sys::fd::{self, Received};
 
-    fn sealed(text: &[u8]) -> Attached {
+    fn sealed(text: &[u8]) -> Shared {
         let mut unsealed = Unsealed::zeroed(NonZeroUsize::new(text.len()).unwrap()).unwrap();
         unsealed.copy_from_slice(text);
         unsealed.seal().unwrap()
@@ -324,12 +303,14 @@ mod tests {
     fn memory_is_sent_and_received() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let slices = [IoSlice::new(b"see "), IoSlice::new(b"this")];
-        send(ours.as_fd(), &slices, &[sealed(b"one"), sealed(b"another")]).unwrap();
+        let attached = [b"one".as_slice(), b"another"].map(|text| Attached::Memory(sealed(text)));
+        send(ours.as_fd(), &slices, &attached).unwrap();
         let mut buffer = bytes::BytesMut::with_capacity(100);
         let received = fd::receive_into(theirs.as_fd(), &mut buffer, usize::MAX).unwrap();
         let Received { len, fds, cut_short } = received;
         assert_eq!((len, &buffer[..], cut_short), (8, &b"see this"[..], false));
-        let [Some(one), Some(another)] = &receive(fds)[..] else { panic!("refused") };
+        let came: Vec<_> = receive(fds, None).0.iter().map(|came| came.to_memory()).collect();
+        let [Some(one), Some(another)] = &came[..] else { panic!("refused") };
         assert_eq!((one.len(), one.bytes()), (3, &b""[..]));
         one.open().unwrap();
         one.open().unwrap();

@@ -10,6 +10,7 @@
 //! - `layout`: what lies in it, and the order in which both look at it
 //! - `atomic`: the atomics that this takes
 //! - `memfd`: memory in files that can be sealed and sent
+//! - `descriptor`: what is open, sent to another process, and what came from one
 //! - `futex`: sleeping on a word of that page, across processes
 //! - `clock`: the clock that both sides read
 //! - `fd`: descriptors in messages, and the standard ones
@@ -25,6 +26,7 @@
 pub(crate) mod atomic;
 pub(crate) mod cast;
 pub(crate) mod clock;
+pub(crate) mod descriptor;
 pub(crate) mod exit;
 pub(crate) mod fd;
 pub(crate) mod fork;

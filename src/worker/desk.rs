@@ -240,7 +240,7 @@ impl Host for Errands {
         }
         self.page.set_polite(seq, was_polite);
         self.stream.sent = sent.wrapping_add(1);
-        let (len, attached) = (out.len(), out.attached().len());
+        let (len, attached) = (out.len(), out.attached_count());
         finish_item(out.head_mut(HEADER_BYTES), len, attached, seq);
         let pushed = self.outbox.push(out).and_then(|()| self.outbox.flush());
         out.clear(SPARE_BYTES_MAX);

@@ -5,7 +5,7 @@
 //!
 //! Positions count bytes since the worker started. The ring holds
 //! `sent..filled`; the parent knows how much it has received, and so which
-//! part of the ring is news. What is too long for the ring, or has memory
+//! part of the ring is news. What is too long for the ring, or has a descriptor
 //! attached, goes into the socket at once, and the page says from where on the
 //! ring can be believed.
 
@@ -17,9 +17,9 @@ use std::thread;
 
 use crate::limits::WRITE_AGAIN_WAIT;
 use crate::proto::draft::Draft;
-use crate::sys::fd;
 use crate::sys::layout::UNSENT_BYTES_MAX;
-use crate::sys::memfd;
+use crate::sys::{descriptor, fd};
+
 use crate::sys::page::Page;
 
 /// Slices given to one write.
@@ -71,7 +71,7 @@ impl Outbox {
             let socket = &mut self.socket;
             written += match frames.attached() {
                 [_, ..] if written == 0 => {
-                    patiently(|| memfd::send(socket.as_fd(), slices, frames.attached()))?
+                    patiently(|| descriptor::send(socket.as_fd(), slices, frames.attached()))?
                 }
                 _ => patiently(|| socket.write_vectored(slices))?,
             };

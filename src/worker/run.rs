@@ -13,14 +13,15 @@ use super::desk::{Arguments, Batch, Desk};
 use super::lookout::Lookout;
 use super::outbox::Outbox;
 use super::{PAGE, RUNNING, forget_callbacks, guard, lifeline};
+use crate::attached::Arrived;
 use crate::limits::{
     FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_WAIT,
 };
 use crate::proto::VERSION;
 use crate::proto::frame::{FrameReader, REPORT_BYTES_MAX};
 use crate::proto::message::{
-    DONE_HEAD_BYTES, Failure, Hello, Setup, Shape, ToWorker, finish_done, put_failed, put_hello,
-    put_init_failed, put_ready, put_skipped,
+    DONE_HEAD_BYTES, Failure, Hello, Setup, Shape, ToWorker, finish_done, put_began, put_failed,
+    put_hello, put_init_failed, put_ready, put_skipped,
 };
 use crate::registry::{FnId, Kind, Table};
 use crate::slot_word::Phase;
@@ -30,7 +31,7 @@ use crate::sys::fd::Received;
 use crate::sys::memory::Statm;
 use crate::sys::page::Page;
 use crate::sys::signal::exit_group_now;
-use crate::sys::{fd, limits, memfd};
+use crate::sys::{descriptor, fd, limits};
 
 /// Answers wait for company at most this long while there is more to do.
 const FLUSH_NANOS: u64 = 500_000;
@@ -132,7 +133,7 @@ impl Worker {
                     self.handle_run(seq, FnId(function), shape, args)?;
                 }
                 ToWorker::Bye => return self.desk.errands.outbox.flush().map(|()| 0),
-                ToWorker::Setup(_) => return Err(invalid("the parent sent its settings twice")),
+                ToWorker::Setup(..) => return Err(invalid("the parent sent its settings twice")),
             }
         }
     }
@@ -159,7 +160,7 @@ impl Worker {
                 let args = Arguments { bytes: args, arrived };
                 self.handle_run(seq, FnId(function), shape, args)
             }
-            ToWorker::Bye | ToWorker::Setup(_) => Err(invalid("the parent sent no task")),
+            ToWorker::Bye | ToWorker::Setup(..) => Err(invalid("the parent sent no task")),
         }
     }
 
@@ -174,24 +175,29 @@ impl Worker {
         put_hello(self.desk.out.tail(), &hello);
         self.send()?;
         match self.receive()? {
-            ToWorker::Setup(setup) => self.set_up(setup),
+            ToWorker::Setup(setup, arrived) => self.set_up(setup, arrived),
             _ => Err(invalid("the parent's first message is not its settings")),
         }
     }
 
     /// Puts the pool's settings in force, runs its initializer, and says how
     /// that went. Returns whether it went well.
-    fn set_up(&mut self, setup: Setup) -> io::Result<bool> {
+    fn set_up(&mut self, setup: Setup, arrived: Arrived) -> io::Result<bool> {
         if setup.version != VERSION || setup.fingerprint != self.table.fingerprint() {
             return Err(invalid("the parent is another program"));
         }
         self.desk.frame_bytes_max = setup.frame_bytes_max;
-        let prepared = self.prepare(&setup);
+        let prepared = self.prepare(&setup, arrived);
         let is_up = prepared.is_ok();
         match prepared {
             Ok(()) if self.desk.out.len() > REPORT_BYTES_MAX => {
                 self.desk.out.clear(SPARE_BYTES_MAX);
                 let reason = "the initializer's result is too long".to_owned();
+                put_init_failed(self.desk.out.tail(), &Failure::Setting(reason));
+            }
+            Ok(()) if !self.desk.out.attached().is_empty() => {
+                self.desk.out.clear(SPARE_BYTES_MAX);
+                let reason = "the initializer's result holds a descriptor".to_owned();
                 put_init_failed(self.desk.out.tail(), &Failure::Setting(reason));
             }
             Ok(()) => {
@@ -207,7 +213,7 @@ impl Worker {
         Ok(is_up)
     }
 
-    fn prepare(&mut self, setup: &Setup) -> Result<(), Failure> {
+    fn prepare(&mut self, setup: &Setup, arrived: Arrived) -> Result<(), Failure> {
         let setting = |what: &'static str| {
             move |error: io::Error| Failure::Setting(format!("could not set {what}: {error}"))
         };
@@ -229,7 +235,7 @@ impl Worker {
             limits::set_rlimit(resource, value).map_err(setting("rlimits"))?;
         }
         let Some((function, args)) = &setup.initializer else { return Ok(()) };
-        let args = Arguments { bytes: args.clone(), ..Arguments::default() };
+        let args = Arguments { bytes: args.clone(), arrived };
         match self.table.lookup(FnId(*function)).map(|task| &task.kind) {
             Some(Kind::Value(run)) => self.desk.call(*run, &args),
             _ => Err(Failure::UnknownFunction),
@@ -259,7 +265,7 @@ impl Worker {
                 let (buffer, most) = reader.next_read();
                 let Received { len, fds, cut_short } = fd::receive_into(socket, buffer, most)?;
                 if !fds.is_empty() || cut_short {
-                    reader.attach(memfd::receive(fds), cut_short);
+                    reader.attach(descriptor::receive(fds, None).0, cut_short);
                 }
                 Ok(len)
             };
@@ -293,6 +299,16 @@ impl Worker {
             // It may run for long.
             self.reader.give_back();
         }
+        if args.arrived.has_descriptors() {
+            // The parent need not keep them any longer: whoever waits for the other
+            // end to be closed waits for this process only.
+            put_began(self.desk.out.tail(), seq);
+            match self.send() {
+                // Whether the task is run without one is decided elsewhere.
+                Err(error) if is_hang_up(&error) => {}
+                sent => sent?,
+            }
+        }
         RUNNING.store(seq, Ordering::Release);
         let kind = self.table.lookup(function).map(|task| &task.kind);
         let result = match (shape, kind) {
@@ -325,7 +341,7 @@ impl Worker {
         let has_result = result.is_ok();
         match result {
             Ok(answered) => {
-                let (len, attached) = (self.desk.out.len(), self.desk.out.attached().len());
+                let (len, attached) = (self.desk.out.len(), self.desk.out.attached_count());
                 let head = self.desk.out.head_mut(DONE_HEAD_BYTES);
                 finish_done(head, len, attached, seq, run_nanos, answered, retire);
             }

@@ -203,7 +203,7 @@ fn attachments_that_are_refused() {
         ("one less", missing),
         ("none", missing),
         ("too many", "129 descriptors are over the frame's limit of 128"),
-        ("as many as there can be", "65535 descriptors are over the frame's limit of 128"),
+        ("as many as there can be", "510 descriptors are over the frame's limit of 128"),
         ("on a failure", "1 descriptors are over the frame's limit of 0"),
         ("on a skip", "1 descriptors are over the frame's limit of 0"),
         ("on an item", "the worker's answer does not fit the call"),

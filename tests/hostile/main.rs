@@ -14,6 +14,7 @@ mod from_inside_a_task;
 mod grandchildren;
 mod greeting;
 mod lies;
+mod passed;
 mod scribbles;
 mod scripted;
 mod slow_but_honest;
@@ -35,6 +36,7 @@ const SCRIPTS: &[&[(&str, scripted::Script)]] = &[
     failures::SCRIPTS,
     greeting::SCRIPTS,
     lies::SCRIPTS,
+    passed::SCRIPTS,
     scribbles::SCRIPTS,
     slow_but_honest::SCRIPTS,
     streams::SCRIPTS,

@@ -18,6 +18,7 @@ pub(crate) const DONE: u8 = 19;
 pub(crate) const FAILED: u8 = 20;
 pub(crate) const SKIPPED: u8 = 21;
 pub(crate) const ITEM: u8 = 22;
+pub(crate) const BEGAN: u8 = 23;
 
 pub(crate) const HEADER: usize = 16;
 

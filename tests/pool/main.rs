@@ -18,6 +18,7 @@ mod nested_pools;
 mod nonsense_settings;
 mod output_of_workers;
 mod panics;
+mod passed_descriptors;
 mod queue_limit;
 mod records;
 mod retry;

@@ -149,7 +149,10 @@ fn as_many_as_may_be_come_back_and_one_more_is_an_error() {
         let error = pool.apply(|many: Vec<SharedBytes>| many.len(), many(65)).await.unwrap_err();
         assert!(matches!(error, TaskError::Encode(_)), "{error:?}");
         assert_eq!(error.started(), Some(false));
-        assert!(error.to_string().contains("more than 64 pieces of shared memory"), "{error}");
+        assert!(
+            error.to_string().contains("more than the 64 descriptors and pieces of shared memory"),
+            "{error}"
+        );
         let error = pool.apply(many, 65).await.unwrap_err();
         assert!(matches!(error, TaskError::Encode(_)), "{error:?}");
         assert_eq!(error.started(), Some(true));
@@ -342,7 +345,7 @@ fn the_frame_limit_holds_for_what_is_not_sent() {
 }
 
 #[test]
-fn an_initializer_gets_a_copy() {
+fn an_initializer_gets_it_too() {
     static SEEN: std::sync::Mutex<Option<SharedBytes>> = std::sync::Mutex::new(None);
     fn keep(bytes: SharedBytes) {
         *SEEN.lock().unwrap() = Some(bytes);

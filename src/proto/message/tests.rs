@@ -55,8 +55,8 @@ fn what_a_parent_says_is_heard() {
         initializer: Some((7, Bytes::from_static(&[1, 2, 3]))),
     };
     let mut bytes = Vec::new();
-    put_setup(&mut bytes, &setup);
-    assert!(matches!(to_worker(&bytes), ToWorker::Setup(heard) if heard == setup));
+    put_setup(&mut bytes, &setup, &[]);
+    assert!(matches!(to_worker(&bytes), ToWorker::Setup(heard, _) if heard == setup));
 
     let mut bytes = Vec::new();
     put_bye(&mut bytes);
@@ -72,7 +72,7 @@ fn what_a_parent_says_is_heard() {
     for shape in [Shape::One, Shape::Stream].into_iter().chain(batches) {
         for given in [&b""[..], b"arguments"] {
             let mut bytes = Vec::new();
-            put_run(&mut bytes, 1 << 50, u64::MAX - 1, shape, given.len(), 0);
+            put_run(&mut bytes, 1 << 50, u64::MAX - 1, shape, given.len(), Count::NONE);
             bytes.extend_from_slice(given);
             let ToWorker::Run { seq, function, shape: heard, args, .. } = to_worker(&bytes) else {
                 panic!("a run is a run");
@@ -127,11 +127,11 @@ fn answers_and_items_hold_their_payload_wherever_they_start() {
             let start = begin_done(&mut bytes);
             bytes.extend_from_slice(given);
             let len = bytes.len() - start;
-            finish_done(&mut bytes[start..], len, 0, 5, 99, 3, true);
+            finish_done(&mut bytes[start..], len, Count::NONE, 5, 99, 3, true);
             let start = begin_item(&mut bytes);
             bytes.extend_from_slice(given);
             let len = bytes.len() - start;
-            finish_item(&mut bytes[start..], len, 0, 6);
+            finish_item(&mut bytes[start..], len, Count::NONE, 6);
             let mut heard = frames(&bytes);
             let item = FromWorker::parse(heard.pop().unwrap()).unwrap();
             assert!(
@@ -152,7 +152,7 @@ fn answers_and_items_hold_their_payload_wherever_they_start() {
 fn messages_that_go_the_other_way_are_refused() {
     let mut said = Vec::new();
     put_bye(&mut said);
-    put_run(&mut said, 1, 2, Shape::One, 0, 0);
+    put_run(&mut said, 1, 2, Shape::One, 0, Count::NONE);
     for frame in frames(&said) {
         assert!(matches!(FromWorker::parse(frame), Err(MessageError::WrongWay(_))));
     }
@@ -168,7 +168,7 @@ fn messages_that_go_the_other_way_are_refused() {
 fn any_cut_of_a_body_is_heard_as_no_more_than_it_is() {
     let mut done = Vec::new();
     begin_done(&mut done);
-    finish_done(&mut done, DONE_HEAD_BYTES, 0, 5, 99, 3, false);
+    finish_done(&mut done, DONE_HEAD_BYTES, Count::NONE, 5, 99, 3, false);
     let mut failed = Vec::new();
     put_failed(&mut failed, 4, 1, false, &failures()[0]);
     let mut hello = Vec::new();
@@ -207,7 +207,7 @@ fn a_worker_that_retires_says_so_and_no_other_does() {
     for said in [false, true] {
         let mut bytes = Vec::new();
         begin_done(&mut bytes);
-        finish_done(&mut bytes, DONE_HEAD_BYTES, 0, 5, 99, 3, said);
+        finish_done(&mut bytes, DONE_HEAD_BYTES, Count::NONE, 5, 99, 3, said);
         let FromWorker::Done { retire, .. } = from_worker(&bytes) else { panic!("it is done") };
         assert_eq!(retire, said);
         let mut bytes = Vec::new();

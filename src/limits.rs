@@ -35,8 +35,8 @@ pub(crate) const SLOTS: usize = 256;
 pub(crate) const OUTBOX_BYTES: usize = if cfg!(miri) { 4 << 10 } else { 64 << 10 };
 
 /// How much of a chunk's answers is put down in the ring before the chunk is
-/// answered, beyond what was published: where it ends no unsent byte is, of which
-/// there are at most as many as half of the ring.
+/// answered, close behind what was published. At most half of the ring is unsent,
+/// so this is far from it.
 pub(crate) const TALLY_BYTES_MAX: usize = OUTBOX_BYTES / 4;
 
 /// Buffers that have grown beyond this are given back when they are empty.

@@ -10,14 +10,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::Stream;
 use serde::Serialize;
 use tokio::task::coop::consume_budget;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::flight::{Chunk, Fed, Flight, Flights, info};
+use super::flight::{Chunk, Fed, Flight, Flights, Form, info};
 use crate::error::{Side, TaskError, TaskInfo};
 use crate::limits::{ATTACHED_MAX, TALLY_BYTES_MAX};
 use crate::proto::codec;
@@ -42,6 +42,9 @@ const CHUNK_BUDGET: u64 = 5;
 /// How often a stream that waits looks for chunks that were there the last time
 /// too: their first long item keeps those behind it from workers that may be free.
 const STALL: Duration = Duration::from_nanos(2 * CHUNK_BUDGET * STREAM_CHUNK_NANOS);
+
+/// And while nothing comes of it twice as long each time, up to this.
+const STALL_MAX: Duration = Duration::from_secs(1);
 
 /// Chunks grow at most by this factor from one to the next: one quick item
 /// says little.
@@ -93,6 +96,9 @@ pub(super) struct Pulled {
     ends: Vec<u32>,
     count: usize,
     wanted: usize,
+    /// How long the input may take for them: then those that there are have waited
+    /// long enough.
+    patience: Option<Duration>,
 }
 
 impl Pulled {
@@ -116,6 +122,7 @@ where
 {
     fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Pulled, limit: usize) -> Poll<Pull> {
         let mut len = out.args.len();
+        let begun = out.patience.map(|_| Instant::now());
         while out.count < out.wanted
             && len < CHUNK_BYTES_MAX
             && out.args.attached().len() < ATTACHED_MAX
@@ -137,6 +144,12 @@ where
                 _ => out.ends.push(len as u32),
             }
             out.count += 1;
+            if let (Some(patience), Some(begun)) = (out.patience, begun) {
+                // As often as the count doubles.
+                if out.count.is_power_of_two() && begun.elapsed() >= patience {
+                    out.wanted = out.count;
+                }
+            }
             out.whole = out.args.mark();
             len = out.args.len();
         }
@@ -180,7 +193,8 @@ pub(super) struct Feed {
     landed: VecDeque<(u32, Ended)>,
     /// What else there is to tell of those.
     fed: VecDeque<Fed>,
-    stall: Option<Sleep>,
+    /// When to look at what is on its way, and how long that was put off.
+    stall: Option<(Sleep, Duration)>,
     pulled: usize,
     /// Nanoseconds that an item takes, on average of late. 0: unknown.
     item_nanos: u64,
@@ -377,12 +391,14 @@ impl Feed {
     /// workers that may be free. If not, the reader is woken to ask again, as long as
     /// there can be.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.tallied || !self.flights.iter().any(Flight::is_divisible) {
+        let can_be = self.tallied && self.chunk_size != Some(1);
+        if !can_be || !self.flights.iter().any(Flight::is_divisible) {
             return false;
         }
-        let stall = self.stall.get_or_insert_with(|| self.supervisor.sleep(STALL));
-        while Pin::new(&mut *stall).poll(cx).is_ready() {
-            *stall = self.supervisor.sleep(STALL);
+        let stall = self.stall.get_or_insert_with(|| (self.supervisor.sleep(STALL), STALL));
+        while Pin::new(&mut stall.0).poll(cx).is_ready() {
+            let wait = (2 * stall.1).min(STALL_MAX);
+            *stall = (self.supervisor.sleep(wait), wait);
             let news = self.fed.len() + self.unfinished.len();
             for flight in self.flights.iter_mut().filter(|flight| flight.is_divisible()) {
                 if !std::mem::replace(&mut flight.is_old, true) {
@@ -499,6 +515,10 @@ impl Feed {
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Next> {
         let wanted = self.chunk_items().min(room);
+        let patience = match self.chunk_size {
+            None if wanted > 1 => Some(Duration::from_nanos(self.chunk_nanos)),
+            _ => None,
+        };
         let Some(source) = &mut self.source else { return Poll::Ready(Next::End) };
         let limit = self.supervisor.plan().frame_bytes_max;
         let first = self.pulled;
@@ -508,6 +528,7 @@ impl Feed {
             ends: Vec::new(),
             count: 0,
             wanted,
+            patience,
         };
         let pull = catch_unwind(AssertUnwindSafe(|| source.poll_pull(cx, &mut pulled, limit)));
         let Pulled { mut args, whole, ends, count, .. } = pulled;
@@ -545,12 +566,16 @@ impl Feed {
 
     fn send(&mut self, mut chunk: Chunk) {
         let count = chunk.count();
-        let single = self.chunk_size == Some(1);
+        let form = match self.chunk_size {
+            Some(1) => Form::Single,
+            _ if self.tallied => Form::Sized,
+            _ => Form::Row,
+        };
         let budget_nanos = match self.chunk_size {
             Some(_) => 0,
             None => CHUNK_BUDGET * self.chunk_nanos,
         };
-        let shape = if single {
+        let shape = if form == Form::Single {
             Shape::One
         } else {
             Shape::Batch {
@@ -579,7 +604,7 @@ impl Feed {
         let terms = Terms { timeout, ..Terms::default() };
         // It has its number before it is submitted: the program's subscriber hears
         // of that, and may panic. Then the chunk lands all the same.
-        let flight = Flight { task: TaskKey::NOWHERE, chunk, single, given: 0, is_old: false };
+        let flight = Flight { task: TaskKey::NOWHERE, chunk, form, given: 0, is_old: false };
         let number = self.flights.insert(flight);
         let part = Part::new(&self.landing, number);
         let task = self.supervisor.submit_part(request, terms, part);
@@ -587,16 +612,17 @@ impl Feed {
     }
 
     fn handle_landed(&mut self, flight: Flight, ended: Ended) {
+        self.stall = None;
         let task = info(flight.task, self.name, &self.label);
         if let Err(failed) = &ended {
             if let Some(tallied) = &failed.tallied {
                 return self.handle_tallied(flight, tallied, &failed.error, task);
             }
         }
-        let Flight { mut chunk, single, given, .. } = flight;
+        let Flight { mut chunk, form, given, .. } = flight;
         let first = chunk.first;
         let count = chunk.count();
-        self.fed.push_back(match ended {
+        let fed = match ended {
             Ok(answer) => {
                 // One that was cut short had more items once.
                 let answered = (answer.answered as usize).clamp(given.max(1), count);
@@ -612,7 +638,7 @@ impl Feed {
                 let bytes = answer.payload.len().div_ceil(answered);
                 self.answer_bytes = (self.answer_bytes / 2 + bytes / 2).max(bytes.min(1));
                 let payload = answer.payload;
-                Fed::Answered { first, count: answered, given, payload, single, task }
+                Fed::Answered { first, count: answered, given, payload, form, task }
             }
             Err(failed) => {
                 let error = failed.error;
@@ -620,11 +646,15 @@ impl Feed {
                     // No item can be answered any more, and there may be no
                     // end of them.
                     self.source = None;
-                    self.unfinished.clear();
+                    for Chunk { first, ends, .. } in self.unfinished.drain(..) {
+                        let (count, error) = (ends.len() + 1, error.clone());
+                        self.fed.push_back(Fed::Lost { first, count, error });
+                    }
                 }
                 Fed::Lost { first: first + given, count: count - given, error }
             }
-        });
+        };
+        self.fed.push_back(fed);
     }
 
     /// A worker was lost with a chunk: what it has answered is answered, the item

@@ -41,25 +41,35 @@ impl Chunk {
 pub(super) enum Fed {
     /// They could not be sent.
     Unsent { index: usize, error: TaskError },
-    /// All have this answer, which is that of a chunk unless `single`. The first
-    /// `given` of them have been told before.
+    /// All have this answer. The first `given` of them have been told before.
     Answered {
         first: usize,
         count: usize,
         given: usize,
         payload: Reply,
-        single: bool,
+        form: Form,
         task: TaskInfo,
     },
     /// None has an answer. The error's index counts from `first`.
     Lost { first: usize, count: usize, error: TaskError },
 }
 
+/// How answers lie in what came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Form {
+    /// There is one.
+    Single,
+    /// Those of a chunk.
+    Row,
+    /// Those of a chunk, with their lengths.
+    Sized,
+}
+
 /// A chunk on its way.
 pub(super) struct Flight {
     pub(super) task: TaskKey,
     pub(super) chunk: Chunk,
-    pub(super) single: bool,
+    pub(super) form: Form,
     /// Its answers that were given before it has come back.
     pub(super) given: usize,
     /// Somebody has waited for it for a while.
@@ -83,7 +93,7 @@ impl Flight {
         let payload = answers::of_values(count as u32, &tallied.answers);
         let payload = Reply::detach(payload[..].into(), 0, Arrived::NOTHING);
         let first = self.chunk.first;
-        Some(Fed::Answered { first, count, given, payload, single: false, task })
+        Some(Fed::Answered { first, count, given, payload, form: Form::Sized, task })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::feed::Feed;
-use super::flight::Fed;
+use super::flight::{Fed, Form};
 use crate::error::{DecodeError, Side, TaskError, TaskInfo};
 use crate::proto::answers;
 use crate::proto::codec::{self, Budget};
@@ -93,14 +94,15 @@ impl<R> Imap<R> {
         self
     }
 
-    /// Sends this many items to a worker at a time. Default: as many as take about
-    /// half a millisecond, found out on the way, and one at a time where the pool
+    /// Sends this many items to a worker at a time. Default: as many as take about a
+    /// millisecond, found out on the way, and one at a time where the pool
     /// has a limit for each: a [`task_timeout`], [`max_tasks_per_worker`], or
     /// workers that are [`untrusted`]. Answers come a chunk at a time.
     ///
     /// If a worker dies, that is the end of the item it was at. The items before have
     /// their answers, those behind go to others; only if it is `untrusted` the whole
-    /// chunk has failed.
+    /// chunk has failed. A chunk of a given size that is over its `task_timeout`,
+    /// which is so many times that of an item, has failed as a whole, too.
     ///
     /// [`task_timeout`]: crate::PoolBuilder::task_timeout
     /// [`max_tasks_per_worker`]: crate::PoolBuilder::max_tasks_per_worker
@@ -159,7 +161,10 @@ impl<R: DeserializeOwned> Imap<R> {
             self.under_way += self.feed.pulled() - before;
             match fed {
                 Poll::Ready(Some(fed)) => self.take(fed),
-                Poll::Ready(None) => self.over = true,
+                Poll::Ready(None) => {
+                    debug_assert!(self.under_way == 0 && self.early.is_empty(), "{self:?}");
+                    self.over = true;
+                }
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -179,11 +184,7 @@ impl<R: DeserializeOwned> Imap<R> {
     }
 
     fn take(&mut self, fed: Fed) {
-        let given = match &fed {
-            Fed::Answered { given, .. } => *given,
-            Fed::Unsent { .. } | Fed::Lost { .. } => 0,
-        };
-        for (index, answer) in Answers::new(fed).skip(given) {
+        for (index, answer) in Answers::new(fed) {
             if !self.ordered {
                 self.ready.push_back((index, answer));
             } else if index == self.next {
@@ -253,8 +254,7 @@ pub(super) struct Answers<R> {
     /// Bytes of the payload already read.
     at: usize,
     budget: Budget,
-    /// The payload is one answer, and not those of a chunk.
-    single: bool,
+    form: Form,
     /// How many values come next, and then a failure. `None`: their number.
     values: Option<u32>,
     /// The chunk's, for reports.
@@ -272,7 +272,7 @@ impl<R> Answers<R> {
             payload: Reply::default(),
             at: 0,
             budget: Budget::for_payload(0),
-            single: false,
+            form: Form::Row,
             values: None,
             task: None,
             error: None,
@@ -283,13 +283,14 @@ impl<R> Answers<R> {
                 answers.index = index;
                 answers.error = Some(error);
             }
-            Fed::Answered { first, count, given: _, payload, single, task } => {
+            Fed::Answered { first, count, given, payload, form, task } => {
                 answers.index = first;
                 answers.left = count;
                 answers.budget = Budget::for_payload(payload.len());
                 answers.payload = payload;
-                answers.single = single;
+                answers.form = form;
                 answers.task = Some(task);
+                answers.pass(given);
             }
             Fed::Lost { first, count, error } => {
                 answers.index = first;
@@ -298,6 +299,49 @@ impl<R> Answers<R> {
             }
         }
         answers
+    }
+
+    /// Leaves out the next `count`, which are values.
+    fn pass(&mut self, count: usize) {
+        for _ in 0..count {
+            match self.values() {
+                Ok(1..) if self.take_sized().is_some() => {
+                    self.values = self.values.map(|values| values - 1);
+                }
+                // What there is instead is told of those behind.
+                _ => {}
+            }
+        }
+        self.index += count;
+        self.left -= count;
+    }
+
+    /// Where the next value with a length is in the payload.
+    fn take_sized(&mut self) -> Option<Range<usize>> {
+        let mut rest = &self.payload[self.at..];
+        let len = answers::take_sized(&mut rest)?.len();
+        self.at = self.payload.len() - rest.len();
+        Some(self.at - len..self.at)
+    }
+
+    /// How many values come next.
+    fn values(&mut self) -> Result<u32, TaskError> {
+        if self.form == Form::Single || self.error.is_some() {
+            return Ok(0);
+        }
+        if let Some(values) = self.values {
+            return Ok(values);
+        }
+        let mut rest = &self.payload[self.at..];
+        match answers::take_count(&mut rest) {
+            Some(values) if values as usize <= self.left => {
+                self.at = self.payload.len() - rest.len();
+                self.values = Some(values);
+                Ok(values)
+            }
+            Some(_) => Err(malformed("the answer has more values than calls")),
+            None => Err(malformed("the answer is too short")),
+        }
     }
 }
 
@@ -340,24 +384,21 @@ impl<R: DeserializeOwned> Answers<R> {
         self.left -= taken;
     }
 
-    /// How many values come next.
-    fn values(&mut self) -> Result<u32, TaskError> {
-        if self.single || self.error.is_some() {
-            return Ok(0);
+    /// The next answer, a value with a length: all of those bytes, or none.
+    fn sized(&mut self) -> Result<R, TaskError> {
+        let Some(range) = self.take_sized() else {
+            let error = malformed("an answer is cut off");
+            self.error = Some(error.clone());
+            return Err(error);
+        };
+        if self.left == 1 && range.end != self.payload.len() {
+            return Err(malformed("the answer is too long"));
         }
-        if let Some(values) = self.values {
-            return Ok(values);
-        }
-        let mut rest = &self.payload[self.at..];
-        match answers::take_count(&mut rest) {
-            Some(values) if values as usize <= self.left => {
-                self.at = self.payload.len() - rest.len();
-                self.values = Some(values);
-                Ok(values)
-            }
-            Some(_) => Err(malformed("the answer has more values than calls")),
-            None => Err(malformed("the answer is too short")),
-        }
+        let mut value = &self.payload[range];
+        let (whole, budget) = (self.payload.whole(), &mut self.budget);
+        let answer = codec::decode_front_shared::<Sharing, R>(&mut value, whole, budget)
+            .map_err(|failure| TaskError::from_decode(failure, Side::Result))?;
+        if value.is_empty() { Ok(answer) } else { Err(malformed("the answer is too long")) }
     }
 
     fn answer(&mut self) -> Result<R, TaskError> {
@@ -365,7 +406,7 @@ impl<R: DeserializeOwned> Answers<R> {
             return Err(error.clone());
         }
         let decode_error = |failure| TaskError::from_decode(failure, Side::Result);
-        if self.single {
+        if self.form == Form::Single {
             self.at = self.payload.len();
             return super::handle::decode(&self.payload);
         }
@@ -373,6 +414,9 @@ impl<R: DeserializeOwned> Answers<R> {
         let mut rest = &self.payload[self.at..];
         let answer = if values > 0 {
             self.values = Some(values - 1);
+            if self.form == Form::Sized {
+                return self.sized();
+            }
             let (whole, budget) = (self.payload.whole(), &mut self.budget);
             codec::decode_front_shared::<Sharing, R>(&mut rest, whole, budget).map_err(decode_error)
         } else {
@@ -426,7 +470,7 @@ mod tests {
     fn answers(count: usize, payload: &[u8]) -> Answers<u64> {
         let task = TaskInfo { id: TaskId(1), name: "task", label: None, index: None };
         let payload = Reply::detach(payload.into(), 0, Arrived::NOTHING);
-        Answers::new(Fed::Answered { first: 10, count, given: 0, payload, single: false, task })
+        Answers::new(Fed::Answered { first: 10, count, given: 0, payload, form: Form::Row, task })
     }
 
     /// Where each failure is, and each value; joined as `map` does it, up to the

@@ -11,8 +11,12 @@
 //! ```
 //!
 //! How many answers there are in all is a field of the `Done`.
+//!
+//! In a chunk whose calls have fates of their own each value has its length before
+//! it, so that one which cannot be read does not hide those behind it.
 
 use super::codec;
+use super::draft::{Draft, Mark};
 use super::message::Failure;
 
 /// Values that follow each other, while they are written.
@@ -24,6 +28,9 @@ pub(crate) struct Values {
 }
 
 const COUNT_BYTES: usize = size_of::<u32>();
+
+/// Of the length of a value.
+const LENGTH_BYTES: usize = size_of::<u32>();
 
 /// Begins a payload.
 pub(crate) fn begin(out: &mut Vec<u8>) -> Values {
@@ -44,6 +51,27 @@ pub(crate) fn fail(out: &mut Vec<u8>, values: Values, failure: &Failure) -> Valu
 pub(crate) fn end(out: &mut [u8], values: Values) {
     let Values { at, count } = values;
     out[at..at + COUNT_BYTES].copy_from_slice(&count.to_le_bytes());
+}
+
+/// Begins a value with a length.
+#[inline]
+pub(crate) fn begin_sized(out: &mut Draft) {
+    out.tail().extend_from_slice(&[0; LENGTH_BYTES]);
+}
+
+/// Ends a value that was begun at `mark`.
+#[inline]
+pub(crate) fn end_sized(out: &mut Draft, mark: Mark) {
+    let length = (out.len_since(mark) - LENGTH_BYTES) as u32;
+    out.tail_since(mark)[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+}
+
+/// The next value, at the front of `bytes`, which moves on behind it.
+pub(crate) fn take_sized<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    *bytes = rest;
+    Some(value)
 }
 
 /// A payload of `count` values and no failure.

@@ -115,6 +115,19 @@ impl Draft {
         is_plain.then(|| &self.bytes[mark.bytes..])
     }
 
+    /// Bytes that came after the mark, copied and kept.
+    #[inline]
+    pub(crate) fn len_since(&self, mark: Mark) -> usize {
+        let kept_before = kept_bytes(&self.kept[..mark.kept]);
+        self.bytes.len() - mark.bytes + kept_bytes(&self.kept) - kept_before
+    }
+
+    /// Those of them that are copied.
+    #[inline]
+    pub(crate) fn tail_since(&mut self, mark: Mark) -> &mut [u8] {
+        &mut self.bytes[mark.bytes..]
+    }
+
     /// Takes back what came after the mark.
     pub(crate) fn rewind(&mut self, mark: Mark) {
         self.bytes.truncate(mark.bytes);

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::limits::TALLY_BYTES_MAX;
+use crate::proto::answers;
 use crate::proto::codec::{self, Budget, DecodeFailure, EncodeFailure};
 use crate::proto::draft::{Draft, Mark, Whole};
 use crate::sys::atomic::{AtomicU32, Ordering};
@@ -49,7 +50,9 @@ pub(crate) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    pub(crate) fn new(page: &'a Layout, seq: u64) -> Self {
+    /// `head`: bytes of the frame before the first answer.
+    pub(crate) fn new(page: &'a Layout, seq: u64, head: usize) -> Self {
+        page.begin_tally(seq, head);
         Tally { page, seq, count: 0, bytes: 0 }
     }
 
@@ -121,11 +124,17 @@ impl<'a> Calls<'a> {
         is_there || self.out.since(self.whole).is_some_and(|result| tally.put(result))
     }
 
-    /// Whether the next call may be made as far as the tally goes. If not, there is
-    /// none.
+    /// Whether the next call may be made now as far as the tally goes.
     fn is_wanted(&mut self) -> bool {
-        let wanted = self.put_down() && self.tally.as_ref().is_none_or(Tally::claim);
+        let is_kept = self.put_down();
+        let Some(tally) = &self.tally else { return true };
+        if is_kept && self.begun > 0 && tally.page.polite(tally.seq) {
+            // The last call has left something to be cleared away first.
+            return false;
+        }
+        let wanted = is_kept && tally.claim();
         if !wanted {
+            // There is no next call.
             self.count = self.begun;
         }
         wanted
@@ -190,6 +199,16 @@ impl<'a> Calls<'a> {
     /// Appends the result of a call.
     #[inline(always)]
     pub(super) fn append<T: Serialize>(&mut self, result: &T) -> Result<(), CallFailure> {
-        codec::draft::<Sharing, T>(result, self.out, self.limits.each).map_err(CallFailure::Result)
+        if self.tally.is_none() {
+            let drafted = codec::draft::<Sharing, T>(result, self.out, self.limits.each);
+            return drafted.map_err(CallFailure::Result);
+        }
+        answers::begin_sized(self.out);
+        let drafted = codec::draft::<Sharing, T>(result, self.out, self.limits.each);
+        match drafted {
+            Ok(_) => answers::end_sized(self.out, self.whole),
+            Err(_) => self.out.rewind(self.whole),
+        }
+        drafted.map_err(CallFailure::Result)
     }
 }

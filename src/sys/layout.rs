@@ -17,6 +17,10 @@ use crate::sys::futex;
 pub(crate) const UNSENT_BYTES_MAX: u64 = OUTBOX_BYTES as u64 / 2;
 
 const WORD_BYTES: usize = mem::size_of::<u64>();
+/// How often the parent tries to cut a chunk while the worker begins items of it.
+/// One that does so all the time needs no cut, or is hostile.
+const CUTS: usize = 8;
+
 const OUTBOX_WORDS: usize = OUTBOX_BYTES / WORD_BYTES;
 
 #[repr(C)]
@@ -61,6 +65,8 @@ pub(super) struct Slot {
     claimed: AtomicU64,
     /// How many of its answers are put down, and in the upper half their bytes.
     tally: AtomicU64,
+    /// And where: a position as those of the outbox.
+    tally_at: AtomicU64,
 }
 
 /// What a worker has put down of a chunk that it has not answered.
@@ -94,6 +100,7 @@ impl Layout {
             nudge: AtomicU32::new(0),
             claimed: AtomicU64::new(0),
             tally: AtomicU64::new(0),
+            tally_at: AtomicU64::new(0),
         });
         Layout { header, slots, outbox: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
@@ -184,7 +191,7 @@ impl Layout {
     pub(crate) fn cut(&self, seq: u64) -> u32 {
         let claimed = &self.slot(seq).claimed;
         let mut before = claimed.load(Ordering::Acquire);
-        loop {
+        for _ in 0..CUTS {
             let begun = low(before).clamp(1, high(before).max(1));
             let after = halves(low(before), begun);
             match claimed.compare_exchange(before, after, Ordering::AcqRel, Ordering::Acquire) {
@@ -192,16 +199,25 @@ impl Layout {
                 Err(now) => before = now,
             }
         }
+        u32::MAX
     }
 
-    /// Worker: puts answers of a chunk down behind the `len` bytes that are there,
-    /// so that they outlive it: `answered` in all. They lie where the ring is free,
-    /// behind what was published, until the next frame is written.
+    /// Worker: where it will put down the answers of a chunk, `head` bytes behind
+    /// what was published. That is where they will be in the frame, too, in which
+    /// they are sent: to write it changes none of them.
+    pub(crate) fn begin_tally(&self, seq: u64, head: usize) {
+        let at = self.outbox_filled() + head as u64;
+        self.slot(seq).tally_at.store(at, Ordering::Relaxed);
+    }
+
+    /// Worker: puts an answer down behind the `len` bytes that are there, so that it
+    /// outlives the worker. `answered`: how many there are then.
     pub(crate) fn tally(&self, seq: u64, answered: u32, len: usize, answer: &[u8]) {
+        let slot = self.slot(seq);
         let end = len + answer.len();
         debug_assert!(end <= TALLY_BYTES_MAX);
-        self.outbox_write(self.outbox_filled() + len as u64, answer);
-        self.slot(seq).tally.store(halves(answered, end as u32), Ordering::Release);
+        self.outbox_write(slot.tally_at.load(Ordering::Relaxed) + len as u64, answer);
+        slot.tally.store(halves(answered, end as u32), Ordering::Release);
     }
 
     /// Parent: what has been put down of a chunk that runs; `None` if it does not.
@@ -217,7 +233,7 @@ impl Layout {
     pub(crate) fn tallied(&self, seq: u64) -> Option<Tallied> {
         let claimed = self.slot(seq).claimed.load(Ordering::Acquire);
         let tally = self.slot(seq).tally.load(Ordering::Acquire);
-        let from = self.outbox_filled();
+        let from = self.slot(seq).tally_at.load(Ordering::Relaxed);
         let len = high(tally) as usize;
         let to = from.checked_add(len as u64).filter(|_| len <= TALLY_BYTES_MAX)?;
         Some(Tallied {

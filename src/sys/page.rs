@@ -7,7 +7,7 @@
 //!      0  magic │ layout version │ cancel bell │ lookout
 //!     64  outbox filled │ held from
 //!   4096  256 slots of 64 bytes: word, started at, item, credit, polite, nudge,
-//!         claimed, tally
+//!         claimed, tally, tally at
 //!  20480  outbox: a ring of 64 KiB
 //! ```
 //!

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::outbox::Outbox;
-use super::{guard, is_asked_to_end};
+use super::{forget_callbacks, guard, is_asked_to_end};
 use crate::attached::Arrived;
 use crate::limits::{BATCH_REPLY_BYTES, SPARE_BYTES_MAX};
 use crate::proto::answers;
@@ -111,7 +111,8 @@ impl Desk {
         let shown = page.item_cell(batch.seq);
         let mut calls = Calls::new(batch.count, args.whole(), out, limits, shown);
         if batch.tallied {
-            calls = calls.tallied(Tally::new(&page, batch.seq));
+            let head = calls.out().len();
+            calls = calls.tallied(Tally::new(&page, batch.seq, head));
         }
         let mut watch = Watch::new();
         while !calls.is_enough() {
@@ -131,7 +132,13 @@ impl Desk {
                     break;
                 }
             }
-            if watch.is_due(begun) {
+            let is_unclean = batch.tallied && page.polite(batch.seq);
+            if is_unclean {
+                // What a call has asked for is for that call.
+                forget_callbacks();
+                page.set_polite(batch.seq, false);
+            }
+            if watch.is_due(begun) || is_unclean {
                 let now = monotonic_nanos();
                 if now >= batch.until || is_asked_to_end(&page, batch.seq) {
                     break;

@@ -26,6 +26,10 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
                 0 => done(task.seq, 1, &payload),
                 STREAM => item(task.seq, &payload),
                 // A chunk's: one item has a value, and this is it.
+                flags if flags & TALLIED != 0 => {
+                    let head = [1, payload.len() as u32].map(u32::to_le_bytes).concat();
+                    done(task.seq, 1, &[&head[..], &payload].concat())
+                }
                 _ => done(task.seq, 1, &[&1_u32.to_le_bytes()[..], &payload].concat()),
             };
             if task.flags != STREAM {
@@ -44,6 +48,9 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
 
 /// The flag of a call whose answer is a stream.
 const STREAM: u8 = 2;
+
+/// And of a chunk whose values have their lengths before them.
+const TALLIED: u8 = 8;
 
 fn payload(what: &str) -> Vec<u8> {
     let everything = varint(u64::MAX);

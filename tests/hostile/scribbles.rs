@@ -69,10 +69,11 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         let task = actor.greet_and_take();
         actor.start(task.seq);
         let slot = Page::slot(task.seq);
-        // Values of one byte, or of none.
-        let values = if then.contains("noise") { [0xff; 64] } else { [5; 64] };
-        actor.page.write(wire::RING_AT + said(actor), &values);
-        actor.page.write(wire::FILLED_AT, &said(actor).to_le_bytes());
+        // Values of one byte with their lengths, or none.
+        let value = if then.contains("noise") { [0xff; 5] } else { [1, 0, 0, 0, 5] };
+        let values = value.repeat(8);
+        actor.page.write(wire::RING_AT, &values);
+        actor.page.write(slot + wire::TALLY_AT + 8, &0_u64.to_le_bytes());
         let halves = |low: u32, high: u32| (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
         actor.page.write(slot + wire::CLAIMED_AT, &halves(claimed, u32::MAX));
         actor.page.write(slot + wire::TALLY_AT, &halves(answered, len));
@@ -83,7 +84,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         std::thread::sleep(Duration::from_millis(50));
         actor.page.write(slot + wire::CLAIMED_AT, &halves(0, 0));
         actor.finish(task.seq);
-        let payload = [&1_u32.to_le_bytes()[..], &[5]].concat();
+        let payload = [&1_u32.to_le_bytes()[..], &[1, 0, 0, 0, 5]].concat();
         actor.send(&done(task.seq, 1, &payload));
         std::process::exit(3);
     }),
@@ -336,7 +337,7 @@ fn tallies_of_chunks() {
         for then in ["dies", "dies-noise", "answers", "answers-noise"] {
             for begun in NUMBERS {
                 let cases = NUMBERS.map(|answered| {
-                    [0, answered, 64, u32::MAX]
+                    [0, answered.saturating_mul(5), 40, u32::MAX]
                         .map(|len| format!("scribble-tally:{then} {begun} {answered} {len}"))
                 });
                 join_all(cases.into_iter().flatten().map(play)).await;

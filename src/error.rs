@@ -35,6 +35,9 @@ pub enum TaskError {
         /// The last lines of its standard error, up to 4 KiB, if that is
         /// [piped](crate::Stdio::piped); else empty.
         stderr: String,
+        /// That it was over the pool's
+        /// [`memory_limit`](crate::PoolBuilder::memory_limit), if it was.
+        memory: Option<Box<MemoryExceeded>>,
     },
     /// The call was cancelled. `exit` is how the worker ended for it, or
     /// `None` if the task had not started or ended politely, or if its worker
@@ -91,6 +94,16 @@ impl TaskError {
     /// Whether the worker died under the task without having been asked to.
     pub fn is_worker_lost(&self) -> bool {
         matches!(self, TaskError::WorkerLost { .. } | TaskError::Protocol(_))
+    }
+
+    /// Whether, and how far, the task was over the pool's
+    /// [`memory_limit`](crate::PoolBuilder::memory_limit), for which its worker
+    /// was ended.
+    pub fn memory_exceeded(&self) -> Option<MemoryExceeded> {
+        match self {
+            TaskError::WorkerLost { memory, .. } => memory.as_deref().copied(),
+            _ => None,
+        }
     }
 
     /// Whether the task panicked.
@@ -155,8 +168,11 @@ impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TaskError::Panicked(panic) => panic.fmt(f),
-            TaskError::WorkerLost { exit, pid, task, stderr } => {
+            TaskError::WorkerLost { exit, pid, task, stderr, memory } => {
                 write!(f, "worker (pid {pid}) {} while it ran {task}", Was(*exit))?;
+                if let Some(memory) = memory {
+                    write!(f, ", {memory}")?;
+                }
                 match stderr.trim_end() {
                     "" => Ok(()),
                     tail => write!(f, "; its last output: {tail}"),
@@ -203,6 +219,39 @@ impl fmt::Display for Was {
             f.write_str("was ")?;
         }
         self.0.fmt(f)
+    }
+}
+
+/// How much memory a worker had that was ended for it, see
+/// [`PoolBuilder::memory_limit`](crate::PoolBuilder::memory_limit). `Display` says
+/// it as part of a sentence: `over its memory limit of 64 MiB, with 71 MiB`.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MemoryExceeded {
+    /// The pool's limit, in bytes.
+    pub limit: u64,
+    /// What the worker had, in bytes of resident memory.
+    pub resident: u64,
+}
+
+impl fmt::Display for MemoryExceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MemoryExceeded { limit, resident } = *self;
+        write!(f, "over its memory limit of {}, with {}", Memory(limit), Memory(resident))
+    }
+}
+
+/// Bytes, in the largest unit of which they are ten or more, or a whole number.
+struct Memory(u64);
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        let fits = |unit: u64| self.0 >= 10 * unit || (self.0 >= unit && self.0 % unit == 0);
+        match units.into_iter().find(|(unit, _)| fits(*unit)) {
+            Some((unit, name)) => write!(f, "{} {name}", self.0 / unit),
+            None => write!(f, "{} bytes", self.0),
+        }
     }
 }
 

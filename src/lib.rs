@@ -116,7 +116,9 @@ mod time;
 mod transport;
 pub mod worker;
 
-pub use error::{DecodeError, EncodeError, RemotePanic, SpawnError, TaskError, TaskInfo};
+pub use error::{
+    DecodeError, EncodeError, MemoryExceeded, RemotePanic, SpawnError, TaskError, TaskInfo,
+};
 pub use exit::Exit;
 pub use fd::Fd;
 pub use id::{TaskId, WorkerId};

@@ -13,7 +13,7 @@ pub enum Resource {
     /// `RLIMIT_CORE`: bytes of a core file; 0 for none.
     CoreFile,
     /// `RLIMIT_CPU`: seconds of processor time over the worker's life, then
-    /// SIGXCPU or SIGKILL.
+    /// SIGXCPU. Where a task ignores that, SIGKILL one second later.
     CpuTime,
     /// `RLIMIT_DATA`: bytes of heap and other private writable memory.
     Data,

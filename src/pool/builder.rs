@@ -60,7 +60,9 @@ pub struct PoolBuilder {
     start_timeout: Duration,
     max_tasks_per_worker: Option<u64>,
     max_worker_memory: Option<u64>,
+    memory_limit: Option<u64>,
     idle_timeout: Option<Duration>,
+    max_worker_age: Option<Duration>,
     restart_limit: u32,
     frame_limit: usize,
     pipeline: usize,
@@ -107,7 +109,9 @@ impl PoolBuilder {
             start_timeout: Duration::from_secs(60),
             max_tasks_per_worker: None,
             max_worker_memory: None,
+            memory_limit: None,
             idle_timeout: None,
+            max_worker_age: None,
             restart_limit: 5,
             frame_limit: FRAME_BYTES_MAX_DEFAULT,
             pipeline: SLOTS,
@@ -204,9 +208,30 @@ impl PoolBuilder {
     /// Replaces a worker that has more than this many bytes of resident memory
     /// after a task; Celery's `worker_max_memory_per_child`. The task itself is
     /// finished and answered; for a limit that stops it, see
-    /// [`rlimits`](Self::rlimits). Default: never.
+    /// [`memory_limit`](Self::memory_limit). Default: never.
     pub fn max_worker_memory(mut self, bytes: u64) -> Self {
         self.max_worker_memory = Some(bytes);
+        self
+    }
+
+    /// Ends a task, with its worker, that has brought that one above this many
+    /// bytes of resident memory. Its caller gets a
+    /// [`TaskError::WorkerLost`] that says so: [`TaskError::memory_exceeded`]. A
+    /// worker that is above it after a task is replaced. Default: no limit.
+    ///
+    /// Counted is what the kernel calls resident of the worker's process: its heap
+    /// and stacks, what it has mapped and touched of files, [`SharedBytes`] among
+    /// it, and the few MiB that it has without a task. The worker looks every
+    /// 5 ms, so that a task is found some MiB above, more on a machine that has
+    /// too much to do. For what may not be exceeded at all add
+    /// [`Resource::AddressSpace`] with [`rlimits`](Self::rlimits), well above this
+    /// one, as address space is more than memory; what meets that limit first
+    /// aborts, and is not told from other aborts. Processes that a task starts are
+    /// not counted; a cgroup counts them.
+    ///
+    /// [`SharedBytes`]: crate::SharedBytes
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
         self
     }
 
@@ -215,6 +240,15 @@ impl PoolBuilder {
     /// should be [spares](Self::spare_workers) stay.
     pub fn idle_timeout(mut self, after: Duration) -> Self {
         self.idle_timeout = Some(after);
+        self
+    }
+
+    /// Replaces a worker that has been ready for this long, once it has finished
+    /// what it has. Default: never. Workers leave up to an eighth of it earlier,
+    /// each by its place, so that those that have come together do not all leave
+    /// together.
+    pub fn max_worker_age(mut self, age: Duration) -> Self {
+        self.max_worker_age = Some(age);
         self
     }
 
@@ -291,10 +325,20 @@ impl PoolBuilder {
     }
 
     /// Limits what each worker may use: resources, and the value for both the
-    /// soft and the hard limit. The worker sets them on itself before the
-    /// initializer. Default: ours.
+    /// soft and the hard limit, which a process without privileges cannot raise
+    /// again. The worker sets them on itself before the initializer. What each
+    /// does to a task that meets it is said at [`Resource`]. Default: ours.
     pub fn rlimits(mut self, limits: impl IntoIterator<Item = (Resource, u64)>) -> Self {
         self.surroundings.rlimits.extend(limits);
+        self
+    }
+
+    /// Denies workers, and all that they start, any right that they do not have
+    /// already: a program with a set-user-id bit runs as they do
+    /// (`PR_SET_NO_NEW_PRIVS`). The worker sets it on all of its threads before
+    /// the initializer. Default: off.
+    pub fn no_new_privs(mut self) -> Self {
+        self.surroundings.no_new_privs = true;
         self
     }
 
@@ -379,6 +423,7 @@ impl PoolBuilder {
         };
         let setup_of_workers = Setup {
             memory_bytes_max: self.max_worker_memory,
+            memory_limit: self.memory_limit,
             initializer,
             ..self.surroundings.setup(self.frame_limit)
         };
@@ -398,9 +443,11 @@ impl PoolBuilder {
                 restart_limit: self.restart_limit,
                 tasks_per_worker_max: self.max_tasks_per_worker,
                 idle_timeout: self.idle_timeout,
+                age_max: self.max_worker_age,
             },
             queue_limit: self.queue_limit.min(QUEUE_LIMIT_MAX),
             task_timeout: self.task_timeout,
+            memory_limit: self.memory_limit,
             frame_bytes_max: self.frame_limit,
             processors,
             fingerprint: setup_of_workers.fingerprint,
@@ -429,6 +476,7 @@ impl PoolBuilder {
             ("task_timeout", self.task_timeout),
             ("start_timeout", Some(self.start_timeout)),
             ("idle_timeout", self.idle_timeout),
+            ("max_worker_age", self.max_worker_age),
         ];
         if let Some((option, _)) = zero.iter().find(|(_, value)| *value == Some(Duration::ZERO)) {
             return Err(setting(option, "zero leaves no time for anything"));
@@ -436,8 +484,10 @@ impl PoolBuilder {
         if self.max_tasks_per_worker == Some(0) {
             return Err(setting("max_tasks_per_worker", "a worker must be allowed one task"));
         }
-        if self.max_worker_memory == Some(0) {
-            return Err(setting("max_worker_memory", "every process needs some"));
+        let memory =
+            [("max_worker_memory", self.max_worker_memory), ("memory_limit", self.memory_limit)];
+        if let Some((option, _)) = memory.iter().find(|(_, value)| *value == Some(0)) {
+            return Err(setting(option, "every process needs some"));
         }
         if self.restart_limit == 0 {
             return Err(setting("restart_limit", "the first start needs one try"));

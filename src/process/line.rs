@@ -233,7 +233,13 @@ impl Line {
                     let cause = Cause::Died { exit, greeted: false, output: stderr };
                     return Err(TaskError::Broken(SpawnError::new(cause)));
                 }
-                Err(TaskError::WorkerLost { exit, pid: self.life.pid(), task, stderr })
+                Err(TaskError::WorkerLost {
+                    exit,
+                    pid: self.life.pid(),
+                    task,
+                    stderr,
+                    memory: None,
+                })
             }
         }
     }

@@ -79,6 +79,7 @@ pub(crate) struct Surroundings {
     pub(crate) nice: Option<i32>,
     pub(crate) cpu_affinity: Option<Vec<usize>>,
     pub(crate) rlimits: Vec<(Resource, u64)>,
+    pub(crate) no_new_privs: bool,
 }
 
 impl Default for Surroundings {
@@ -95,6 +96,7 @@ impl Default for Surroundings {
             nice: None,
             cpu_affinity: None,
             rlimits: Vec::new(),
+            no_new_privs: false,
         }
     }
 }
@@ -136,6 +138,8 @@ impl Surroundings {
             cpu_affinity: self.cpu_affinity.clone().unwrap_or_default(),
             rlimits: self.rlimits.clone(),
             memory_bytes_max: None,
+            memory_limit: None,
+            no_new_privs: self.no_new_privs,
             initializer: None,
         }
     }

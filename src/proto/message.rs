@@ -31,6 +31,9 @@ pub(crate) struct Setup {
     pub(crate) rlimits: Vec<(Resource, u64)>,
     /// Resident bytes above which the worker asks to be replaced.
     pub(crate) memory_bytes_max: Option<u64>,
+    /// Resident bytes with which the worker ends itself, and its task.
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) no_new_privs: bool,
     /// Function and arguments to run before the first task.
     pub(crate) initializer: Option<(u64, Bytes)>,
 }

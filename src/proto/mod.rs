@@ -48,4 +48,4 @@ mod varint;
 
 /// Changes with every change of a frame's layout or meaning. Parent and worker
 /// are one executable, so this only ever differs when something is very wrong.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;

@@ -283,6 +283,11 @@ impl<T> Scheduler<T> {
             timers.polite_until = (0, Time::FAR);
             return self.end_polite(now, key, seq, words);
         }
+        if timers.age_until <= now {
+            timers.age_until = Time::FAR;
+            slot.retiring = true;
+            return self.retire(now, seat, words);
+        }
         if timers.idle_until <= now {
             timers.idle_until = Time::FAR;
             if slot.is_idle() {

@@ -75,12 +75,21 @@ pub(crate) struct Settings {
     pub(crate) restart_limit: u32,
     pub(crate) tasks_per_worker_max: Option<u64>,
     pub(crate) idle_timeout: Option<Duration>,
+    /// How long a worker that is ready stays.
+    pub(crate) age_max: Option<Duration>,
 }
 
 impl Settings {
     /// How many workers there are, if all that are wanted are there.
     pub(crate) fn seats(&self) -> usize {
         self.workers + self.spares
+    }
+
+    /// How old a worker in this seat gets: less by up to an eighth, so that
+    /// those that have come together do not leave together.
+    fn age_in(&self, seat: u32) -> Option<Duration> {
+        let seats = self.seats().max(1) as u32;
+        self.age_max.map(|most| most - most / 8 / seats * (seat % seats))
     }
 }
 
@@ -217,8 +226,10 @@ impl<T> Scheduler<T> {
         }
         slot.stage = Stage::Ready;
         self.census.set(None);
+        let age = self.settings.age_in(worker.seat);
         let slot = self.worker_mut(worker).expect("found just above");
         slot.ready_at = Some(now);
+        slot.timers.age_until = age.map_or(Time::FAR, |age| now + age);
         slot.timers.stage_until = Time::FAR;
         let round = slot.round;
         self.respawn.handle_success(round);

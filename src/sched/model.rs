@@ -1076,6 +1076,7 @@ impl Model {
                 (seq, until(time)).hash(h);
             }
             (until(timers.probe_at), timers.probe_wait, until(timers.idle_until)).hash(h);
+            until(timers.age_until).hash(h);
         }
         (&world.processes, &world.ledger, &self.budget, self.keys.len()).hash(h);
         for (worker, seq, start) in &world.started {
@@ -1174,6 +1175,7 @@ pub(super) fn settings(workers: usize, depth_max: usize) -> Settings {
         restart_limit: 3,
         tasks_per_worker_max: None,
         idle_timeout: None,
+        age_max: None,
     }
 }
 

@@ -263,6 +263,8 @@ pub(super) struct Timers {
     pub(super) probe_wait: Duration,
     /// Idle for too long.
     pub(super) idle_until: Time,
+    /// Old enough to be replaced.
+    pub(super) age_until: Time,
 }
 
 /// An answer that is held back waits at most about this long (DESIGN section
@@ -284,6 +286,7 @@ impl Default for Timers {
             probe_at: Time::FAR,
             probe_wait: PROBE_FIRST,
             idle_until: Time::FAR,
+            age_until: Time::FAR,
         }
     }
 }
@@ -295,6 +298,7 @@ impl Timers {
             .min(self.polite_until.1)
             .min(self.probe_at)
             .min(self.idle_until)
+            .min(self.age_until)
     }
 
     /// When a worker will have kept silent for too long.
@@ -385,6 +389,7 @@ mod tests {
             Timers { polite_until: (1, Time(5)), ..timers() },
             Timers { probe_at: Time(5), ..timers() },
             Timers { idle_until: Time(5), ..timers() },
+            Timers { age_until: Time(5), ..timers() },
         ];
         for timers in verdicts {
             assert_eq!((timers.next(), timers.next_verdict()), (Time(5), Time(5)), "{timers:?}");

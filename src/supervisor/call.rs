@@ -15,7 +15,9 @@ use tracing::Span;
 
 use super::landing::Part;
 use super::watch::Watch;
-use crate::error::{DecodeError, EncodeError, RemotePanic, Side, SpawnError, TaskError, TaskInfo};
+use crate::error::{
+    DecodeError, EncodeError, MemoryExceeded, RemotePanic, Side, SpawnError, TaskError, TaskInfo,
+};
 use crate::id::TaskId;
 use crate::proto::draft::{Payload, Reply};
 use crate::proto::message::{Failure, Shape};
@@ -391,12 +393,22 @@ pub(crate) fn ending_started(ending: &Ending) -> bool {
     }
 }
 
-/// What the caller is told of an ending without an answer. `obituary`: pid and
-/// last words of the worker, if it was lost.
+/// What there is to say of a worker that was lost.
+#[derive(Debug, Default)]
+pub(super) struct Obituary {
+    pub(super) pid: u32,
+    /// Its last words.
+    pub(super) stderr: String,
+    /// Why it ended itself, if it did.
+    pub(super) memory: Option<MemoryExceeded>,
+}
+
+/// What the caller is told of an ending without an answer. `obituary` is of the
+/// worker, if it was lost.
 pub(crate) fn ending_error(
     ending: Ending,
     task: TaskInfo,
-    obituary: (u32, String),
+    obituary: Obituary,
     broken: Option<&SpawnError>,
 ) -> TaskError {
     match ending {
@@ -404,8 +416,9 @@ pub(crate) fn ending_error(
         Ending::TimedOut { after, exit } => TaskError::TimedOut { after, exit },
         Ending::Terminated { .. } => TaskError::Terminated,
         Ending::Lost { exit, .. } => {
-            let (pid, stderr) = obituary;
-            TaskError::WorkerLost { exit, pid, task, stderr }
+            let Obituary { pid, stderr, memory } = obituary;
+            let memory = memory.map(Box::new);
+            TaskError::WorkerLost { exit, pid, task, stderr, memory }
         }
         Ending::Violated { error } => TaskError::Protocol(error),
         Ending::Broken => {

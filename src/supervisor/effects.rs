@@ -8,7 +8,7 @@ use std::task::Waker;
 
 use tracing::Span;
 
-use super::call::{Call, Ended, Failed, ending_error, ending_started, wake};
+use super::call::{Call, Ended, Failed, Obituary, ending_error, ending_started, wake};
 use super::{Core, Plan, Supervisor};
 use crate::id::{TaskId, WorkerId};
 use crate::observe;
@@ -193,11 +193,11 @@ impl Core {
     fn finish(&mut self, id: TaskId, call: Call, ending: Ending, effects: &mut Effects) {
         let started = ending_started(&ending);
         let mut info = call.info(id);
-        let mut obituary = Default::default();
+        let mut obituary = Obituary::default();
         let mut tallied = None;
         if let Ending::Lost { worker, seq, .. } = ending {
             if let Some(link) = self.links.get(worker) {
-                obituary = link.obituary();
+                obituary = link.obituary(self.memory_limit);
                 // Counted from the chunk's first; whoever cut it knows more. One
                 // that is none of the chunk's is not to be blamed.
                 if let Shape::Batch { count, tallied: is_tallied, .. } = call.shape() {

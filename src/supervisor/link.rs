@@ -16,11 +16,11 @@ use tokio::time::{Instant, Sleep, sleep};
 use tracing::Span;
 
 use super::alarm::Alarm;
-use super::call::{Answer, Call, Failed, failure_error};
+use super::call::{Answer, Call, Failed, Obituary, failure_error};
 use super::effects::Effects;
 use super::output::Output;
 use super::{Core, InitCheck, Supervisor};
-use crate::error::{Cause, RemotePanic, SpawnError};
+use crate::error::{Cause, MemoryExceeded, RemotePanic, SpawnError};
 use crate::exit::Exit;
 use crate::limits::{
     FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, SPARE_WAIT, WAITING_FDS_WAIT, WRITE_AGAIN_WAIT,
@@ -78,9 +78,14 @@ impl LinkState {
         sent
     }
 
-    /// Pid and last words of a worker that has just died.
-    pub(super) fn obituary(&self) -> (u32, String) {
-        (self.pid, self.stderr.clone())
+    /// What there is to say of a worker that has just died.
+    pub(super) fn obituary(&self, memory_limit: Option<u64>) -> Obituary {
+        // A hostile one may say this of any end of its own, but only where there
+        // is a limit, and not below that.
+        let over = |limit| self.page.over_memory().filter(|resident| *resident > limit);
+        let memory =
+            memory_limit.and_then(|limit| Some(MemoryExceeded { limit, resident: over(limit)? }));
+        Obituary { pid: self.pid, stderr: self.stderr.clone(), memory }
     }
 }
 

@@ -74,6 +74,8 @@ pub(crate) struct Plan {
     pub(crate) settings: Settings,
     pub(crate) queue_limit: usize,
     pub(crate) task_timeout: Option<Duration>,
+    /// Resident bytes above which a worker ends itself.
+    pub(crate) memory_limit: Option<u64>,
     pub(crate) frame_bytes_max: usize,
     /// Those that the workers may use, as far as this process may, too.
     pub(crate) processors: usize,
@@ -133,6 +135,8 @@ struct Core {
     sched: Scheduler<Call>,
     links: Links,
     counts: Counts,
+    /// The plan's.
+    memory_limit: Option<u64>,
     /// Why the last worker that did not start did not.
     last_failure: Option<SpawnError>,
     /// Places that are in use beyond what there should be: of calls that were
@@ -172,6 +176,7 @@ impl Supervisor {
                 sched: Scheduler::new(now, plan.settings.clone()),
                 links: Links::default(),
                 counts: Counts::default(),
+                memory_limit: plan.memory_limit,
                 last_failure: None,
                 overdraft: 0,
                 armed: Time::FAR,

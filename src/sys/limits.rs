@@ -5,21 +5,21 @@
 //! Niceness and affinity are per thread on Linux. Threads inherit them, so
 //! they are set before the worker has a second thread that matters.
 
-use std::fs;
 use std::io;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::resource::{Resource as Limit, setrlimit};
+use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
 use crate::resource::Resource;
+use crate::sys::threads;
 
 /// Sets the niceness of all threads there are, -20 (first) to 19 (last). Out of
 /// range is clamped by the kernel.
 pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
-    threads()?.into_iter().try_for_each(|thread| set_nice_of(thread, nice))
+    threads::ids()?.into_iter().try_for_each(|thread| set_nice_of(thread, nice))
 }
 
 fn set_nice_of(thread: i32, nice: i32) -> io::Result<()> {
@@ -35,7 +35,7 @@ fn set_nice_of(thread: i32, nice: i32) -> io::Result<()> {
 ///
 /// `InvalidInput` if the list names none that exists and is allowed.
 pub(crate) fn set_affinity(cpus: &[usize]) -> io::Result<()> {
-    threads()?.into_iter().try_for_each(|thread| set_affinity_of(thread, cpus))
+    threads::ids()?.into_iter().try_for_each(|thread| set_affinity_of(thread, cpus))
 }
 
 fn set_affinity_of(thread: i32, cpus: &[usize]) -> io::Result<()> {
@@ -47,14 +47,10 @@ fn set_affinity_of(thread: i32, cpus: &[usize]) -> io::Result<()> {
     Ok(())
 }
 
-/// Ids of this process's threads. The program may have made some before it came
-/// to be a worker: a runtime's, a test harness's.
-fn threads() -> io::Result<Vec<i32>> {
-    let entries = fs::read_dir("/proc/self/task")?;
-    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
-}
-
 /// Sets both limits of a resource.
+///
+/// Of processor time, the hard one is a second more: at that one the kernel sends
+/// SIGKILL, which could have come from anybody, at the soft one SIGXCPU.
 pub(crate) fn set_rlimit(resource: Resource, value: u64) -> io::Result<()> {
     let resource = match resource {
         Resource::AddressSpace => Limit::RLIMIT_AS,
@@ -67,7 +63,11 @@ pub(crate) fn set_rlimit(resource: Resource, value: u64) -> io::Result<()> {
         Resource::Processes => Limit::RLIMIT_NPROC,
         Resource::Stack => Limit::RLIMIT_STACK,
     };
-    setrlimit(resource, value, value)?;
+    let hard = match resource {
+        Limit::RLIMIT_CPU => value.saturating_add(1).min(getrlimit(resource)?.1).max(value),
+        _ => value,
+    };
+    setrlimit(resource, value, hard)?;
     Ok(())
 }
 

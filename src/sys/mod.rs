@@ -19,6 +19,7 @@
 //! - `signal`: groups, dispositions, the parent's death
 //! - `wait`: pidfds and how a process ended
 //! - `limits`: what a worker sets on itself
+//! - `threads`: what it sets on each of its threads
 //! - `memory`: how much memory a process holds
 //! - `cast`: whether a type is another, such as `Bytes`
 #![allow(unsafe_code, reason = "the one place for system calls; see above")]
@@ -37,4 +38,5 @@ pub(crate) mod memfd;
 pub(crate) mod memory;
 pub(crate) mod page;
 pub(crate) mod signal;
+pub(crate) mod threads;
 pub(crate) mod wait;

@@ -4,7 +4,7 @@
 //! `sys::layout` has what both do with it.
 //!
 //! ```text
-//!      0  magic │ layout version │ cancel bell │ lookout
+//!      0  magic │ layout version │ cancel bell │ lookout │ over memory
 //!     64  outbox filled │ held from
 //!   4096  256 slots of 64 bytes: word, started at, item, credit, polite, nudge,
 //!         claimed, tally, tally at
@@ -35,7 +35,7 @@ use crate::sys::memfd;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
 const NAME: &CStr = c"procession-page";
-const LAYOUT_VERSION: u32 = 5;
+const LAYOUT_VERSION: u32 = 6;
 
 const _: () = {
     assert!(offset_of!(Header, outbox) == 64);

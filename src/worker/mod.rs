@@ -33,12 +33,13 @@
 
 // `run` is the worker's loop, `desk` where one call is worked on, `outbox` what
 // is answered and not yet sent; `guard` catches panics, `lookout` saves sleeps
-// between tasks, `lifeline` watches for the parent's end. Before each task, `run`
-// asks the status page whether it may.
+// between tasks, `lifeline` watches for the parent's end, `memory` for a task that
+// takes too much. Before each task, `run` asks the status page whether it may.
 mod desk;
 mod guard;
 mod lifeline;
 mod lookout;
+mod memory;
 mod outbox;
 mod run;
 
@@ -57,6 +58,10 @@ static PAGE: OnceLock<Arc<Page>> = OnceLock::new();
 
 /// Number of the task that runs; 0 between tasks.
 static RUNNING: AtomicU64 = AtomicU64::new(0);
+
+/// Instead of its number: it is over its memory limit, and the process about to
+/// end for that.
+const CLAIMED: u64 = u64::MAX;
 
 type Callback = Box<dyn FnOnce() + Send>;
 

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use super::desk::{Arguments, Batch, Desk};
 use super::lookout::Lookout;
 use super::outbox::Outbox;
-use super::{PAGE, RUNNING, forget_callbacks, guard, lifeline};
+use super::{PAGE, RUNNING, forget_callbacks, guard, lifeline, memory};
 use crate::attached::Arrived;
 use crate::limits::{
     FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_WAIT,
@@ -31,7 +31,7 @@ use crate::sys::fd::Received;
 use crate::sys::memory::Statm;
 use crate::sys::page::Page;
 use crate::sys::signal::exit_group_now;
-use crate::sys::{descriptor, fd, limits};
+use crate::sys::{descriptor, fd, limits, threads};
 
 /// Answers wait for company at most this long while there is more to do.
 const FLUSH_NANOS: u64 = 500_000;
@@ -95,6 +95,8 @@ struct Worker {
     /// Resident bytes above which to ask for replacement, and the means to
     /// tell them.
     memory: Option<(u64, Statm)>,
+    /// Whether somebody watches what a task takes.
+    is_watched: bool,
     /// When the last task with large arguments began.
     large_at: u64,
     /// When the oldest unsent answer was given.
@@ -117,6 +119,7 @@ impl Worker {
             lookout: Lookout::new(),
             independent,
             memory: None,
+            is_watched: false,
             large_at: 0,
             unsent_since: None,
         })
@@ -227,13 +230,28 @@ impl Worker {
         }
         std::mem::replace(&mut self.lifeline, Ok(()))
             .map_err(setting("the watch over the parent"))?;
-        if let Some(most) = setup.memory_bytes_max {
+        // What is over the limit between tasks is not the next one's fault.
+        let memory_bytes_max = [setup.memory_bytes_max, setup.memory_limit];
+        if let Some(most) = memory_bytes_max.into_iter().flatten().min() {
             let statm = Statm::open().map_err(setting("max_worker_memory"))?;
             self.memory = Some((most, statm));
         }
         for &(resource, value) in &setup.rlimits {
             limits::set_rlimit(resource, value).map_err(setting("rlimits"))?;
         }
+        if setup.no_new_privs {
+            threads::forbid_new_privileges().map_err(setting("no_new_privs"))?;
+        }
+        self.initialise(setup, arrived)?;
+        // After the initializer: what that keeps is not a task's.
+        if let Some(limit) = setup.memory_limit {
+            memory::watch(Arc::clone(&self.page), limit).map_err(setting("memory_limit"))?;
+            self.is_watched = true;
+        }
+        Ok(())
+    }
+
+    fn initialise(&mut self, setup: &Setup, arrived: Arrived) -> Result<(), Failure> {
         let Some((function, args)) = &setup.initializer else { return Ok(()) };
         let args = Arguments { bytes: args.clone(), arrived };
         match self.table.lookup(FnId(*function)).map(|task| &task.kind) {
@@ -310,6 +328,9 @@ impl Worker {
             }
         }
         RUNNING.store(seq, Ordering::Release);
+        if self.is_watched {
+            memory::handle_task();
+        }
         let kind = self.table.lookup(function).map(|task| &task.kind);
         let result = match (shape, kind) {
             (Shape::One, Some(Kind::Value(run))) => self.desk.one(*run, &args),
@@ -327,7 +348,10 @@ impl Worker {
             (Shape::Stream, Some(Kind::Stream(run))) => self.desk.stream(*run, &args, seq)?,
             _ => Err(Failure::UnknownFunction),
         };
-        RUNNING.store(0, Ordering::Release);
+        if RUNNING.compare_exchange(seq, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            // It took too much memory: this process is about to end for it.
+            park_for_good();
+        }
         // Let go of once the answer is on its way, unless what is held counts.
         let _args = self.memory.is_none().then_some(args);
         forget_callbacks();
@@ -359,9 +383,7 @@ impl Worker {
     fn claim_done(&self, seq: u64) {
         let done = |from| self.page.swap(seq, from, Phase::Done).is_ok();
         if !done(Phase::Running) && !done(Phase::CancelReq) {
-            loop {
-                std::thread::park();
-            }
+            park_for_good();
         }
     }
 
@@ -389,6 +411,12 @@ impl Worker {
         self.memory
             .as_ref()
             .is_some_and(|(most, statm)| statm.resident_bytes().is_ok_and(|now| now > *most))
+    }
+}
+
+fn park_for_good() -> ! {
+    loop {
+        std::thread::park();
     }
 }
 

@@ -44,7 +44,9 @@ fn an_idle_pool_makes_no_wake_ups() {
         let pools = runtime.block_on(async {
             let plain = Pool::builder().workers(2).build().unwrap();
             let idle = || Pool::builder().workers(2).idle_timeout(Duration::from_millis(1));
+            // Somebody looks at the memory of this one, while it has a task.
             let untrusted = Pool::builder().workers(1).untrusted().stderr(Stdio::piped());
+            let untrusted = untrusted.memory_limit(1 << 40);
             let [idle, spare] = [idle(), idle().spare_workers(1)].map(|it| it.build().unwrap());
             let pools = [plain, idle, untrusted.build().unwrap(), spare];
             for pool in &pools {

@@ -12,6 +12,7 @@ mod imap_pulls_as_it_is_read;
 mod initializer;
 mod large_bytes;
 mod life_of_workers;
+mod limits_of_workers;
 mod map_fails_on_the_first_failure;
 mod map_returns_all_in_order;
 mod nested_pools;

@@ -26,6 +26,8 @@ fn build_says_which_setting_makes_no_sense() {
         refused(builder().idle_timeout(zero), "idle_timeout");
         refused(builder().max_tasks_per_worker(0), "max_tasks_per_worker");
         refused(builder().max_worker_memory(0), "max_worker_memory");
+        refused(builder().memory_limit(0), "memory_limit");
+        refused(builder().max_worker_age(zero), "max_worker_age");
         refused(builder().restart_limit(0), "restart_limit");
         refused(builder().pipeline(0), "pipeline");
         refused(builder().pipeline(257), "pipeline");
@@ -66,6 +68,9 @@ fn the_last_sensible_value_is_taken() {
             .idle_timeout(Duration::MAX)
             .max_tasks_per_worker(u64::MAX)
             .max_worker_memory(u64::MAX)
+            .memory_limit(u64::MAX)
+            .max_worker_age(Duration::MAX)
+            .no_new_privs()
             .restart_limit(u32::MAX)
             .pipeline(256)
             .frame_limit(64 << 10)

@@ -442,6 +442,8 @@ fn settings_frame() -> Setup {
         cpu_affinity: vec![0, 1],
         rlimits: Vec::new(),
         memory_bytes_max: Some(1 << 30),
+        memory_limit: Some(1 << 31),
+        no_new_privs: true,
         initializer: None,
     }
 }
@@ -554,6 +556,7 @@ impl Pool {
             restart_limit: u32::MAX,
             tasks_per_worker_max: None,
             idle_timeout: None,
+            age_max: None,
         };
         let mut pool = Pool {
             header,

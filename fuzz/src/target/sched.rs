@@ -58,6 +58,7 @@ impl Header {
             restart_limit: u32::from(self.restart_limit % 4) + 1,
             tasks_per_worker_max: option(2).then_some(u64::from(self.life % 8) + 1),
             idle_timeout: option(3).then_some(Duration::from_millis(self.idle_millis.into())),
+            age_max: option(6).then_some(Duration::from_millis(u64::from(self.life) + 1)),
         }
     }
 }

@@ -52,6 +52,8 @@ fn what_a_parent_says_is_heard() {
         cpu_affinity: vec![0, 63],
         rlimits: Vec::new(),
         memory_bytes_max: Some(1 << 40),
+        memory_limit: Some(1 << 41),
+        no_new_privs: true,
         initializer: Some((7, Bytes::from_static(&[1, 2, 3]))),
     };
     let mut bytes = Vec::new();

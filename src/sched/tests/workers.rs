@@ -269,6 +269,35 @@ fn a_worker_that_does_not_leave_is_stopped() {
 }
 
 #[test]
+fn an_old_worker_finishes_what_it_has_and_is_replaced() {
+    let mut pool = Pool::with(Settings { age_max: Some(ms(800)), ..settings(1, 2) }).ready();
+    pool.wait(ms(700));
+    pool.submit(1);
+    assert_eq!(pool.deeds(), [Send(0, 0)]);
+    pool.begin(0);
+    pool.wait(ms(100));
+    pool.submit(1);
+    assert_eq!(pool.deeds(), [], "it gets nothing more");
+    assert_eq!(pool.answer(0, 1), Some(0));
+    assert_eq!(pool.deeds(), [Dismiss(0)]);
+    pool.die(0);
+    assert_eq!(pool.deeds(), [Start(0)], "at once");
+    pool.get_ready(0);
+    assert_eq!(pool.deeds(), [Send(0, 1)]);
+}
+
+#[test]
+fn those_that_came_together_leave_one_after_the_other() {
+    let mut pool = Pool::with(Settings { age_max: Some(ms(800)), ..settings(4, 1) }).ready();
+    for (after, worker) in [(725, 3), (25, 2), (25, 1), (25, 0)] {
+        assert_eq!(pool.wait_for_deeds(), (ms(after), vec![Dismiss(worker)]));
+        pool.die(worker);
+        assert_eq!(pool.deeds(), [Start(worker)]);
+        pool.get_ready(worker);
+    }
+}
+
+#[test]
 fn an_idle_worker_leaves_after_its_time_and_comes_back_for_work() {
     let mut pool = idle_timeout(2, 1, ms(200));
     pool.wait(ms(150));

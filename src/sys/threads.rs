@@ -1,0 +1,236 @@
+//! What the kernel keeps for each thread, set on all of them. Called by a
+//! worker before its first task: the program may have begun threads before it
+//! came to be one (a runtime's, a test harness's), and what is begun later
+//! inherits.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, mem, process, ptr, thread};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::gettid;
+
+/// Something for each thread to do. It runs in a signal handler, beside
+/// whatever the thread is at: system calls, and nothing else. Returns 0, or the
+/// number of an error.
+pub(crate) type Job = fn() -> i32;
+
+/// How long a thread may take to do it. One that blocks all signals never does.
+const THREAD_WAIT: Duration = Duration::from_secs(2);
+
+/// Who is to do it. The signal may reach nobody else, but may be sent by others.
+static TARGET: AtomicI32 = AtomicI32::new(0);
+static JOB: AtomicUsize = AtomicUsize::new(0);
+/// What came of it; -1: nothing yet.
+static OUTCOME: AtomicI32 = AtomicI32::new(-1);
+
+/// Has every thread of this process do `job`, one after the other, this one
+/// first, until there is none that has not.
+///
+/// # Errors
+///
+/// The first that a thread had, or `TimedOut` if one does not take signals. Some
+/// have done it then and some have not.
+pub(crate) fn on_every_thread(job: Job) -> io::Result<()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    outcome(job())?;
+    let mut done = vec![gettid().as_raw()];
+    let mut signal = None;
+    loop {
+        let new: Vec<i32> = ids()?.into_iter().filter(|id| !done.contains(id)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let signal = match &signal {
+            Some(signal) => signal,
+            None => signal.insert(Borrowed::new()?),
+        };
+        for id in new {
+            signal.reach(id, job)?;
+            done.push(id);
+        }
+    }
+}
+
+/// Ids of this process's threads.
+pub(crate) fn ids() -> io::Result<Vec<i32>> {
+    let entries = fs::read_dir("/proc/self/task")?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// No program that is executed from here on, whatever its file says, has more
+/// rights than this process. Cannot be taken back.
+pub(crate) fn forbid_new_privileges() -> io::Result<()> {
+    on_every_thread(no_new_privs)
+}
+
+/// As [`forbid_new_privileges`], as a job.
+pub(crate) fn no_new_privs() -> i32 {
+    // SAFETY: takes integers and touches no memory of ours.
+    let done = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    number(done.into())
+}
+
+/// The number of the error, of a system call that has just returned.
+pub(crate) fn number(done: libc::c_long) -> i32 {
+    if done == -1 { Errno::last_raw() } else { 0 }
+}
+
+fn outcome(number: i32) -> io::Result<()> {
+    if number == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(number)) }
+}
+
+/// A signal that nobody has a use for, until it is dropped.
+struct Borrowed {
+    signal: libc::c_int,
+    before: libc::sigaction,
+}
+
+impl Borrowed {
+    fn new() -> io::Result<Self> {
+        let blocked = blocked()?;
+        let realtime = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev();
+        // Threads that were begun before `init` still have the mask of whoever
+        // started the worker, which leaves those of faults open.
+        let candidates = realtime.chain([libc::SIGTRAP, libc::SIGFPE, libc::SIGILL]);
+        for signal in candidates.filter(|signal| blocked & 1 << (signal - 1) == 0) {
+            // SAFETY: zeroes are a valid sigaction for the kernel to overwrite.
+            let mut before: libc::sigaction = unsafe { mem::zeroed() };
+            // SAFETY: `before` is ours to write.
+            let known = unsafe { libc::sigaction(signal, ptr::null(), &mut before) } == 0;
+            if known && before.sa_sigaction == libc::SIG_DFL {
+                // SAFETY: zeroes are a valid sigaction: no flags, no signals masked.
+                let mut ours: libc::sigaction = unsafe { mem::zeroed() };
+                ours.sa_sigaction = handle as *const () as libc::sighandler_t;
+                // ONSTACK: runtimes of other languages have threads with stacks
+                // too small for a handler, and one beside them.
+                ours.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+                // SAFETY: `handle` does what handlers may, and stays.
+                Errno::result(unsafe { libc::sigaction(signal, &ours, ptr::null_mut()) })?;
+                return Ok(Borrowed { signal, before });
+            }
+        }
+        Err(io::Error::other("its threads block, or the program handles, all signals"))
+    }
+
+    fn reach(&self, id: i32, job: Job) -> io::Result<()> {
+        JOB.store(job as usize, Ordering::Relaxed);
+        OUTCOME.store(-1, Ordering::Relaxed);
+        TARGET.store(id, Ordering::Release);
+        // SAFETY: takes integers and touches no memory of ours. The thread, if it
+        // is there, is of this process, which has a handler.
+        let sent =
+            unsafe { libc::syscall(libc::SYS_tgkill, process::id() as i32, id, self.signal) };
+        match Errno::result(sent) {
+            Err(Errno::ESRCH) => return Ok(()),
+            sent => sent?,
+        };
+        let until = Instant::now() + THREAD_WAIT;
+        loop {
+            match OUTCOME.load(Ordering::Acquire) {
+                -1 if !Path::new(&format!("/proc/self/task/{id}")).exists() => return Ok(()),
+                -1 if Instant::now() > until => {
+                    let problem = format!("thread {id} of this process blocks signals");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+                }
+                // It is on its way to the kernel and back.
+                -1 => thread::sleep(Duration::from_micros(50)),
+                number => return outcome(number),
+            }
+        }
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        TARGET.store(0, Ordering::Release);
+        // One that blocks the signal may still get it, and is not to die of it.
+        self.before.sa_sigaction = libc::SIG_IGN;
+        // SAFETY: to ignore a signal runs no code of ours.
+        unsafe { libc::sigaction(self.signal, &self.before, ptr::null_mut()) };
+        self.before.sa_sigaction = libc::SIG_DFL;
+        // SAFETY: as above, and what is pending was thrown away just now.
+        unsafe { libc::sigaction(self.signal, &self.before, ptr::null_mut()) };
+    }
+}
+
+/// The signals that some thread of this process blocks, as bits. One that is
+/// just coming or going blocks all of them for a moment, and does not count; one
+/// that does so for good will be waited for in vain.
+fn blocked() -> io::Result<u64> {
+    let masks = ids()?.into_iter().filter_map(|id| {
+        let status = fs::read_to_string(format!("/proc/self/task/{id}/status")).ok()?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    let is_lasting = |mask: &u64| mask & 1 << (libc::SIGSEGV - 1) == 0;
+    Ok(masks.filter(is_lasting).fold(0, |all, mask| all | mask))
+}
+
+extern "C" fn handle(_signal: libc::c_int) {
+    // What the thread was at may be about to look at its own.
+    let errno = Errno::last_raw();
+    if TARGET.load(Ordering::Acquire) == gettid().as_raw() {
+        let job = JOB.load(Ordering::Relaxed);
+        // SAFETY: `reach` has stored a function of this type, before the target.
+        let job = unsafe { mem::transmute::<usize, Job>(job) };
+        TARGET.store(0, Ordering::Relaxed);
+        OUTCOME.store(job(), Ordering::Release);
+    }
+    Errno::set_raw(errno);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn has_no_new_privs(id: i32) -> bool {
+        let status = fs::read_to_string(format!("/proc/self/task/{id}/status")).unwrap();
+        status.lines().any(|line| line == "NoNewPrivs:\t1")
+    }
+
+    /// In a process of its own, as it cannot be taken back.
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no threads of the kernel's")]
+    fn every_thread_does_it_whatever_it_is_at() {
+        let name = "sys::threads::tests::every_thread_does_it_whatever_it_is_at";
+        if std::env::var_os("PROCESSION_ON_EVERY_THREAD").is_none() {
+            let mut command = process::Command::new(std::env::current_exe().unwrap());
+            command.args([name, "--exact", "--nocapture"]);
+            command.env("PROCESSION_ON_EVERY_THREAD", "");
+            assert!(command.status().unwrap().success());
+            return;
+        }
+        let (busy, reading) = (mpsc::channel::<()>(), std::io::pipe().unwrap());
+        thread::spawn(|| {
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+        thread::spawn(move || busy.1.recv());
+        let (mut reader, _writer) = reading;
+        thread::spawn(move || io::Read::read(&mut reader, &mut [0]).map(drop).unwrap_err());
+        thread::spawn(|| {
+            loop {
+                // Comes and goes.
+                thread::spawn(|| {}).join().unwrap();
+            }
+        });
+        forbid_new_privileges().unwrap();
+        let gone = |id: &i32| !Path::new(&format!("/proc/self/task/{id}")).exists();
+        for id in ids().unwrap() {
+            // Of those that come and go.
+            let seen = std::panic::catch_unwind(|| has_no_new_privs(id));
+            assert!(seen.unwrap_or_else(|_| gone(&id)), "thread {id} has not");
+        }
+        // SAFETY: runs nothing; the threads would be in the way of a plain end.
+        unsafe { libc::_exit(0) }
+    }
+}

@@ -76,6 +76,7 @@
 //!
 //! - `tower`: `Pool::service`, a task as a `tower` service.
 //! - `axum`: [`TaskError`] and [`TryApplyError`] as responses of a handler.
+//! - `sandbox`: `PoolBuilder::sandbox`, what workers are kept from.
 //!
 //! # Panics
 //!
@@ -106,6 +107,11 @@ pub mod process;
 mod proto;
 mod registry;
 mod resource;
+#[cfg_attr(
+    not(feature = "sandbox"),
+    expect(dead_code, unreachable_pub, reason = "a setting that nobody makes")
+)]
+mod sandbox;
 mod sched;
 mod shared;
 mod slot_word;
@@ -134,6 +140,8 @@ pub use process::{Process, ProcessBuilder, StartMethod, Stdio};
 pub use proto::peer::ProtocolError;
 pub use registry::{StreamFn, TaskFn};
 pub use resource::Resource;
+#[cfg(feature = "sandbox")]
+pub use sandbox::{Held, Sandbox, SandboxReport};
 pub use shared::{SharedBytes, SharedBytesMut};
 
 /// For this crate's macros only.

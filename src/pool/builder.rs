@@ -23,6 +23,7 @@ use crate::proto::draft::{Draft, Payload};
 use crate::proto::message::{Setup, put_setup};
 use crate::registry::{TaskFn, value_id};
 use crate::resource::Resource;
+use crate::sandbox::Sandbox;
 use crate::sched::Settings;
 use crate::start::spawn::Role;
 use crate::supervisor::{InitCheck, Plan, Supervisor};
@@ -69,6 +70,7 @@ pub struct PoolBuilder {
     untrusted: bool,
     initializer: Option<Initializer>,
     surroundings: Surroundings,
+    sandbox: Option<Sandbox>,
 }
 
 struct Initializer {
@@ -118,6 +120,7 @@ impl PoolBuilder {
             untrusted: false,
             initializer: None,
             surroundings: Surroundings::default(),
+            sandbox: None,
         }
     }
 
@@ -342,6 +345,25 @@ impl PoolBuilder {
         self
     }
 
+    /// Keeps workers from what they have no business with: files, the network,
+    /// other processes, system calls. A worker puts it in force on itself, on all
+    /// of its threads, after the initializer and before the first byte of a task
+    /// comes in, and cannot take it back; how much of it is, is in
+    /// [`WorkerInfo::sandbox`](crate::WorkerInfo::sandbox). Workers that cannot
+    /// have all of it do not start, unless it is one of
+    /// [best effort](Sandbox::best_effort). Default: none.
+    ///
+    /// Pools in tasks take programs that can be started, so there are none in a
+    /// sandbox. What it does not cover: the environment, which workers have from
+    /// this process ([`env_clear`](Self::env_clear)), time and memory, and what one
+    /// task leaves for the next in its process
+    /// ([`max_tasks_per_worker`](Self::max_tasks_per_worker)).
+    #[cfg(feature = "sandbox")]
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = Some(sandbox);
+        self
+    }
+
     /// How many times in a row workers may fail to start, with growing pauses
     /// between (50 ms, doubling, at most 5 s), before the pool is broken and
     /// every call fails with the cause. Workers that start together and fail
@@ -424,6 +446,7 @@ impl PoolBuilder {
         let setup_of_workers = Setup {
             memory_bytes_max: self.max_worker_memory,
             memory_limit: self.memory_limit,
+            sandbox: self.sandbox.clone(),
             initializer,
             ..self.surroundings.setup(self.frame_limit)
         };
@@ -448,6 +471,8 @@ impl PoolBuilder {
             queue_limit: self.queue_limit.min(QUEUE_LIMIT_MAX),
             task_timeout: self.task_timeout,
             memory_limit: self.memory_limit,
+            #[cfg(feature = "sandbox")]
+            sandbox: self.sandbox,
             frame_bytes_max: self.frame_limit,
             processors,
             fingerprint: setup_of_workers.fingerprint,
@@ -500,6 +525,10 @@ impl PoolBuilder {
             let (least, most) = (frames.start(), frames.end());
             let problem = format!("{} bytes is not {least} to {most}", self.frame_limit);
             return Err(setting("frame_limit", problem));
+        }
+        if self.sandbox.as_ref().is_some_and(|it| !it.filtered && !it.network && !it.best_effort) {
+            let problem = "only with system calls filtered can all of the network be refused";
+            return Err(setting("sandbox", problem));
         }
         if let Some(name) = &self.name {
             check_name(name)?;

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use crate::error::TaskInfo;
 use crate::id::WorkerId;
+#[cfg(feature = "sandbox")]
+use crate::sandbox::SandboxReport;
 use crate::sched::{Mode, Stage};
 use crate::supervisor::{Counts, PoolView, RunningView, WorkerReport};
 
@@ -163,6 +165,10 @@ pub struct WorkerInfo {
     pub tasks_done: u64,
     /// How many workers had its place before.
     pub restarts: u64,
+    /// What is in force of its [sandbox](crate::PoolBuilder::sandbox); `None`
+    /// without one, and until the worker is ready.
+    #[cfg(feature = "sandbox")]
+    pub sandbox: Option<SandboxReport>,
 }
 
 /// The task that a worker runs.
@@ -178,9 +184,21 @@ pub struct RunningTask {
 impl WorkerInfo {
     pub(super) fn new(report: WorkerReport) -> Self {
         let state = worker_state(&report);
+        #[cfg(feature = "sandbox")]
+        let sandbox = report.sandbox;
         let WorkerReport { id, seat, pid, tasks_done, restarts, running, .. } = report;
         let task = running.map(|RunningView { task, since }| RunningTask { info: task, since });
-        WorkerInfo { id, index: seat, pid, state, task, tasks_done, restarts }
+        WorkerInfo {
+            id,
+            index: seat,
+            pid,
+            state,
+            task,
+            tasks_done,
+            restarts,
+            #[cfg(feature = "sandbox")]
+            sandbox,
+        }
     }
 }
 

@@ -140,6 +140,7 @@ impl Surroundings {
             memory_bytes_max: None,
             memory_limit: None,
             no_new_privs: self.no_new_privs,
+            sandbox: None,
             initializer: None,
         }
     }

@@ -9,6 +9,7 @@ use super::frame::{self, Frame, FrameError, Kind};
 use crate::attached::{Arrived, Attached, Count};
 use crate::limits::REPORT_TEXT_BYTES_MAX;
 use crate::resource::Resource;
+use crate::sandbox::Sandbox;
 
 /// The worker asks to be replaced: it has reached its memory limit.
 const RETIRE: u8 = 1;
@@ -34,6 +35,8 @@ pub(crate) struct Setup {
     /// Resident bytes with which the worker ends itself, and its task.
     pub(crate) memory_limit: Option<u64>,
     pub(crate) no_new_privs: bool,
+    /// Only if this program has the feature.
+    pub(crate) sandbox: Option<Sandbox>,
     /// Function and arguments to run before the first task.
     pub(crate) initializer: Option<(u64, Bytes)>,
 }

@@ -61,6 +61,9 @@ pub(super) struct LinkState {
     /// The outbox is worth a look.
     pub(super) probe: bool,
     pub(super) greeted: bool,
+    /// What it said, before it had a task, of its sandbox.
+    #[cfg(feature = "sandbox")]
+    pub(super) sandbox: u64,
     /// It is over with the process.
     pub(super) end: Option<End>,
     /// The last it printed to stderr; filled in at its death.
@@ -253,6 +256,8 @@ impl Link {
             alarm: Arc::clone(&alarm),
             probe: false,
             greeted: false,
+            #[cfg(feature = "sandbox")]
+            sandbox: 0,
             end: None,
             stderr: String::new(),
         });
@@ -593,6 +598,10 @@ impl Core {
                 }
             }
             FromWorker::Ready(_) => {
+                #[cfg(feature = "sandbox")]
+                if let Some(link) = self.links.get_mut(worker) {
+                    link.sandbox = link.page.sandbox();
+                }
                 self.sched.handle_ready(now, worker, &self.links);
             }
             FromWorker::InitFailed(failure) => {

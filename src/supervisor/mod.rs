@@ -56,6 +56,8 @@ use self::link::Links;
 use crate::error::{Cause, SpawnError, TaskError};
 use crate::observe;
 use crate::proto::draft::Payload;
+#[cfg(feature = "sandbox")]
+use crate::sandbox::Sandbox;
 use crate::sched::{Intent, Mode, Scheduler, Settings, TaskKey, Terms};
 use crate::start::owner::{Event, Owner, new_pool_id};
 use crate::start::spawn::SpawnSpec;
@@ -76,6 +78,8 @@ pub(crate) struct Plan {
     pub(crate) task_timeout: Option<Duration>,
     /// Resident bytes above which a worker ends itself.
     pub(crate) memory_limit: Option<u64>,
+    #[cfg(feature = "sandbox")]
+    pub(crate) sandbox: Option<Sandbox>,
     pub(crate) frame_bytes_max: usize,
     /// Those that the workers may use, as far as this process may, too.
     pub(crate) processors: usize,

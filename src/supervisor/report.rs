@@ -7,6 +7,8 @@ use super::Supervisor;
 use super::call::Ended;
 use crate::error::TaskError;
 use crate::id::WorkerId;
+#[cfg(feature = "sandbox")]
+use crate::sandbox::SandboxReport;
 use crate::sched::{Mode, Place, Stage, TaskKey, WorkerKey};
 use crate::slot_word::Phase;
 use crate::sys::clock::monotonic_nanos;
@@ -74,6 +76,8 @@ pub(crate) struct WorkerReport {
     pub(crate) tasks_done: u64,
     pub(crate) restarts: u64,
     pub(crate) has_tasks: bool,
+    #[cfg(feature = "sandbox")]
+    pub(crate) sandbox: Option<SandboxReport>,
     pub(crate) running: Option<RunningView>,
 }
 
@@ -119,6 +123,10 @@ impl Supervisor {
                 tasks_done: worker.answered,
                 restarts: worker.restarts,
                 has_tasks: !worker.in_flight.is_empty(),
+                #[cfg(feature = "sandbox")]
+                sandbox: self.plan.sandbox.as_ref().and_then(|sandbox| {
+                    SandboxReport::from_bits(sandbox, core.links.get(worker.key)?.sandbox)
+                }),
                 running,
             }
         });

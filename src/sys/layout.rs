@@ -39,7 +39,9 @@ pub(super) struct Header {
     /// Whether the worker may look out for its next task before it sleeps.
     lookout: AtomicU32,
     /// Resident bytes with which the worker ended itself; 0: it did not.
-    over_memory: AtomicU64,
+    pub(super) over_memory: AtomicU64,
+    /// What is in force of the worker's sandbox, see `SandboxReport`.
+    pub(super) sandbox: AtomicU64,
     pub(super) outbox: OutboxState,
 }
 
@@ -92,6 +94,7 @@ impl Layout {
             cancel_bell: AtomicU32::new(0),
             lookout: AtomicU32::new(0),
             over_memory: AtomicU64::new(0),
+            sandbox: AtomicU64::new(0),
             outbox,
         };
         let slots = std::array::from_fn(|_| Slot {
@@ -151,16 +154,6 @@ impl Layout {
     /// What the parent said of that last.
     pub(crate) fn lookout(&self) -> bool {
         self.header.lookout.load(Ordering::Relaxed) != 0
-    }
-
-    /// Worker: says that it ends itself, with so many resident bytes.
-    pub(crate) fn set_over_memory(&self, resident: u64) {
-        self.header.over_memory.store(resident, Ordering::Release);
-    }
-
-    /// What the worker said of that.
-    pub(crate) fn over_memory(&self) -> Option<u64> {
-        Some(self.header.over_memory.load(Ordering::Acquire)).filter(|bytes| *bytes != 0)
     }
 
     /// When the task's body began, by `clock::monotonic_nanos`. 0: not yet.

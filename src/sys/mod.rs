@@ -20,6 +20,7 @@
 //! - `wait`: pidfds and how a process ended
 //! - `limits`: what a worker sets on itself
 //! - `threads`: what it sets on each of its threads
+//! - `sandbox`: what it refuses itself, `syscalls` of that
 //! - `memory`: how much memory a process holds
 //! - `cast`: whether a type is another, such as `Bytes`
 #![allow(unsafe_code, reason = "the one place for system calls; see above")]
@@ -37,6 +38,10 @@ pub(crate) mod limits;
 pub(crate) mod memfd;
 pub(crate) mod memory;
 pub(crate) mod page;
+#[cfg(feature = "sandbox")]
+pub(crate) mod sandbox;
 pub(crate) mod signal;
+#[cfg(feature = "sandbox")]
+mod syscalls;
 pub(crate) mod threads;
 pub(crate) mod wait;

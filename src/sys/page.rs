@@ -4,7 +4,7 @@
 //! `sys::layout` has what both do with it.
 //!
 //! ```text
-//!      0  magic │ layout version │ cancel bell │ lookout │ over memory
+//!      0  magic │ layout version │ cancel bell │ lookout │ over memory │ sandbox
 //!     64  outbox filled │ held from
 //!   4096  256 slots of 64 bytes: word, started at, item, credit, polite, nudge,
 //!         claimed, tally, tally at
@@ -101,6 +101,28 @@ impl Page {
         // the file has this length and cannot shrink.
         let mapped = unsafe { mmap(None, len, access, MapFlags::MAP_SHARED, fd, 0) }?;
         Ok(Page { layout: mapped.cast() })
+    }
+
+    /// Worker: says that it ends itself, with so many resident bytes.
+    pub(crate) fn set_over_memory(&self, resident: u64) {
+        self.header.over_memory.store(resident, Ordering::Release);
+    }
+
+    /// What the worker said of that.
+    pub(crate) fn over_memory(&self) -> Option<u64> {
+        Some(self.header.over_memory.load(Ordering::Acquire)).filter(|bytes| *bytes != 0)
+    }
+
+    /// Worker: says what is in force of its sandbox, before it is ready.
+    #[cfg(feature = "sandbox")]
+    pub(crate) fn set_sandbox(&self, bits: u64) {
+        self.header.sandbox.store(bits, Ordering::Release);
+    }
+
+    /// Parent: what it said of that, to be asked once: when it is ready.
+    #[cfg(feature = "sandbox")]
+    pub(crate) fn sandbox(&self) -> u64 {
+        self.header.sandbox.load(Ordering::Acquire)
     }
 
     /// Worker: writes `[from, to)` of the stream to the socket, straight from

@@ -22,14 +22,18 @@ pub(crate) type Job = fn() -> i32;
 /// How long a thread may take to do it. One that blocks all signals never does.
 const THREAD_WAIT: Duration = Duration::from_secs(2);
 
+/// How long the signals of a thread that begins another are looked at again.
+const MOMENT: Duration = Duration::from_millis(100);
+
 /// Who is to do it. The signal may reach nobody else, but may be sent by others.
 static TARGET: AtomicI32 = AtomicI32::new(0);
 static JOB: AtomicUsize = AtomicUsize::new(0);
 /// What came of it; -1: nothing yet.
 static OUTCOME: AtomicI32 = AtomicI32::new(-1);
 
-/// Has every thread of this process do `job`, one after the other, this one
-/// first, until there is none that has not.
+/// Has every thread of this process do `job`, one after the other, until there
+/// is none that has not. This one is the last: whatever the job takes from it, it
+/// has found the others.
 ///
 /// # Errors
 ///
@@ -38,13 +42,12 @@ static OUTCOME: AtomicI32 = AtomicI32::new(-1);
 pub(crate) fn on_every_thread(job: Job) -> io::Result<()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    outcome(job())?;
     let mut done = vec![gettid().as_raw()];
     let mut signal = None;
     loop {
         let new: Vec<i32> = ids()?.into_iter().filter(|id| !done.contains(id)).collect();
         if new.is_empty() {
-            return Ok(());
+            return outcome(job());
         }
         let signal = match &signal {
             Some(signal) => signal,
@@ -159,17 +162,27 @@ impl Drop for Borrowed {
     }
 }
 
-/// The signals that some thread of this process blocks, as bits. One that is
-/// just coming or going blocks all of them for a moment, and does not count; one
-/// that does so for good will be waited for in vain.
+/// The signals that some thread of this process blocks, as bits.
+///
+/// One that begins another, or ends, blocks all of them for a moment, and has to
+/// be looked at again; one that does so for good will be waited for in vain.
 fn blocked() -> io::Result<u64> {
-    let masks = ids()?.into_iter().filter_map(|id| {
-        let status = fs::read_to_string(format!("/proc/self/task/{id}/status")).ok()?;
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
-        u64::from_str_radix(mask.trim(), 16).ok()
-    });
-    let is_lasting = |mask: &u64| mask & 1 << (libc::SIGSEGV - 1) == 0;
-    Ok(masks.filter(is_lasting).fold(0, |all, mask| all | mask))
+    let until = Instant::now() + MOMENT;
+    let is_passing = |mask: &u64| mask & 1 << (libc::SIGSEGV - 1) != 0;
+    loop {
+        let masks: Vec<u64> = ids()?.into_iter().filter_map(mask_of).collect();
+        if !masks.iter().any(is_passing) || Instant::now() > until {
+            let lasting = masks.into_iter().filter(|mask| !is_passing(mask));
+            return Ok(lasting.fold(0, |all, mask| all | mask));
+        }
+        thread::yield_now();
+    }
+}
+
+fn mask_of(id: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/self/task/{id}/status")).ok()?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
 }
 
 extern "C" fn handle(_signal: libc::c_int) {
@@ -187,6 +200,7 @@ extern "C" fn handle(_signal: libc::c_int) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
     use std::sync::mpsc;
 
     use super::*;
@@ -208,7 +222,7 @@ mod tests {
             assert!(command.status().unwrap().success());
             return;
         }
-        let (busy, reading) = (mpsc::channel::<()>(), std::io::pipe().unwrap());
+        let (busy, reading) = (mpsc::channel::<()>(), UnixStream::pair().unwrap());
         thread::spawn(|| {
             loop {
                 std::hint::spin_loop();

@@ -248,6 +248,12 @@ impl Worker {
             memory::watch(Arc::clone(&self.page), limit).map_err(setting("memory_limit"))?;
             self.is_watched = true;
         }
+        // And what that has opened, tasks may use.
+        #[cfg(feature = "sandbox")]
+        if let Some(sandbox) = &setup.sandbox {
+            let report = crate::sys::sandbox::enter(sandbox).map_err(setting("sandbox"))?;
+            self.page.set_sandbox(report.to_bits());
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// Of the protocol that these scripts speak.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// Frame kinds as they are on the wire.
 pub(crate) const SETUP: u8 = 1;

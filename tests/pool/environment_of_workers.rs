@@ -132,7 +132,7 @@ fn limits_hold_for_workers_only() {
         };
         assert_eq!(both("Max open files"), ["64", "64"]);
         assert_eq!(both("Max core file size"), ["0", "0"]);
-        assert_eq!(both("Max cpu time"), ["1000", "1000"]);
+        assert_eq!(both("Max cpu time"), ["1000", "1001"], "SIGXCPU, and a second later SIGKILL");
         let opens = |n: usize| {
             let files: Vec<_> = (0..n).map_while(|_| fs::File::open("/dev/null").ok()).collect();
             files.len()

@@ -65,7 +65,7 @@ fn a_crash_has_its_signal_and_last_words() {
             let process = Process::builder().rlimits(limits).stderr(Stdio::piped());
             let mut process = process.spawn(dies, signal).unwrap();
             let error = (&mut process).await.unwrap_err();
-            let TaskError::WorkerLost { exit, pid, stderr, task } = &error else {
+            let TaskError::WorkerLost { exit, pid, stderr, task, .. } = &error else {
                 panic!("{error:?}")
             };
             assert_eq!(exit.signal(), Some(signal));

@@ -444,6 +444,7 @@ fn settings_frame() -> Setup {
         memory_bytes_max: Some(1 << 30),
         memory_limit: Some(1 << 31),
         no_new_privs: true,
+        sandbox: None,
         initializer: None,
     }
 }

@@ -54,6 +54,7 @@ fn what_a_parent_says_is_heard() {
         memory_bytes_max: Some(1 << 40),
         memory_limit: Some(1 << 41),
         no_new_privs: true,
+        sandbox: Some(Sandbox::computing().read("/a").write("/b").network().best_effort()),
         initializer: Some((7, Bytes::from_static(&[1, 2, 3]))),
     };
     let mut bytes = Vec::new();

@@ -15,16 +15,18 @@ pub enum Resource {
     /// `RLIMIT_CPU`: seconds of processor time over the worker's life, then
     /// SIGXCPU. Where a task ignores that, SIGKILL one second later.
     CpuTime,
-    /// `RLIMIT_DATA`: bytes of heap and other private writable memory.
+    /// `RLIMIT_DATA`: bytes of heap and other private writable memory, whether it
+    /// is used or not. An allocation beyond it fails, as with `AddressSpace`.
     Data,
     /// `RLIMIT_FSIZE`: bytes of any file that is written, then SIGXFSZ.
     FileSize,
-    /// `RLIMIT_MEMLOCK`: bytes locked into memory.
+    /// `RLIMIT_MEMLOCK`: bytes locked into memory; to lock more fails.
     LockedMemory,
-    /// `RLIMIT_NOFILE`: one more than the highest descriptor.
+    /// `RLIMIT_NOFILE`: one more than the highest descriptor; to open more fails.
+    /// The worker itself has about ten.
     OpenFiles,
     /// `RLIMIT_NPROC`: processes and threads of the user, all programs
-    /// together.
+    /// together; to start more fails. Does not hold for root.
     Processes,
     /// `RLIMIT_STACK`: bytes of the main thread's stack, for programs that the
     /// worker starts; its own is laid out already.

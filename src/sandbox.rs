@@ -185,7 +185,8 @@ impl SandboxReport {
                 false if landlock >= 4 => Held::Partly,
                 false => Held::Not,
             },
-            processes: if is_filtered { Held::Fully } else { from(1, 1) },
+            // Without files there is no way to those in /proc.
+            processes: if is_filtered && !sandbox.has_files() { Held::Fully } else { from(1, 1) },
             signals: if is_filtered { Held::Fully } else { from(6, 6) },
             syscalls: match (sandbox.filtered, is_filtered) {
                 (false, _) => Held::Unwanted,
@@ -237,6 +238,10 @@ mod tests {
         };
         assert!(complete(&files, 6, true) && !complete(&files, 6, false));
         assert!(!complete(&files, 4, true) && !complete(&files, 0, true));
+        let report = SandboxReport::new(&files, 0, true);
+        assert_eq!((report.files, report.processes), (Held::Not, Held::Not));
+        let report = SandboxReport::new(&Sandbox::computing(), 0, true);
+        assert_eq!((report.files, report.processes), (Held::Fully, Held::Fully));
         let report = SandboxReport::new(&files, 2, false);
         assert_eq!((report.files, report.network), (Held::Partly, Held::Not));
         assert_eq!((report.signals, report.syscalls), (Held::Not, Held::Not));

@@ -35,8 +35,7 @@ static AWAKE: AtomicU32 = AtomicU32::new(0);
 ///
 /// If there is none to be had, or if the limit is that low that no task could
 /// run.
-pub(super) fn watch(page: Arc<Page>, limit: u64) -> io::Result<()> {
-    let statm = Statm::open()?;
+pub(super) fn watch(page: Arc<Page>, statm: Statm, limit: u64) -> io::Result<()> {
     let now = statm.resident_bytes()?;
     if now > limit {
         let problem = format!("a worker without a task has {now} bytes already");

@@ -236,16 +236,20 @@ impl Worker {
             let statm = Statm::open().map_err(setting("max_worker_memory"))?;
             self.memory = Some((most, statm));
         }
-        for &(resource, value) in &setup.rlimits {
-            limits::set_rlimit(resource, value).map_err(setting("rlimits"))?;
-        }
+        let watched = setup.memory_limit.map(|limit| Ok((limit, Statm::open()?)));
+        let watched = watched.transpose().map_err(setting("memory_limit"))?;
         if setup.no_new_privs {
             threads::forbid_new_privileges().map_err(setting("no_new_privs"))?;
         }
+        // What is above takes descriptors, of which there may be few from here on.
+        for &(resource, value) in &setup.rlimits {
+            limits::set_rlimit(resource, value).map_err(setting("rlimits"))?;
+        }
         self.initialise(setup, arrived)?;
         // After the initializer: what that keeps is not a task's.
-        if let Some(limit) = setup.memory_limit {
-            memory::watch(Arc::clone(&self.page), limit).map_err(setting("memory_limit"))?;
+        if let Some((limit, statm)) = watched {
+            let page = Arc::clone(&self.page);
+            memory::watch(page, statm, limit).map_err(setting("memory_limit"))?;
             self.is_watched = true;
         }
         // And what that has opened, tasks may use.

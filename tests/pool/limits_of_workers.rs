@@ -73,6 +73,44 @@ fn limits_are_not_raised_by_who_they_are_for() {
 }
 
 #[test]
+fn each_resource_has_its_limit() {
+    fn limits() -> String {
+        fs::read_to_string("/proc/self/limits").unwrap()
+    }
+    let names = [
+        (Resource::AddressSpace, "Max address space", 1 << 40),
+        (Resource::CoreFile, "Max core file size", 0),
+        (Resource::CpuTime, "Max cpu time", 1234),
+        (Resource::Data, "Max data size", 1 << 39),
+        (Resource::FileSize, "Max file size", 1 << 30),
+        (Resource::LockedMemory, "Max locked memory", 4096),
+        (Resource::OpenFiles, "Max open files", 100),
+        (Resource::Processes, "Max processes", 10_000),
+        (Resource::Stack, "Max stack size", 1 << 20),
+    ];
+    checked(async move {
+        let set = names.map(|(resource, _, value)| (resource, value));
+        let pool = pool(Pool::builder().rlimits(set).no_new_privs().memory_limit(1 << 40));
+        let limits = pool.apply(limits, ()).await.unwrap();
+        for (_, name, value) in names {
+            let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
+            let soft = line[name.len()..].split_whitespace().next().unwrap();
+            assert_eq!(soft, value.to_string(), "{name}");
+        }
+    });
+}
+
+#[test]
+fn few_descriptors_are_enough_for_a_worker_with_all_limits() {
+    checked(async {
+        let few = [(Resource::OpenFiles, 12)];
+        let builder = Pool::builder().rlimits(few).no_new_privs();
+        let pool = pool(builder.memory_limit(1 << 40).max_worker_memory(1 << 40));
+        assert_eq!(pool.apply(square, 3).await.unwrap(), 9);
+    });
+}
+
+#[test]
 fn address_space_that_is_not_there_is_not_given() {
     fn asks(bytes: usize) -> bool {
         Vec::<u8>::new().try_reserve_exact(bytes).is_ok()

@@ -1,3 +1,4 @@
+use nix::libc;
 use procession::{Held, Pool, Sandbox};
 
 use crate::support::{Scratch, checked};
@@ -56,5 +57,65 @@ fn what_cannot_be_refused_is_not_asked_for_in_vain() {
         pool.ready().await.unwrap();
         let report = pool.workers()[0].sandbox.unwrap();
         assert!(!report.is_complete() && report.network != Held::Fully, "{report:?}");
+    });
+}
+
+/// As a container does that has not heard of it: `call` fails with `errno`.
+fn without(call: i64, errno: u32) {
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel copies the filter, which is there until it has.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter)
+    };
+    assert_eq!(done, 0);
+}
+
+fn without_landlock() {
+    without(libc::SYS_landlock_create_ruleset, libc::ENOSYS as u32);
+}
+
+fn without_seccomp() {
+    without(libc::SYS_seccomp, libc::EPERM as u32);
+}
+
+/// The initializer takes it away, before the sandbox is entered.
+#[test]
+fn a_system_that_lacks_something_is_refused_or_reported() {
+    checked(async {
+        if !is_possible().await {
+            return;
+        }
+        let builder = || Pool::builder().workers(1).restart_limit(1);
+        let files = || Sandbox::computing().read("/usr");
+        let pool = builder().initializer(without_landlock, ()).sandbox(files()).build().unwrap();
+        let error = pool.ready().await.unwrap_err().to_string();
+        assert!(
+            error.ends_with("sandbox: this kernel has no Landlock, or it is switched off"),
+            "{error}"
+        );
+        let pool = builder().initializer(without_seccomp, ()).sandbox(files()).build().unwrap();
+        let error = pool.ready().await.unwrap_err().to_string();
+        assert!(error.contains("could not set sandbox: system calls not filtered: "), "{error}");
+
+        let best = || files().best_effort();
+        let pool = builder().initializer(without_landlock, ()).sandbox(best()).build().unwrap();
+        pool.ready().await.unwrap();
+        let report = pool.workers()[0].sandbox.unwrap();
+        assert_eq!((report.landlock, report.files, report.processes), (0, Held::Not, Held::Not));
+        assert_eq!((report.network, report.syscalls), (Held::Fully, Held::Fully));
+        let pool = builder().initializer(without_seccomp, ()).sandbox(best()).build().unwrap();
+        pool.ready().await.unwrap();
+        let report = pool.workers()[0].sandbox.unwrap();
+        assert_eq!((report.files, report.processes), (Held::Fully, Held::Fully));
+        assert_eq!((report.network, report.syscalls), (Held::Partly, Held::Not));
+        assert!(!report.is_complete());
     });
 }

@@ -20,6 +20,8 @@
 //! - [`SharedBytes`] and [`SharedBytesMut`] are memory that tasks and their caller
 //!   share.
 //! - [`Fd`] sends sockets, files and whatever else is open.
+//! - [`guide`] has what is longer: moving here from `spawn_blocking` or from Python,
+//!   choosing limits, deploying.
 //! - [`TaskFn`] and [`StreamFn`] are the functions that can be tasks. Both are
 //!   implemented for all of them and for nothing else.
 //!
@@ -97,6 +99,7 @@ mod cast;
 mod error;
 mod exit;
 pub mod fd;
+pub mod guide;
 mod id;
 mod init;
 mod integrate;

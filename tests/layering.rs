@@ -16,7 +16,7 @@ const FLOORS: [&[&str]; 8] = [
     &["init"],
     &["process"],
     &["pool"],
-    &["integrate", "lib"],
+    &["guide", "integrate", "lib"],
 ];
 
 /// Values in, values out. These import nothing but each other, either.

@@ -31,6 +31,9 @@ mod limits;
 mod proto;
 #[path = "../../src/resource.rs"]
 mod resource;
+#[path = "../../src/sandbox.rs"]
+#[allow(dead_code, unreachable_pub, reason = "settings are only sent")]
+mod sandbox;
 #[path = "../../src/sched/mod.rs"]
 #[allow(dead_code, reason = "the targets use part of it")]
 mod sched;

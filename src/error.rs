@@ -357,6 +357,7 @@ impl std::error::Error for RemotePanic {}
 pub(crate) enum Side {
     Arguments,
     Result,
+    Message,
 }
 
 impl fmt::Display for Side {
@@ -364,6 +365,7 @@ impl fmt::Display for Side {
         f.write_str(match self {
             Side::Arguments => "arguments",
             Side::Result => "result",
+            Side::Message => "message",
         })
     }
 }

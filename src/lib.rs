@@ -22,6 +22,8 @@
 //! - [`Fd`] sends sockets, files and whatever else is open.
 //! - [`guide`] has what is longer: moving here from `spawn_blocking` or from Python,
 //!   choosing limits, deploying.
+//! - [`pipe`] and [`channel`] connect two processes for messages of any type;
+//!   [`Listener`] and [`connect`] two that are strangers.
 //! - [`TaskFn`] and [`StreamFn`] are the functions that can be tasks. Both are
 //!   implemented for all of them and for nothing else.
 //!
@@ -39,6 +41,9 @@
 //! | [`Cancelling`], [`CancelHandle`] | nothing: what was cancelled stays so |
 //! | [`Process`] | it is stopped by SIGTERM and, after its [`grace_period`](ProcessBuilder::grace_period), SIGKILL; unless it was detached or is no daemon, see [the table](process#how-it-ends) |
 //! | the futures of [`Process::join`] and its kin | nothing |
+//! | [`Connection`], [`Sender`], [`Receiver`] | the other end is told; what was sent before can still be received |
+//! | the futures of [`Sender::send`] | nothing is sent, unless its first byte has left: then it is sent whole |
+//! | the futures of [`Receiver::recv`], [`Listener::accept`] | nothing is lost |
 //! | the futures of [`Pool::ready`] and [`Pool::join`] | nothing |
 //! | the future of [`Pool::terminate`], after its first poll | the pool ends all the same |
 //! | the future of [`Pool::shutdown`], after its first poll | the pool stays closed, and nothing is stopped by force |
@@ -77,6 +82,7 @@
 //! # Features
 //!
 //! - `tower`: `Pool::service`, a task as a `tower` service.
+//! - `authkey`: a key that both ends of a connection have to know, see [`Peers`].
 //! - `axum`: [`TaskError`] and [`TryApplyError`] as responses of a handler.
 //! - `sandbox`: `PoolBuilder::sandbox`, what workers are kept from.
 //!
@@ -105,6 +111,7 @@ mod init;
 mod integrate;
 mod limits;
 mod observe;
+mod pipe;
 mod pool;
 pub mod process;
 mod proto;
@@ -134,6 +141,10 @@ pub use id::{TaskId, WorkerId};
 pub use init::init;
 #[cfg(feature = "tower")]
 pub use integrate::tower::TaskService;
+pub use pipe::{
+    Connection, Listener, Peers, Receiver, RecvError, ReuniteError, SendError, SendErrorKind,
+    Sender, channel, connect, connect_with, pipe,
+};
 pub use pool::{
     Apply, CancelHandle, Cancelled, Cancelling, Imap, Indexed, InitOutcome, Map, MapHandle, Pool,
     PoolBuilder, PoolState, RunningTask, Shutdown, Stats, Status, TaskHandle, TaskStatus,

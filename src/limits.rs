@@ -178,3 +178,11 @@ pub(crate) const STARTERS_MAX: usize = 16;
 /// Longest name of a process, in bytes. It is in the boot message, which must fit
 /// into the socket's buffer, and in `argv[0]`.
 pub(crate) const NAME_BYTES_MAX: usize = 4 << 10;
+
+/// How many clients of a listener may be in the middle of proving that they know its
+/// key. When one more comes the oldest has taken too long.
+pub(crate) const HANDSHAKES_MAX: usize = 64;
+
+/// And how long each may take, unless the listener says otherwise. It takes a
+/// millisecond.
+pub(crate) const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);

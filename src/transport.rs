@@ -37,6 +37,8 @@ pub(crate) struct Outgoing {
     tail: Vec<u8>,
     /// Bytes of the first piece, or of `tail` if there is none, already written.
     written: usize,
+    /// Something has been written since it was made.
+    touched: bool,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,11 @@ struct Piece {
 impl Outgoing {
     pub(crate) fn is_empty(&self) -> bool {
         self.pieces.is_empty() && self.tail.is_empty()
+    }
+
+    /// Whether no byte of what there is has been sent.
+    pub(crate) fn is_untouched(&self) -> bool {
+        !self.touched
     }
 
     /// Where frame headers and short bodies are appended.
@@ -164,6 +171,7 @@ impl Outgoing {
     }
 
     fn advance(&mut self, mut n: usize) {
+        self.touched |= n > 0;
         while let Some(first) = self.pieces.front() {
             let left = first.bytes.len() - self.written;
             if n < left {

@@ -28,7 +28,9 @@ fn values_and_errors() {
             PoolState, TaskStatus, Shutdown, Cancelled, Stdio, StartMethod, Resource, Exit,
             TaskId, WorkerId, TaskInfo, TaskError, SpawnError, RemotePanic, EncodeError,
             DecodeError, ProtocolError, TryApplyError<String>, SharedBytes, SharedBytesMut,
-            Fd<std::net::TcpStream>;
+            Fd<std::net::TcpStream>, Peers, RecvError, SendErrorKind,
+            Connection<Rc<u8>>, Sender<Rc<u8>>, Receiver<Rc<u8>>;
+        send: Listener;
         unpin: Pool, PoolBuilder, TaskError, SpawnError;
     }
     fn error<T: Error + Send + Sync + Clone + 'static>() {}

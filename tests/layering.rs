@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 8] = [
     &["observe", "proto", "sys"],
     &["error", "registry", "sched", "start", "transport"],
     &["fd", "shared", "supervisor", "worker"],
-    &["init"],
+    &["init", "pipe"],
     &["process"],
     &["pool"],
     &["guide", "integrate", "lib"],

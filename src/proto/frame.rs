@@ -256,6 +256,17 @@ impl FrameReader {
         self.buf.is_empty()
     }
 
+    /// Changes the limit of what has yet to come.
+    pub(crate) fn set_payload_bytes_max(&mut self, bytes: usize) {
+        self.payload_bytes_max = bytes;
+        self.laden_bytes_max = bytes;
+    }
+
+    /// What has come and was not given out: its bytes, if nothing is attached to them.
+    pub(crate) fn unread(&self) -> Option<&[u8]> {
+        self.arrived.is_empty().then_some(&self.buf)
+    }
+
     /// The next whole frame, if its last byte has arrived. After an error the
     /// stream has no meaning any more.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {

@@ -279,7 +279,12 @@ pub(crate) fn begin_item(out: &mut Vec<u8>) -> usize {
 /// Fills in the head of an `Item` of `len` bytes in all, which `frame` begins
 /// with.
 pub(crate) fn finish_item(frame: &mut [u8], len: usize, attached: Count, seq: u64) {
-    let header = frame::header(Kind::Item, 0, seq, len - frame::HEADER_BYTES, attached);
+    finish_item_as(frame, len, attached, seq, 0);
+}
+
+/// As [`finish_item`], with flags.
+pub(crate) fn finish_item_as(frame: &mut [u8], len: usize, attached: Count, seq: u64, flags: u8) {
+    let header = frame::header(Kind::Item, flags, seq, len - frame::HEADER_BYTES, attached);
     frame[..header.len()].copy_from_slice(&header);
 }
 

@@ -6,6 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -14,7 +16,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, getsockname, getsockopt, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, accept4,
+    connect, getsockname, getsockopt, sendmsg, shutdown, socket,
+};
 use nix::unistd::{dup2_stdin, dup2_stdout, pipe2};
 
 /// Sends bytes, with descriptors attached to the first of them. Returns how
@@ -304,6 +309,111 @@ pub(crate) fn await_readable(fd: BorrowedFd<'_>, most: Duration) -> io::Result<b
     }
 }
 
+/// What one waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+/// Waits until a read or a write would not wait, or fails, but not for longer than
+/// `most`.
+pub(crate) fn await_ready(
+    fd: BorrowedFd<'_>,
+    direction: Direction,
+    most: Option<Duration>,
+) -> io::Result<()> {
+    let flags = match direction {
+        Direction::Read => PollFlags::POLLIN,
+        Direction::Write => PollFlags::POLLOUT,
+    };
+    // Rounded up: whoever waits for less than a millisecond would not wait.
+    let rounded = |most: Duration| most.saturating_add(Duration::from_micros(999));
+    let most = most.map_or(PollTimeout::NONE, |most| {
+        PollTimeout::try_from(rounded(most)).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(&mut [PollFd::new(fd, flags)], most) {
+        Err(Errno::EINTR) => Ok(()),
+        done => Ok(done.map(|_| ())?),
+    }
+}
+
+/// Takes a connection that somebody has made, close-on-exec. It does not wait.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    loop {
+        match accept4(listener.as_raw_fd(), flags) {
+            // Whoever it was is gone, or a signal came.
+            Err(Errno::ECONNABORTED | Errno::EINTR) => {}
+            // SAFETY: the kernel made this descriptor just now, and nobody else has
+            // seen it.
+            accepted => return Ok(unsafe { OwnedFd::from_raw_fd(accepted?) }),
+        }
+    }
+}
+
+/// Connects to a named socket, and does not wait: where it would have to, it fails.
+/// What it returns does not wait, either.
+pub(crate) fn connect_to(path: &Path) -> io::Result<OwnedFd> {
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &address)?;
+    Ok(socket)
+}
+
+/// The user whose process has connected, or has begun to listen.
+pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(getsockopt(&socket, PeerCredentials)?.uid())
+}
+
+/// The user that this process acts as.
+pub(crate) fn own_uid() -> u32 {
+    // SAFETY: returns a number, and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Bytes that nobody can guess.
+#[cfg(feature = "authkey")]
+pub(crate) fn random() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    loop {
+        // SAFETY: the kernel writes at most that many bytes there.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        match Errno::result(got) {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+            // So few come all at once.
+            Ok(_) => return Ok(bytes),
+        }
+    }
+}
+
+/// Two connected sockets.
+pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (one, other) = UnixStream::pair()?;
+    Ok((one.into(), other.into()))
+}
+
+/// Makes reads and writes fail that would have to wait.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
+}
+
+/// Ends one direction of a socket, for all that have it.
+pub(crate) fn end(socket: BorrowedFd<'_>, direction: Direction) {
+    let how = match direction {
+        Direction::Read => Shutdown::Read,
+        Direction::Write => Shutdown::Write,
+    };
+    // If it fails the other end is gone.
+    let _ = shutdown(socket.as_raw_fd(), how);
+}
+
 /// Whether a write that failed like this may work a moment later.
 pub(crate) fn is_passing(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
@@ -317,7 +427,6 @@ pub(crate) fn is_passing(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::os::unix::net::UnixStream;
     use std::process;
 
     use nix::fcntl::FdFlag;

@@ -2,9 +2,11 @@
 //! the same error at the same place, and the buffer stays small. What is attached
 //! to a frame comes with its first byte.
 
+use std::any::Any;
+
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::attached::Attached;
+use crate::attached::{Open, Passed, Shared};
 use crate::limits::{FRAME_ATTACHED_MAX, SPARE_BYTES_MAX};
 use crate::proto::frame::{Frame, FrameError, FrameReader, HEADER_BYTES, Kind, REPORT_BYTES_MAX};
 
@@ -46,6 +48,20 @@ pub fn frame(data: &[u8]) {
     check(stream, limit, &[usize::MAX], &expected);
 }
 
+/// As memory it is empty.
+#[derive(Debug)]
+struct Anything;
+
+impl Open for Anything {
+    fn to_memory(&self) -> Option<Shared> {
+        Some(Shared::empty())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
 /// What the drawing in `proto/mod.rs` says, and nothing else.
 fn read_simply(stream: &[u8], payload_bytes_max: usize) -> Vec<Placed> {
     let mut events = Vec::new();
@@ -57,16 +73,16 @@ fn read_simply(stream: &[u8], payload_bytes_max: usize) -> Vec<Placed> {
         let limit = match header[4] {
             // Setup, Run, Done, Item
             1 | 2 | 19 | 22 => payload_bytes_max,
-            // Bye, Hello, Ready, InitFailed, Failed, Skipped
-            3 | 16 | 17 | 18 | 20 | 21 => REPORT_BYTES_MAX,
+            // Bye, Hello, Ready, InitFailed, Failed, Skipped, Began
+            3 | 16 | 17 | 18 | 20 | 21 | 23 => REPORT_BYTES_MAX,
             other => {
                 events.push((at, Event::Error(FrameError::UnknownKind(other))));
                 break;
             }
         };
-        let attached = usize::from(u16::from_le_bytes([header[6], header[7]]));
-        // Run, Done, Item
-        let most = if matches!(header[4], 2 | 19 | 22) { FRAME_ATTACHED_MAX } else { 0 };
+        let attached = usize::from(header[6]) + usize::from(header[7]);
+        // Setup, Run, Done, Item
+        let most = if matches!(header[4], 1 | 2 | 19 | 22) { FRAME_ATTACHED_MAX } else { 0 };
         if attached > most {
             let error = FrameError::Attached { announced: attached, limit: most };
             events.push((at, Event::Error(error)));
@@ -89,7 +105,7 @@ fn heads(stream: &[u8]) -> Vec<(usize, usize)> {
     let mut heads = Vec::new();
     let mut at = 0;
     while let Some(header) = stream.get(at..at + HEADER_BYTES) {
-        let attached = usize::from(u16::from_le_bytes([header[6], header[7]]));
+        let attached = usize::from(header[6]) + usize::from(header[7]);
         heads.push((at, attached.min(FRAME_ATTACHED_MAX)));
         at += HEADER_BYTES;
         at += u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
@@ -119,7 +135,7 @@ fn check(stream: &[u8], payload_bytes_max: usize, cuts: &[usize], expected: &[Pl
         let piece = piece.min(next.unwrap_or(stream.len()) - at);
         buffer.extend_from_slice(&stream[at..at + piece]);
         if let Some((_, attached)) = heads.iter().find(|(head, _)| *head == at) {
-            reader.attach((0..*attached).map(|_| Some(Attached::empty())), false);
+            reader.attach((0..*attached).map(|_| Passed::new(Anything)).collect(), false);
         }
         at += piece;
         loop {
@@ -127,7 +143,9 @@ fn check(stream: &[u8], payload_bytes_max: usize, cuts: &[usize], expected: &[Pl
                 Ok(None) => break,
                 Ok(Some(frame)) => {
                     let Frame { kind, flags, seq, ref body, ref arrived } = frame;
-                    let attached = (0..).take_while(|&n| arrived.get(n).is_some()).count();
+                    let memory = (0..).take_while(|&n| arrived.memory(n).is_some()).count();
+                    let others = (0..).take_while(|&n| arrived.descriptor(n).is_some()).count();
+                    let attached = memory + others;
                     let body = body.to_vec();
                     if seq % 2 == 1 {
                         kept.push(frame);

@@ -4,10 +4,10 @@
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::BytesMut;
 
-use crate::attached::Arrived;
+use crate::attached::{Arrived, Count};
 use crate::proto::frame::{Frame, FrameReader, Kind};
 use crate::proto::message::{
-    FromWorker, ToWorker, begin_done, begin_item, finish_done, finish_item, put_bye, put_failed,
+    FromWorker, ToWorker, begin_done, begin_item, finish_done, finish_item, put_began, put_bye, put_failed,
     put_hello, put_init_failed, put_ready, put_run, put_setup, put_skipped,
 };
 
@@ -55,9 +55,9 @@ fn read(bytes: &[u8]) -> Frame {
 fn write_to_worker(message: &ToWorker) -> Vec<u8> {
     let mut out = Vec::new();
     match message {
-        ToWorker::Setup(setup) => put_setup(&mut out, setup),
+        ToWorker::Setup(setup, _) => put_setup(&mut out, setup, &[]),
         ToWorker::Run { seq, function, shape, args, .. } => {
-            put_run(&mut out, *seq, *function, *shape, args.len(), 0);
+            put_run(&mut out, *seq, *function, *shape, args.len(), Count::NONE);
             out.extend_from_slice(args);
         }
         ToWorker::Bye => put_bye(&mut out),
@@ -75,17 +75,18 @@ fn write_from_worker(message: &FromWorker) -> Vec<u8> {
             begin_done(&mut out);
             out.extend_from_slice(payload);
             let len = out.len();
-            finish_done(&mut out, len, 0, *seq, *run_nanos, *answered, *retire);
+            finish_done(&mut out, len, Count::NONE, *seq, *run_nanos, *answered, *retire);
         }
         FromWorker::Failed { seq, run_nanos, retire, failure } => {
             put_failed(&mut out, *seq, *run_nanos, *retire, failure);
         }
         FromWorker::Skipped { seq } => put_skipped(&mut out, *seq),
+        FromWorker::Began { seq } => put_began(&mut out, *seq),
         FromWorker::Item { seq, payload } => {
             begin_item(&mut out);
             out.extend_from_slice(payload);
             let len = out.len();
-            finish_item(&mut out, len, 0, *seq);
+            finish_item(&mut out, len, Count::NONE, *seq);
         }
     }
     out

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 
+use crate::attached::Count;
 use crate::exit::Exit;
 use crate::limits::{ANSWER_WAIT, FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, SLOTS};
 use crate::proto::VERSION;
@@ -221,7 +222,7 @@ struct Worker {
 impl Worker {
     fn new(key: WorkerKey, room: usize) -> Self {
         let mut setup = Vec::new();
-        put_setup(&mut setup, &settings_frame());
+        put_setup(&mut setup, &settings_frame(), &[]);
         let mut worker = Worker {
             key,
             words: [SlotWord(0); SLOTS],
@@ -308,10 +309,10 @@ impl Worker {
         let mut out = Vec::new();
         match call {
             Some(call) => {
-                put_run(&mut out, seq, 1, call.shape, size_of::<u64>(), 0);
+                put_run(&mut out, seq, 1, call.shape, size_of::<u64>(), Count::NONE);
                 out.extend((call.task as u64).to_le_bytes());
             }
-            None => put_run(&mut out, seq, 0, Shape::One, 0, 0),
+            None => put_run(&mut out, seq, 0, Shape::One, 0, Count::NONE),
         }
         self.gathered.extend(out);
         self.write();
@@ -346,7 +347,7 @@ impl Worker {
 
     fn take(&mut self, now: Time, message: ToWorker, first: bool) -> Option<usize> {
         match message {
-            ToWorker::Setup(setup) => {
+            ToWorker::Setup(setup, _) => {
                 assert!(first && setup == settings_frame());
                 self.send(|out| put_ready(out, &[]));
                 None
@@ -391,14 +392,14 @@ impl Worker {
             self.send(|out| {
                 begin_item(out);
                 let len = out.len();
-                finish_item(out, len, 0, seq);
+                finish_item(out, len, Count::NONE, seq);
             });
         }
         self.send(|out| {
             begin_done(out);
             out.extend_from_slice(&payload);
             let len = out.len();
-            finish_done(out, len, 0, seq, 1000, answered, false);
+            finish_done(out, len, Count::NONE, seq, 1000, answered, false);
         });
     }
 
@@ -409,7 +410,7 @@ impl Worker {
         let done = |out: &mut Vec<u8>, answered, retire| {
             begin_done(out);
             let len = out.len();
-            finish_done(out, len, 0, seq, u64::MAX, answered, retire);
+            finish_done(out, len, Count::NONE, seq, u64::MAX, answered, retire);
         };
         self.send(|out| match kind {
             0 | 1 => put_hello(out, &hello(key)),
@@ -425,9 +426,9 @@ impl Worker {
             13 => {
                 begin_item(out);
                 let len = out.len();
-                finish_item(out, len, 0, seq);
+                finish_item(out, len, Count::NONE, seq);
             }
-            14 => put_run(out, seq, 0, Shape::One, 0, 0),
+            14 => put_run(out, seq, 0, Shape::One, 0, Count::NONE),
             _ => put_bye(out),
         });
     }
@@ -798,6 +799,12 @@ impl Pool {
                 self.accept_answer(key);
                 if let Some((id, call)) = heard {
                     assert!(self.close(call.task, |task| task.key.id == id && !task.cancelled));
+                }
+            }
+            FromWorker::Began { seq } => {
+                // None of the calls has descriptors.
+                if sched.handle_began(*now, key, seq, workers)?.is_some() {
+                    return Err(ProtocolError(Violation::WrongAnswer));
                 }
             }
             FromWorker::Item { seq, .. } => {

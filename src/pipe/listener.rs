@@ -1,0 +1,231 @@
+//! Connections between processes that are strangers, by the name of a socket.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::{sleep, timeout};
+
+use super::connection::Connection;
+use super::peers::{Peers, Role};
+use super::socket::Socket;
+use crate::limits::{HANDSHAKES_MAX, WRITE_AGAIN_WAIT};
+use crate::sys::fd::{self, Direction};
+
+/// A named Unix socket that other processes connect to. Python's
+/// `multiprocessing.connection.Listener`.
+///
+/// Unless [`Peers`] say otherwise, only processes of the same user are let in; others
+/// are turned away and not told of. Dropping it removes the socket's file, if that is
+/// still the one that it has made.
+///
+/// # Examples
+///
+/// ```
+/// use procession::{Connection, Listener, connect};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let path = std::env::temp_dir().join(format!("procession-doc-{}", std::process::id()));
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// let mut listener = Listener::bind(&path)?;
+/// let client = tokio::spawn(async move {
+///     let mut server: Connection<u32, String> = connect(path).await.unwrap();
+///     server.send(7).await.unwrap();
+///     server.recv().await.unwrap()
+/// });
+/// let mut client_end: Connection<String, u32> = listener.accept().await?;
+/// assert_eq!(client_end.recv().await?, Some(7));
+/// client_end.send("seven".to_string()).await?;
+/// assert_eq!(client.await?, Some("seven".to_string()));
+/// # Ok(()) })
+/// # }
+/// ```
+pub struct Listener {
+    socket: Arc<Socket>,
+    file: MadeFile,
+    peers: Arc<Peers>,
+    /// Those who have to prove something, oldest first.
+    shaking: VecDeque<Shaking>,
+}
+
+type Shaking = Pin<Box<dyn Future<Output = io::Result<Arc<Socket>>> + Send>>;
+
+impl Listener {
+    /// Makes a socket with this name, for processes of the same user.
+    ///
+    /// # Errors
+    ///
+    /// If there is such a file already, also one that was left by a process that was
+    /// killed: `AddrInUse`.
+    pub fn bind(path: impl AsRef<Path>) -> io::Result<Listener> {
+        Listener::bind_with(path, Peers::same_user())
+    }
+
+    /// As [`bind`](Self::bind), for those that are named.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind).
+    pub fn bind_with(path: impl AsRef<Path>, peers: Peers) -> io::Result<Listener> {
+        // Absolute, as the working folder may be another one when it is removed.
+        let path = std::path::absolute(path)?;
+        let listener = UnixListener::bind(&path)?;
+        let file = MadeFile::new(path)?;
+        let socket = Socket::new(OwnedFd::from(listener))?;
+        Ok(Listener { socket, file, peers: Arc::new(peers), shaking: VecDeque::new() })
+    }
+
+    /// The name of the socket.
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// The next connection. A client that is slow to prove that it knows the key, or
+    /// does not, keeps no other from being accepted.
+    ///
+    /// # Errors
+    ///
+    /// If the system cannot accept any, for want of descriptors for example. It may
+    /// the next time.
+    ///
+    /// # Cancel safety
+    ///
+    /// No connection is lost.
+    pub async fn accept<S, R>(&mut self) -> io::Result<Connection<S, R>> {
+        poll_fn(|cx| self.poll_accept(cx)).await.map(Connection::of)
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Arc<Socket>>> {
+        loop {
+            let listener = &self.socket;
+            let accepted = listener.poll_io(cx, Direction::Read, || fd::accept(listener.as_fd()));
+            let socket = match accepted {
+                Poll::Ready(accepted) => Socket::new(accepted?)?,
+                Poll::Pending => return self.poll_shaking(cx),
+            };
+            // Not one of ours: closed, and nobody's concern.
+            if self.peers.check(&socket).is_err() {
+                continue;
+            }
+            if !self.peers.has_key() {
+                return Poll::Ready(Ok(socket));
+            }
+            if self.shaking.len() == HANDSHAKES_MAX {
+                self.shaking.pop_front();
+            }
+            let peers = Arc::clone(&self.peers);
+            self.shaking.push_back(Box::pin(shake(peers, socket, Role::Listener)));
+        }
+    }
+
+    /// Lets those go on who have to prove something.
+    fn poll_shaking(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Arc<Socket>>> {
+        let mut at = 0;
+        while at < self.shaking.len() {
+            match self.shaking[at].as_mut().poll(cx) {
+                Poll::Pending => at += 1,
+                Poll::Ready(shaken) => {
+                    self.shaking.remove(at);
+                    if let Ok(socket) = shaken {
+                        return Poll::Ready(Ok(socket));
+                    }
+                }
+            }
+        }
+        Poll::Pending
+    }
+}
+
+async fn shake(peers: Arc<Peers>, socket: Arc<Socket>, role: Role) -> io::Result<Arc<Socket>> {
+    timeout(peers.handshake_wait, peers.shake_hands(&socket, role)).await??;
+    Ok(socket)
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("path", &self.file.path).finish_non_exhaustive()
+    }
+}
+
+/// A socket's file, removed when this is dropped by the process that made it.
+struct MadeFile {
+    path: PathBuf,
+    /// Device and number.
+    id: (u64, u64),
+    process: u32,
+}
+
+impl MadeFile {
+    fn new(path: PathBuf) -> io::Result<Self> {
+        let id = MadeFile::id(&path)?;
+        Ok(MadeFile { path, id, process: std::process::id() })
+    }
+
+    fn id(path: &Path) -> io::Result<(u64, u64)> {
+        let file = fs::symlink_metadata(path)?;
+        Ok((file.dev(), file.ino()))
+    }
+}
+
+impl Drop for MadeFile {
+    fn drop(&mut self) {
+        let is_ours = self.process == std::process::id();
+        if is_ours && MadeFile::id(&self.path).is_ok_and(|id| id == self.id) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Connects to a [`Listener`] of the same user. Python's
+/// `multiprocessing.connection.Client`.
+///
+/// # Errors
+///
+/// If nobody listens there, or another user does.
+///
+/// # Cancel safety
+///
+/// Dropped, nothing is left of it but a connection that the listener sees end.
+pub async fn connect<S, R>(path: impl AsRef<Path>) -> io::Result<Connection<S, R>> {
+    connect_with(path, Peers::same_user()).await
+}
+
+/// As [`connect`], to a listener of those that are named.
+///
+/// # Errors
+///
+/// As [`connect`], and if the other end does not prove that it knows the key.
+///
+/// # Panics
+///
+/// In a runtime without a timer, if it has to wait.
+pub async fn connect_with<S, R>(
+    path: impl AsRef<Path>,
+    peers: Peers,
+) -> io::Result<Connection<S, R>> {
+    let fd = loop {
+        match fd::connect_to(path.as_ref()) {
+            // It has more to accept than the kernel keeps for it. Nobody says when
+            // that is otherwise.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                sleep(WRITE_AGAIN_WAIT).await;
+            }
+            connected => break connected?,
+        }
+    };
+    let socket = Socket::new(fd)?;
+    peers.check(&socket)?;
+    if !peers.has_key() {
+        return Ok(Connection::of(socket));
+    }
+    shake(Arc::new(peers), socket, Role::Client).await.map(Connection::of)
+}

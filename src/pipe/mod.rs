@@ -1,0 +1,19 @@
+//! Values between two processes, one message at a time: a pair of connected ends, of
+//! which either goes to another process as an argument.
+
+// `socket` waits for a socket in any runtime and without one, `half` is one direction,
+// `connection` both, `fault` what can go wrong; `listener` is for processes that
+// are strangers, `peers` for who they may be.
+mod connection;
+mod fault;
+mod half;
+mod listener;
+mod peers;
+
+mod socket;
+
+pub use self::connection::{Connection, ReuniteError, channel, pipe};
+pub use self::fault::{RecvError, SendError, SendErrorKind};
+pub use self::half::{Receiver, Sender};
+pub use self::listener::{Listener, connect, connect_with};
+pub use self::peers::Peers;

@@ -1,0 +1,46 @@
+//! Byte strings beside values.
+
+use bytes::Bytes;
+use procession::{RecvError, channel, pipe};
+
+use crate::support::checked;
+
+#[test]
+fn byte_strings_of_any_size() {
+    checked(async {
+        let (mut a, mut b) = pipe::<u8>().unwrap();
+        for size in [0, 1, 1000, 32 << 10, 1 << 20, 20 << 20] {
+            let bytes = Bytes::from(vec![size as u8; size]);
+            let (sent, came) = tokio::join!(a.send_bytes(bytes.clone()), b.recv_bytes(usize::MAX));
+            sent.unwrap();
+            assert!(came.unwrap() == Some(bytes), "{size}");
+        }
+        drop(a);
+        assert_eq!(b.recv_bytes(1).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn one_that_is_too_long_is_dropped_and_told_of() {
+    checked(async {
+        let (mut sender, mut receiver) = channel::<u8>().unwrap();
+        sender.send_bytes(vec![1; 100]).await.unwrap();
+        sender.send_bytes(vec![2; 10]).await.unwrap();
+        let error = receiver.recv_bytes(50).await.unwrap_err();
+        assert!(matches!(error, RecvError::TooLong { size: 100, limit: 50 }), "{error}");
+        assert_eq!(receiver.recv_bytes(50).await.unwrap().unwrap(), vec![2; 10]);
+    });
+}
+
+#[test]
+fn values_and_byte_strings_are_not_taken_for_each_other() {
+    checked(async {
+        let (mut sender, mut receiver) = channel::<u8>().unwrap();
+        sender.send(7).await.unwrap();
+        sender.send_bytes(&b"bytes"[..]).await.unwrap();
+        assert!(matches!(receiver.recv_bytes(100).await, Err(RecvError::Decode(_))));
+        assert_eq!(receiver.recv().await.unwrap(), Some(7), "it is still there");
+        assert!(matches!(receiver.recv().await, Err(RecvError::Decode(_))));
+        assert_eq!(receiver.recv_bytes(100).await.unwrap().unwrap(), "bytes");
+    });
+}

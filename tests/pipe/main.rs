@@ -1,0 +1,14 @@
+//! Pipes, channels and listeners, as their users see them.
+
+mod bytes;
+mod ending;
+mod hostile;
+mod listening;
+mod moving;
+mod talking;
+mod waiting;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+procession::test_worker!();

@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::marker::PhantomData;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::thread;
@@ -18,6 +18,7 @@ use futures_util::sink::Sink;
 use futures_util::stream::{FusedStream, Stream};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, ser};
+use tokio::task::coop::consume_budget;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::fault::{RecvError, SendError, SendErrorKind};
@@ -107,6 +108,8 @@ impl<T> Sender<T> {
 
     /// Writes all there is.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendErrorKind>> {
+        // As tokio's channels do: who never waits lets others run.
+        ready!(pin!(consume_budget()).poll(cx));
         while !self.outgoing.is_empty() {
             if let Some(pause) = &mut self.pause {
                 ready!(pause.as_mut().poll(cx));
@@ -512,6 +515,8 @@ impl<T> Receiver<T> {
 
     /// Whether the next message, or the end, has come; reads until it has.
     fn poll_next_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RecvError>> {
+        // As tokio's channels do: who never waits lets others run.
+        ready!(pin!(consume_budget()).poll(cx));
         loop {
             if self.parse()? || self.is_over {
                 return Poll::Ready(Ok(()));

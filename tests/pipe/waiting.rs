@@ -138,10 +138,10 @@ fn both_ends_without_a_runtime() {
 
         let (mut sender, mut receiver) = channel::<Vec<u8>>().unwrap();
         let thread = std::thread::spawn(move || {
-            sender.blocking_send(vec![7; 20 << 20]).unwrap();
+            sender.blocking_send(vec![7; 3 << 20]).unwrap();
             sender.blocking_send_bytes(vec![8; 100_000]).unwrap();
         });
-        assert!(receiver.blocking_recv().unwrap() == Some(vec![7; 20 << 20]));
+        assert!(receiver.blocking_recv().unwrap() == Some(vec![7; 3 << 20]));
         assert_eq!(receiver.blocking_recv_bytes(1 << 20).unwrap().unwrap().len(), 100_000);
         assert_eq!(receiver.blocking_recv().unwrap(), None);
         thread.join().unwrap();

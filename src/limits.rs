@@ -34,10 +34,9 @@ pub(crate) const SLOTS: usize = 256;
 /// each of its words for each reference to the page.
 pub(crate) const OUTBOX_BYTES: usize = if cfg!(miri) { 4 << 10 } else { 64 << 10 };
 
-/// How much of a chunk's answers is put down in the ring before the chunk is
-/// answered, close behind what was published. At most half of the ring is unsent,
-/// so this is far from it.
-pub(crate) const TALLY_BYTES_MAX: usize = OUTBOX_BYTES / 4;
+/// How much of a chunk's answers is put down in the status page before the chunk is
+/// answered: some thousand numbers. A chunk whose answers are longer ends early.
+pub(crate) const TALLY_BYTES: usize = if cfg!(miri) { 1 << 10 } else { 16 << 10 };
 
 /// Buffers that have grown beyond this are given back when they are empty.
 pub(crate) const SPARE_BYTES_MAX: usize = 4 << 20;

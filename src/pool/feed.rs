@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::flight::{Chunk, Fed, Flight, Flights, Form, info};
 use crate::error::{Side, TaskError, TaskInfo};
-use crate::limits::{ATTACHED_MAX, TALLY_BYTES_MAX};
+use crate::limits::{ATTACHED_MAX, TALLY_BYTES};
 use crate::proto::codec;
 use crate::proto::draft::{Draft, Mark};
 use crate::proto::message::Shape;
@@ -269,7 +269,7 @@ impl Feed {
             return 0;
         }
         let by_time = usize::try_from(2 * self.chunk_nanos / self.item_nanos).unwrap_or(most);
-        let by_bytes = 2 * TALLY_BYTES_MAX / self.answer_bytes.max(1);
+        let by_bytes = 2 * TALLY_BYTES / self.answer_bytes.max(1);
         by_time.min(by_bytes).min(most)
     }
 
@@ -495,7 +495,7 @@ impl Feed {
         };
         // What is not put down is not begun.
         let by_bytes = match self.tallied {
-            true => TALLY_BYTES_MAX / self.answer_bytes.max(1),
+            true => TALLY_BYTES / self.answer_bytes.max(1),
             false => usize::MAX,
         };
         let most = self.chunk_items_max.min(by_bytes).max(1);

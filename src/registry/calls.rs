@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::limits::TALLY_BYTES_MAX;
+use crate::limits::TALLY_BYTES;
 use crate::proto::answers;
 use crate::proto::codec::{self, Budget, DecodeFailure, EncodeFailure};
 use crate::proto::draft::{Draft, Mark, Whole};
@@ -50,9 +50,7 @@ pub(crate) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    /// `head`: bytes of the frame before the first answer.
-    pub(crate) fn new(page: &'a Layout, seq: u64, head: usize) -> Self {
-        page.begin_tally(seq, head);
+    pub(crate) fn new(page: &'a Layout, seq: u64) -> Self {
         Tally { page, seq, count: 0, bytes: 0 }
     }
 
@@ -62,7 +60,7 @@ impl<'a> Tally<'a> {
 
     /// Puts a result down. What does not fit is not, and nothing after it.
     fn put(&mut self, result: &[u8]) -> bool {
-        let fits = result.len() <= TALLY_BYTES_MAX - self.bytes;
+        let fits = result.len() <= TALLY_BYTES - self.bytes;
         if fits {
             self.count += 1;
             self.page.tally(self.seq, self.count, self.bytes, result);

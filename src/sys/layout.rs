@@ -8,7 +8,7 @@
 
 use std::mem;
 
-use crate::limits::{OUTBOX_BYTES, SLOTS, TALLY_BYTES_MAX};
+use crate::limits::{OUTBOX_BYTES, SLOTS, TALLY_BYTES};
 use crate::slot_word::{Phase, SlotWord};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::sys::futex;
@@ -29,6 +29,8 @@ pub(crate) struct Layout {
     pub(super) slots: [Slot; SLOTS],
     /// Words, not bytes: atomics of one size, eight bytes at a time.
     pub(super) outbox: [AtomicU64; OUTBOX_WORDS],
+    /// Answers of the chunk that runs.
+    pub(super) tally: [AtomicU64; TALLY_BYTES / WORD_BYTES],
 }
 
 #[repr(C, align(4096))]
@@ -69,8 +71,6 @@ pub(super) struct Slot {
     claimed: AtomicU64,
     /// How many of its answers are put down, and in the upper half their bytes.
     tally: AtomicU64,
-    /// And where: a position as those of the outbox.
-    tally_at: AtomicU64,
 }
 
 /// What a worker has put down of a chunk that it has not answered.
@@ -106,9 +106,13 @@ impl Layout {
             nudge: AtomicU32::new(0),
             claimed: AtomicU64::new(0),
             tally: AtomicU64::new(0),
-            tally_at: AtomicU64::new(0),
         });
-        Layout { header, slots, outbox: std::array::from_fn(|_| AtomicU64::new(0)) }
+        Layout {
+            header,
+            slots,
+            outbox: std::array::from_fn(|_| AtomicU64::new(0)),
+            tally: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
     }
 
     fn slot(&self, seq: u64) -> &Slot {
@@ -208,22 +212,13 @@ impl Layout {
         u32::MAX
     }
 
-    /// Worker: where it will put down the answers of a chunk, `head` bytes behind
-    /// what was published. That is where they will be in the frame, too, in which
-    /// they are sent: to write it changes none of them.
-    pub(crate) fn begin_tally(&self, seq: u64, head: usize) {
-        let at = self.outbox_filled() + head as u64;
-        self.slot(seq).tally_at.store(at, Ordering::Relaxed);
-    }
-
     /// Worker: puts an answer down behind the `len` bytes that are there, so that it
     /// outlives the worker. `answered`: how many there are then.
     pub(crate) fn tally(&self, seq: u64, answered: u32, len: usize, answer: &[u8]) {
-        let slot = self.slot(seq);
         let end = len + answer.len();
-        debug_assert!(end <= TALLY_BYTES_MAX);
-        self.outbox_write(slot.tally_at.load(Ordering::Relaxed) + len as u64, answer);
-        slot.tally.store(halves(answered, end as u32), Ordering::Release);
+        debug_assert!(end <= TALLY_BYTES);
+        write(&self.tally, len, answer);
+        self.slot(seq).tally.store(halves(answered, end as u32), Ordering::Release);
     }
 
     /// Parent: what has been put down of a chunk that runs; `None` if it does not.
@@ -239,13 +234,11 @@ impl Layout {
     pub(crate) fn tallied(&self, seq: u64) -> Option<Tallied> {
         let claimed = self.slot(seq).claimed.load(Ordering::Acquire);
         let tally = self.slot(seq).tally.load(Ordering::Acquire);
-        let from = self.slot(seq).tally_at.load(Ordering::Relaxed);
         let len = high(tally) as usize;
-        let to = from.checked_add(len as u64).filter(|_| len <= TALLY_BYTES_MAX)?;
-        Some(Tallied {
+        (len <= TALLY_BYTES).then(|| Tallied {
             begun: low(claimed).min(high(claimed)),
             answered: low(tally),
-            answers: self.outbox_read(from, to),
+            answers: read(&self.tally, 0, len),
         })
     }
 
@@ -325,25 +318,7 @@ impl Layout {
     /// at a time; others would leave mixed bytes, nothing worse.
     pub(crate) fn outbox_write(&self, at: u64, bytes: &[u8]) {
         debug_assert!(bytes.len() <= OUTBOX_BYTES);
-        // Who sees these bytes must see what was published before them: by that
-        // a reader knows that what it has read was not overwritten meanwhile.
-        fence(Ordering::Release);
-        let ring = &self.outbox;
-        let (mut word, skip) = ring_position(at);
-        let mut rest = bytes;
-        if skip != 0 {
-            let (head, tail) = rest.split_at(rest.len().min(WORD_BYTES - skip));
-            blend(&ring[word], skip, head);
-            word = (word + 1) % OUTBOX_WORDS;
-            rest = tail;
-        }
-        let mut whole = rest.chunks_exact(WORD_BYTES);
-        for chunk in &mut whole {
-            let value = u64::from_ne_bytes(chunk.try_into().expect("chunks of a word"));
-            ring[word].store(value, Ordering::Relaxed);
-            word = (word + 1) % OUTBOX_WORDS;
-        }
-        blend(&ring[word], 0, whole.remainder());
+        write(&self.outbox, (at % OUTBOX_BYTES as u64) as usize, bytes);
     }
 
     /// Parent: all that the stream has from `wanted` on. `None` where that has
@@ -374,19 +349,7 @@ impl Layout {
     ///
     /// Unless `from <= to` and the range fits into the ring.
     pub(super) fn outbox_read(&self, from: u64, to: u64) -> Vec<u8> {
-        let len = range_len(from, to);
-        let (mut word, skip) = ring_position(from);
-        let mut bytes = Vec::with_capacity(skip + len + WORD_BYTES);
-        while bytes.len() < skip + len {
-            bytes.extend(self.outbox[word].load(Ordering::Relaxed).to_ne_bytes());
-            word = (word + 1) % OUTBOX_WORDS;
-        }
-        // With the fence in `outbox_write`: what is loaded after this is as
-        // new as the bytes at least.
-        fence(Ordering::Acquire);
-        bytes.truncate(skip + len);
-        bytes.drain(..skip);
-        bytes
+        read(&self.outbox, (from % OUTBOX_BYTES as u64) as usize, range_len(from, to))
     }
 }
 
@@ -402,10 +365,42 @@ fn high(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
-/// The word of the ring that holds a stream position, and the byte in it.
-fn ring_position(at: u64) -> (usize, usize) {
-    let byte = at as usize % OUTBOX_BYTES;
-    (byte / WORD_BYTES, byte % WORD_BYTES)
+/// Copies bytes into a ring of words, from its byte `at` on.
+fn write(ring: &[AtomicU64], at: usize, bytes: &[u8]) {
+    // Who sees these bytes must see what was stored before them: by that a reader
+    // knows that what it has read was not overwritten meanwhile.
+    fence(Ordering::Release);
+    let (mut word, skip) = (at / WORD_BYTES, at % WORD_BYTES);
+    let mut rest = bytes;
+    if skip != 0 {
+        let (head, tail) = rest.split_at(rest.len().min(WORD_BYTES - skip));
+        blend(&ring[word], skip, head);
+        word = (word + 1) % ring.len();
+        rest = tail;
+    }
+    let mut whole = rest.chunks_exact(WORD_BYTES);
+    for chunk in &mut whole {
+        let value = u64::from_ne_bytes(chunk.try_into().expect("chunks of a word"));
+        ring[word].store(value, Ordering::Relaxed);
+        word = (word + 1) % ring.len();
+    }
+    blend(&ring[word % ring.len()], 0, whole.remainder());
+}
+
+/// Copies `len` bytes out of it.
+fn read(ring: &[AtomicU64], at: usize, len: usize) -> Vec<u8> {
+    let (mut word, skip) = (at / WORD_BYTES, at % WORD_BYTES);
+    let mut bytes = Vec::with_capacity(skip + len + WORD_BYTES);
+    while bytes.len() < skip + len {
+        bytes.extend(ring[word].load(Ordering::Relaxed).to_ne_bytes());
+        word = (word + 1) % ring.len();
+    }
+    // With the fence in `write`: what is loaded after this is as new as the bytes at
+    // least.
+    fence(Ordering::Acquire);
+    bytes.truncate(skip + len);
+    bytes.drain(..skip);
+    bytes
 }
 
 pub(super) fn range_len(from: u64, to: u64) -> usize {

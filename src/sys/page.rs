@@ -7,8 +7,9 @@
 //!      0  magic │ layout version │ cancel bell │ lookout │ over memory │ sandbox
 //!     64  outbox filled │ held from
 //!   4096  256 slots of 64 bytes: word, started at, item, credit, polite, nudge,
-//!         claimed, tally, tally at
+//!         claimed, tally
 //!  20480  outbox: a ring of 64 KiB
+//!  86016  tally: 16 KiB
 //! ```
 //!
 //! The file is sealed against shrinking: a worker that truncated it would
@@ -28,21 +29,21 @@ use nix::fcntl::SealFlag;
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::limits::OUTBOX_BYTES;
+use crate::limits::{OUTBOX_BYTES, TALLY_BYTES};
 use crate::sys::atomic::Ordering;
 use crate::sys::layout::{Header, Layout, Slot, range_len};
 use crate::sys::memfd;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
 const NAME: &CStr = c"procession-page";
-const LAYOUT_VERSION: u32 = 6;
+const LAYOUT_VERSION: u32 = 7;
 
 const _: () = {
     assert!(offset_of!(Header, outbox) == 64);
     assert!(mem::size_of::<Slot>() == 64);
     assert!(offset_of!(Layout, slots) == 4096);
     assert!(offset_of!(Layout, outbox) == 20480);
-    assert!(mem::size_of::<Layout>() == 20480 + OUTBOX_BYTES);
+    assert!(mem::size_of::<Layout>() == 20480 + OUTBOX_BYTES + TALLY_BYTES);
 };
 
 /// One process's mapping of a status page.

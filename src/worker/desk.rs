@@ -111,8 +111,7 @@ impl Desk {
         let shown = page.item_cell(batch.seq);
         let mut calls = Calls::new(batch.count, args.whole(), out, limits, shown);
         if batch.tallied {
-            let head = calls.out().len();
-            calls = calls.tallied(Tally::new(&page, batch.seq, head));
+            calls = calls.tallied(Tally::new(&page, batch.seq));
         }
         let mut watch = Watch::new();
         while !calls.is_enough() {

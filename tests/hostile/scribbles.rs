@@ -72,8 +72,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         // Values of one byte with their lengths, or none.
         let value = if then.contains("noise") { [0xff; 5] } else { [1, 0, 0, 0, 5] };
         let values = value.repeat(8);
-        actor.page.write(wire::RING_AT, &values);
-        actor.page.write(slot + wire::TALLY_AT + 8, &0_u64.to_le_bytes());
+        actor.page.write(wire::PUT_DOWN_AT, &values);
         let halves = |low: u32, high: u32| (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
         actor.page.write(slot + wire::CLAIMED_AT, &halves(claimed, u32::MAX));
         actor.page.write(slot + wire::TALLY_AT, &halves(answered, len));

@@ -127,7 +127,8 @@ pub(crate) const SLOTS_AT: u64 = 4096;
 pub(crate) const SLOTS: u64 = 256;
 pub(crate) const RING_AT: u64 = SLOTS_AT + SLOTS * 64;
 pub(crate) const RING_BYTES: u64 = 64 << 10;
-pub(crate) const PAGE_BYTES: u64 = RING_AT + RING_BYTES;
+pub(crate) const PUT_DOWN_AT: u64 = RING_AT + RING_BYTES;
+pub(crate) const PAGE_BYTES: u64 = PUT_DOWN_AT + (16 << 10);
 /// And in a slot.
 pub(crate) const STARTED_AT: u64 = 8;
 pub(crate) const ITEM_AT: u64 = 16;

@@ -5,4 +5,4 @@ pub(crate) const SLOTS: usize = 2;
 
 pub(crate) const OUTBOX_BYTES: usize = 64;
 
-pub(crate) const TALLY_BYTES_MAX: usize = OUTBOX_BYTES / 4;
+pub(crate) const TALLY_BYTES: usize = 16;

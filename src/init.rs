@@ -7,6 +7,7 @@ use nix::unistd::{getpid, gettid};
 
 use crate::registry::{Table, TestMain, test_main};
 use crate::start::boot::{Boot, boot, is_marked};
+use crate::start::fork_host::Hooks;
 use crate::worker;
 
 static INITIALISED: AtomicBool = AtomicBool::new(false);
@@ -41,7 +42,7 @@ pub fn init() {
         // Before this process may become a worker: tasks can have pools too.
         INITIALISED.store(true, Ordering::Release);
     }
-    enter(boot());
+    enter(boot(Hooks { preload: worker::preload, waiting_threads: 0 }));
 }
 
 /// Lets the tests of a test binary start workers: write it once, anywhere at
@@ -76,7 +77,8 @@ macro_rules! test_worker {
 /// What [`test_worker!`](crate::test_worker) expands to.
 pub fn enter_test_worker<T: TestMain>() {
     test_main::<T>();
-    enter(boot());
+    // The harness waits for this test on another thread.
+    enter(boot(Hooks { preload: worker::preload, waiting_threads: 1 }));
 }
 
 /// How workers of this process are to be started, if they can be.

@@ -9,7 +9,7 @@
 //!   a [`Map`], a [`MapHandle`] or a stream, [`Imap`]; many answers of one call
 //!   are a [`TaskStream`].
 //! - [`Process`] is one function in a process of its own, with a name, signals and
-//!   streams; [`process`] says who is whose child.
+//!   streams; [`process`] says who is whose child, and has the fork server.
 //! - [`TaskError`] says what became of a call without an answer, [`Exit`] how
 //!   its worker ended, [`SpawnError`] why there is no worker.
 //! - [`worker`] is for the inside of tasks: hearing of one's own cancellation.

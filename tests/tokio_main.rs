@@ -3,7 +3,7 @@
 //!
 //! No test harness, so it answers nextest's questions itself.
 
-use procession::Pool;
+use procession::{Pool, Process, StartMethod};
 
 const NAME: &str = "init_within_tokio_main";
 
@@ -41,6 +41,10 @@ async fn main() {
     assert_eq!(pool.apply(nested, ()).await.unwrap(), 2);
     pool.close();
     pool.join().await;
+    // A program that has threads when it comes to `init` cannot be copied, and says so.
+    let forked = Process::builder().start_method(StartMethod::ForkServer).spawn(later, 1);
+    let error = std::error::Error::source(&forked.unwrap_err()).unwrap().to_string();
+    assert!(error.contains("`#[tokio::main]`") && error.contains("StartMethod::Spawn"), "{error}");
     assert!(!note.exists());
     println!("test {NAME} ... ok");
 }

@@ -17,7 +17,7 @@ use super::Pool;
 use crate::error::{Cause, Side, SpawnError, TaskError};
 use crate::init::{Entry, entry};
 use crate::limits::{FRAME_BYTES_MAX_DEFAULT, FRAME_BYTES_MAX_LEAST, FRAME_BYTES_MAX_MOST, SLOTS};
-use crate::process::{StartMethod, Stdio, Surroundings, check_name, setting};
+use crate::process::{Stdio, Surroundings, check_name, setting};
 use crate::proto::codec;
 use crate::proto::draft::{Draft, Payload};
 use crate::proto::message::{Setup, put_setup};
@@ -25,6 +25,7 @@ use crate::registry::{TaskFn, value_id};
 use crate::resource::Resource;
 use crate::sandbox::Sandbox;
 use crate::sched::Settings;
+use crate::start::StartMethod;
 use crate::start::spawn::Role;
 use crate::supervisor::{InitCheck, Plan, Supervisor};
 use crate::sys::cast::Sharing;
@@ -399,9 +400,10 @@ impl PoolBuilder {
         self
     }
 
-    /// How worker processes come to be. Default: [`StartMethod::Spawn`].
+    /// How worker processes come to be. Default: that of the program, see
+    /// [`set_start_method`](crate::process::set_start_method).
     pub fn start_method(mut self, method: StartMethod) -> Self {
-        self.surroundings.start_method = method;
+        self.surroundings.start_method = Some(method);
         self
     }
 

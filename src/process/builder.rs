@@ -15,7 +15,7 @@ use super::life::{Interest, Life, Terms};
 use super::line::Line;
 use super::post::Post;
 use super::streams::{ProcessStderr, ProcessStdin, ProcessStdout, Tap};
-use super::surroundings::{StartMethod, Stdio, Surroundings, check_name, setting};
+use super::surroundings::{Stdio, Surroundings, check_name, setting};
 use super::{Process, at_exit};
 use crate::error::{Cause, Side, SpawnError, TaskError};
 use crate::init::{Entry, entry};
@@ -24,6 +24,7 @@ use crate::proto::codec;
 use crate::proto::draft::Draft;
 use crate::registry::{self, TaskFn, value_id};
 use crate::resource::Resource;
+use crate::start::StartMethod;
 use crate::start::identity::Birth;
 use crate::start::spawn::{Ends, Role};
 use crate::sys::cast::Sharing;
@@ -91,9 +92,10 @@ impl ProcessBuilder {
         self
     }
 
-    /// How it comes to be. Default: [`StartMethod::Spawn`].
+    /// How it comes to be. Default: that of the program, see
+    /// [`set_start_method`](crate::process::set_start_method).
     pub fn start_method(mut self, method: StartMethod) -> Self {
-        self.surroundings.start_method = method;
+        self.surroundings.start_method = Some(method);
         self
     }
 

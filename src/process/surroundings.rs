@@ -6,23 +6,15 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
+use super::method::start_method;
 use crate::error::{Cause, SpawnError};
 use crate::limits::NAME_BYTES_MAX;
 use crate::proto::VERSION;
 use crate::proto::message::Setup;
 use crate::registry::Table;
 use crate::resource::Resource;
+use crate::start::StartMethod;
 use crate::start::spawn::{Role, SpawnSpec, Standard};
-
-/// How processes come to be.
-#[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum StartMethod {
-    /// This program is executed again: slow to start (about a millisecond),
-    /// and free of any inherited state.
-    #[default]
-    Spawn,
-}
 
 /// Where a process's standard output or error goes, or its standard input comes
 /// from. The standard input of a pool's workers is always empty.
@@ -68,7 +60,8 @@ impl Stdio {
 /// See [`PoolBuilder`](crate::PoolBuilder) for what each means.
 #[derive(Clone, Debug)]
 pub(crate) struct Surroundings {
-    pub(crate) start_method: StartMethod,
+    /// `None`: the default.
+    pub(crate) start_method: Option<StartMethod>,
     pub(crate) own_group: bool,
     pub(crate) stdin: Stdio,
     pub(crate) stdout: Stdio,
@@ -85,7 +78,7 @@ pub(crate) struct Surroundings {
 impl Default for Surroundings {
     fn default() -> Self {
         Surroundings {
-            start_method: StartMethod::default(),
+            start_method: None,
             own_group: true,
             stdin: Stdio::null(),
             stdout: Stdio::inherit(),
@@ -147,8 +140,8 @@ impl Surroundings {
 
     /// What whoever starts it has to do. `test_main`: as `init` says.
     pub(crate) fn into_spec(self, role: Role, test_main: Option<&'static str>) -> SpawnSpec {
-        let StartMethod::Spawn = self.start_method;
         SpawnSpec {
+            method: self.start_method.unwrap_or_else(start_method),
             test_main,
             role,
             own_group: self.own_group,

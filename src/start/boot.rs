@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::parent_id;
 use std::process;
 
+use crate::start::fork_host::{self, Hooks};
 use crate::start::identity::{self, Birth};
 use crate::start::message::{self, Flags};
 use crate::sys::page::Page;
@@ -43,8 +44,9 @@ pub(crate) struct Ties {
 /// input and output are the parent's choice, and signals are those of a fresh
 /// process. `None`: go on as the program.
 ///
-/// Does not return if this is a worker whose parent has died meanwhile.
-pub(crate) fn boot() -> io::Result<Option<Boot>> {
+/// Does not return if this is a worker whose parent has died meanwhile. If this is a
+/// fork server, returns in each of its workers, and never in itself.
+pub(crate) fn boot(hooks: Hooks) -> io::Result<Option<Boot>> {
     if !is_marked() {
         return Ok(None);
     }
@@ -65,12 +67,42 @@ pub(crate) fn boot() -> io::Result<Option<Boot>> {
         // worker, and even less a second copy of the program.
         process::exit(1);
     }
-    let ties = if flags.independent {
-        None
-    } else {
+    if flags.fork_server {
+        drop(page);
+        prepare(&ties, birth, stdin, stdout)?;
+        return fork_host::serve(socket, ties, hooks).map(Some);
+    }
+    let ties = if flags.independent { None } else { Some(ties) };
+    settle(Settled { socket, page, ties, birth, once: flags.once, stdin, stdout }).map(Some)
+}
+
+/// What a worker was given, however it came to be.
+pub(super) struct Settled {
+    pub(super) socket: UnixStream,
+    pub(super) page: OwnedFd,
+    pub(super) ties: Option<Ties>,
+    pub(super) birth: Birth,
+    pub(super) once: bool,
+    /// `None` to leave what there is.
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: Option<OwnedFd>,
+}
+
+pub(super) fn settle(settled: Settled) -> io::Result<Boot> {
+    let Settled { socket, page, ties, birth, once, stdin, stdout } = settled;
+    prepare(ties.as_ref(), birth, stdin, stdout)?;
+    Ok(Boot { socket, page: Page::open(page)?, ties, once })
+}
+
+fn prepare<'a>(
+    ties: impl Into<Option<&'a Ties>>,
+    birth: Birth,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+) -> io::Result<()> {
+    if let Some(ties) = ties.into() {
         signal::kill_group_on_hang_up(ties.leash.as_fd())?;
-        Some(ties)
-    };
+    }
     if let Some(stdin) = stdin {
         fd::replace_stdin(stdin)?;
     }
@@ -79,7 +111,7 @@ pub(crate) fn boot() -> io::Result<Option<Boot>> {
     }
     signal::reset_signals()?;
     identity::set_birth(birth);
-    Ok(Some(Boot { socket, page: Page::open(page)?, ties, once: flags.once }))
+    Ok(())
 }
 
 /// Whether this process was started to be a worker, whatever became of that.

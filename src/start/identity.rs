@@ -61,6 +61,14 @@ impl Birth {
         Birth { name, path, parent, parent_pid: std::process::id() }
     }
 
+    /// A helper of this process, which is none of its children and has no number.
+    pub(crate) fn beside_children(name: &str) -> Birth {
+        let ours = birth();
+        let path = ours.as_ref().map(|ours| ours.path.clone()).unwrap_or_default();
+        let parent = ours.map_or_else(|| MAIN_NAME.to_owned(), |ours| ours.name.clone());
+        Birth { name: name.to_owned(), path, parent, parent_pid: std::process::id() }
+    }
+
     /// How it shows in `ps`.
     pub(crate) fn arg0(&self) -> String {
         let ours = std::env::args_os().next().unwrap_or_default();

@@ -25,7 +25,8 @@ const HAS_STDOUT: u8 = 1;
 const HAS_STDIN: u8 = 2;
 const ONCE: u8 = 4;
 const INDEPENDENT: u8 = 8;
-const ALL: u8 = HAS_STDOUT | HAS_STDIN | ONCE | INDEPENDENT;
+const FORK_SERVER: u8 = 16;
+const ALL: u8 = HAS_STDOUT | HAS_STDIN | ONCE | INDEPENDENT | FORK_SERVER;
 
 /// What kind of worker it is to be, and which descriptors follow those that
 /// each has.
@@ -37,15 +38,18 @@ pub(crate) struct Flags {
     pub(crate) once: bool,
     /// It may outlive its parent.
     pub(crate) independent: bool,
+    /// It makes workers, and is none.
+    pub(crate) fork_server: bool,
 }
 
 pub(crate) fn encode(flags: Flags, birth: &Birth) -> Vec<u8> {
-    let Flags { has_stdout, has_stdin, once, independent } = flags;
+    let Flags { has_stdout, has_stdin, once, independent, fork_server } = flags;
     let bits = [
         (has_stdout, HAS_STDOUT),
         (has_stdin, HAS_STDIN),
         (once, ONCE),
         (independent, INDEPENDENT),
+        (fork_server, FORK_SERVER),
     ];
     let bits = bits.into_iter().filter(|(is_set, _)| *is_set).map(|(_, bit)| bit).sum();
     let mut message = MAGIC.to_vec();
@@ -71,6 +75,7 @@ pub(crate) fn decode_header(header: &[u8]) -> Option<(Flags, usize)> {
         has_stdin: is_set(HAS_STDIN),
         once: is_set(ONCE),
         independent: is_set(INDEPENDENT),
+        fork_server: is_set(FORK_SERVER),
     };
     Some((flags, u32::from_le_bytes(len.try_into().ok()?) as usize))
 }
@@ -94,13 +99,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for bits in 0..16 {
+        for bits in 0..32 {
             let is_set = |bit| bits & bit != 0;
             let flags = Flags {
                 has_stdout: is_set(1),
                 has_stdin: is_set(2),
                 once: is_set(4),
                 independent: is_set(8),
+                fork_server: is_set(16),
             };
             let message = encode(flags, &birth());
             let (header, body) = message.split_at(HEADER_BYTES);
@@ -111,7 +117,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for other in [&b""[..], b"process", b"process\x10\0\0\0\0", b"process\0\0", b"Process\0"] {
+        for other in [&b""[..], b"process", b"process\x20\0\0\0\0", b"process\0\0", b"Process\0"] {
             assert_eq!(decode_header(other), None);
         }
         assert_eq!(decode_birth(b"\x05ab"), None);

@@ -22,10 +22,17 @@
 //!   │◀── Died: exit ───┤
 //! ```
 //!
+//! With a fork server (`fork_server` in the parent, `fork_host` in the server), the
+//! starter asks that one instead, which makes a copy of itself. The copy is a child of
+//! the parent, and everything but its first steps is as above.
+//!
 //! Nothing here knows the wire protocol, tasks or tokio.
 
 pub(crate) mod boot;
 mod child;
+pub(crate) mod fork_host;
+mod fork_request;
+pub(crate) mod fork_server;
 pub(crate) mod identity;
 pub(crate) mod message;
 pub(crate) mod owner;
@@ -33,3 +40,21 @@ pub(crate) mod roll;
 pub(crate) mod spawn;
 mod starter;
 pub(crate) mod warden;
+
+/// How processes come to be.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum StartMethod {
+    /// This program is executed again: slow to start (about a millisecond),
+    /// and free of any inherited state.
+    #[default]
+    Spawn,
+    /// A [fork server](crate::process::fork_server), which this program has started,
+    /// makes a copy of itself: faster, and what it has
+    /// [preloaded](crate::process::ForkServer::preload) is there already, in memory
+    /// that all copies share until one of them writes to it.
+    ///
+    /// Needs a program that has one thread where it calls [`init`](crate::init), and
+    /// glibc.
+    ForkServer,
+}

@@ -21,6 +21,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 
 use crate::limits::DEATH_WAIT;
+use crate::start::StartMethod;
 use crate::start::identity::Birth;
 use crate::start::message::{self, Flags};
 use crate::sys::page::Page;
@@ -29,9 +30,13 @@ use crate::sys::{fd, wait};
 /// Our own image, even after an upgrade has replaced the file.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
+/// Room that a fork server leaves for longer names than its own.
+const ARG0_SPARE_BYTES: usize = 100;
+
 /// How a pool's workers are to be started.
 #[derive(Debug)]
 pub(crate) struct SpawnSpec {
+    pub(crate) method: StartMethod,
     /// The test that becomes the worker, where the program is a test binary.
     pub(crate) test_main: Option<&'static str>,
     pub(crate) role: Role,
@@ -56,6 +61,8 @@ pub(crate) enum Role {
         /// It may outlive its parent.
         independent: bool,
     },
+    /// To make workers.
+    ForkServer,
 }
 
 /// What a worker has as standard input, output or error.
@@ -108,7 +115,12 @@ pub(crate) fn spawn(
     let (ours, theirs) = UnixStream::pair()?;
     let (leash, collar) = UnixStream::pair()?;
     let mut command = Command::new(THIS_PROGRAM);
-    command.arg0(birth.arg0()).stdin(OwnedFd::from(theirs));
+    let mut arg0 = birth.arg0();
+    if spec.role == Role::ForkServer {
+        // Its copies write their own names there, which may be longer.
+        arg0.push_str(&" ".repeat(ARG0_SPARE_BYTES));
+    }
+    command.arg0(arg0).stdin(OwnedFd::from(theirs));
     if spec.own_group {
         command.process_group(0);
     }
@@ -229,8 +241,9 @@ fn send_boot_message(
     let flags = Flags {
         has_stdout: stdout.is_some(),
         has_stdin: stdin.is_some(),
-        once: role != Role::Pool,
+        once: matches!(role, Role::Once { .. }),
         independent: role == Role::Once { independent: true },
+        fork_server: role == Role::ForkServer,
     };
     let others = [&stdout, &stdin].into_iter().flatten().map(AsFd::as_fd);
     let fds: Vec<BorrowedFd<'_>> = fixed.into_iter().chain(others).collect();

@@ -13,6 +13,8 @@ use std::thread;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
+use crate::start::StartMethod;
+use crate::start::fork_server::{Adopted, fork};
 use crate::start::identity::Birth;
 use crate::start::spawn::{SpawnSpec, Spawned, spawn};
 
@@ -34,10 +36,12 @@ pub(super) struct Starter {
 
 impl Starter {
     /// Begins a thread, with the signal mask of the calling one. `tell` is
-    /// called there, with the token of each start and what came of it.
+    /// called there, with the token of each start and what came of it, `adopt` with
+    /// each fork server that this has taken.
     pub(super) fn new(
         epoll: Arc<Epoll>,
         tell: impl Fn(u64, io::Result<Spawned>) + Send + 'static,
+        adopt: impl Fn(Adopted) + Send + 'static,
     ) -> io::Result<Starter> {
         let (orders, received) = mpsc::channel();
         let thread = thread::Builder::new().name("procession-starter".into());
@@ -50,7 +54,11 @@ impl Starter {
                         let event =
                             EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token);
                         let watch = |pidfd: &_| Ok(epoll.add(pidfd, event)?);
-                        tell(token, spawn(&spec, &birth, watch));
+                        let outcome = match spec.method {
+                            StartMethod::Spawn => spawn(&spec, &birth, watch),
+                            StartMethod::ForkServer => fork(&spec, &birth, watch, &adopt),
+                        };
+                        tell(token, outcome);
                     }
                     // The warden could not be made. No worker knows us.
                     Err(mpsc::RecvError) => return,

@@ -23,6 +23,7 @@ use crate::exit::Exit;
 use crate::id::WorkerId;
 use crate::limits::{STARTER_WAIT, STARTERS_MAX};
 use crate::start::child::{Child, Process, Stopping};
+use crate::start::fork_server::Adopted;
 use crate::start::identity::Birth;
 use crate::start::owner::{Event, Owner, tell};
 use crate::start::roll;
@@ -67,6 +68,8 @@ enum Command {
         token: u64,
         outcome: io::Result<Spawned>,
     },
+    /// From a starter, which needs it.
+    Adopt(Box<Adopted>),
 }
 
 struct Start {
@@ -281,6 +284,7 @@ impl Watch {
                 }
             }
             Command::Outcome { token, outcome } => self.handle_outcome(token, outcome),
+            Command::Adopt(adopted) => self.adopt(*adopted),
         }
     }
 
@@ -329,7 +333,9 @@ impl Watch {
     fn add_starter(&mut self) -> io::Result<()> {
         let (to_us, wake) = (self.to_us.clone(), Arc::clone(&self.wake));
         let tell = move |token, outcome| send(&to_us, &wake, Command::Outcome { token, outcome });
-        self.starters.push(Starter::new(Arc::clone(&self.epoll), tell)?);
+        let (to_us, wake) = (self.to_us.clone(), Arc::clone(&self.wake));
+        let adopt = move |adopted| send(&to_us, &wake, Command::Adopt(Box::new(adopted)));
+        self.starters.push(Starter::new(Arc::clone(&self.epoll), tell, adopt)?);
         Ok(())
     }
 
@@ -361,6 +367,29 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Looks after a process that a starter has started for itself.
+    fn adopt(&mut self, Adopted { owner, worker, pid, pidfd, leash }: Adopted) {
+        self.last_token += 1;
+        let token = self.last_token;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token);
+        let is_watched = self.epoll.add(&pidfd, event).is_ok();
+        let mut child = Child {
+            worker,
+            owner,
+            name: String::new(),
+            process: Some(Process { pid, pidfd, _leash: leash }),
+            death_is_news: false,
+            is_told: true,
+            stopping: Stopping::No,
+            report_at: None,
+        };
+        if !is_watched {
+            // Its end would not be seen, but for the looks at one that was killed.
+            child.kill();
+        }
+        self.children.insert(token, child);
     }
 
     fn handle_death(&mut self, token: u64) {

@@ -20,7 +20,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, accept4,
     connect, getsockname, getsockopt, sendmsg, shutdown, socket,
 };
-use nix::unistd::{dup2_stdin, dup2_stdout, pipe2};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
 /// Sends bytes, with descriptors attached to the first of them. Returns how
 /// many bytes were taken; the descriptors went with the first.
@@ -259,6 +259,12 @@ pub(crate) fn peek_pipe(pipe: BorrowedFd<'_>) -> Vec<u8> {
 
 /// Looked at in one go; a new pipe holds 64 KiB.
 const PIPE_BYTES_MAX: usize = 1 << 20;
+
+/// Makes `fd` the standard error.
+pub(crate) fn replace_stderr(fd: OwnedFd) -> io::Result<()> {
+    dup2_stderr(fd)?;
+    Ok(())
+}
 
 /// Reads once into the spare room of `buffer`, `most` bytes of it, without
 /// clearing that first. Returns 0 at the end of the stream, or if there is no

@@ -1,13 +1,18 @@
-//! Whether this process is the one in which something was made, or a copy that
-//! `fork` made of it. That is asked at every call, so it takes no system call:
-//! the kernel wipes a page in every copy.
+//! Copies of this process: to make one, and whether this is one.
+//!
+//! Whether this process is the one in which something was made, or a copy of it, is
+//! asked at every call, so it takes no system call: the kernel wipes a page in every
+//! copy.
 
-use std::io;
 use std::num::NonZero;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::{fs, io, ptr};
 
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
+use nix::unistd::gettid;
 
 /// A process, from its beginning or from the `fork` that made it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,9 +62,77 @@ fn map_word() -> io::Result<&'static AtomicU64> {
     Ok(unsafe { page.cast::<AtomicU64>().as_ref() })
 }
 
+/// How many threads this process has.
+pub(crate) fn threads() -> io::Result<usize> {
+    Ok(fs::read_dir("/proc/self/task")?.count())
+}
+
+/// Makes a copy of this process, as another child of its *parent*, to which it sends
+/// SIGCHLD in the end. Returns the copy's pid here, and `None` there. The copy has the
+/// calling thread alone.
+///
+/// No other thread may hold a lock that the copy will want: this is for processes
+/// with one thread, or whose others wait for it.
+///
+/// The C library knows nothing of it, so what it does in its own `fork` for a process
+/// with one thread is done here: it keeps the number of each thread in a place that
+/// the kernel knows, and gives the kernel a list of the robust mutexes that a thread
+/// holds. What was registered by `pthread_atfork` is not called.
+///
+/// # Errors
+///
+/// Where the C library is not glibc, which keeps other things in these places; and
+/// where the kernel does not tell them (it was built without checkpoint and restore).
+pub(crate) fn copy_as_sibling() -> io::Result<Option<i32>> {
+    if !cfg!(target_env = "gnu") {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "the fork server needs glibc"));
+    }
+    let number = thread_number()?;
+    let (mut robust, mut robust_len) = (ptr::null_mut::<libc::c_void>(), 0_usize);
+    // SAFETY: the kernel writes to two variables of ours. 0 is the calling thread.
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_get_robust_list, 0, &mut robust, &mut robust_len)
+    })?;
+    let flags =
+        libc::CLONE_PARENT | libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+    let (none, no_tls) = (ptr::null::<libc::c_void>(), 0_usize);
+    // SAFETY: without CLONE_VM the copy has memory of its own, stack included, so that
+    // both may return. `number` is where glibc keeps the calling thread's, there as
+    // here.
+    let copied = unsafe {
+        #[cfg(target_arch = "x86_64")]
+        let copied = libc::syscall(libc::SYS_clone, flags, none, none, number, no_tls);
+        #[cfg(not(target_arch = "x86_64"))]
+        let copied = libc::syscall(libc::SYS_clone, flags, none, none, no_tls, number);
+        copied
+    };
+    match Errno::result(copied)? {
+        0 => {
+            // SAFETY: the list is this thread's own, at the place where it was in the
+            // original. It is empty: we hold no such mutex.
+            unsafe { libc::syscall(libc::SYS_set_robust_list, robust, robust_len) };
+            Ok(None)
+        }
+        pid => Ok(Some(pid as i32)),
+    }
+}
+
+/// Where the C library keeps the number of the calling thread.
+fn thread_number() -> io::Result<*mut libc::pid_t> {
+    /// `PR_GET_TID_ADDRESS` of prctl(2).
+    const PR_GET_TID_ADDRESS: libc::c_int = 40;
+    let mut number = ptr::null_mut::<libc::pid_t>();
+    // SAFETY: the kernel writes an address to a variable of ours.
+    let told = unsafe { libc::prctl(PR_GET_TID_ADDRESS, &raw mut number, 0, 0, 0) };
+    // SAFETY: the kernel writes there when the thread ends, so it is ours to read.
+    let is_known = told == 0 && !number.is_null() && unsafe { *number } == gettid().as_raw();
+    let what = "this kernel does not say where the number of a thread is kept, \
+                which the fork server needs";
+    is_known.then_some(number).ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, what))
+}
+
 #[cfg(test)]
 mod tests {
-    use nix::libc;
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
 

@@ -14,8 +14,9 @@
 //! - `futex`: sleeping on a word of that page, across processes
 //! - `clock`: the clock that both sides read
 //! - `fd`: descriptors in messages, and the standard ones
+//! - `environment`: exchanged in a process that has one thread
 //! - `exit`: what is called when the program ends
-//! - `fork`: whether this process is a copy of another
+//! - `fork`: copies of this process, and whether it is one
 //! - `signal`: groups, dispositions, the parent's death
 //! - `wait`: pidfds and how a process ended
 //! - `limits`: what a worker sets on itself
@@ -29,6 +30,7 @@ pub(crate) mod atomic;
 pub(crate) mod cast;
 pub(crate) mod clock;
 pub(crate) mod descriptor;
+pub(crate) mod environment;
 pub(crate) mod exit;
 pub(crate) mod fd;
 pub(crate) mod fork;

@@ -104,6 +104,17 @@ pub(crate) fn reset_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Ignores what a terminal sends to whole groups. Workers undo it when they boot.
+pub(crate) fn ignore_terminal() -> io::Result<()> {
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+        // SAFETY: SIG_IGN runs no code of ours.
+        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Runs `start` with the signals blocked that the program might handle, so
 /// that a thread begun in it never runs the program's handlers. Those that
 /// report a fault of the thread itself stay open.

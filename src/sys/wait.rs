@@ -4,12 +4,15 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{getpid, gettid};
 
 use crate::exit::Exit;
+use crate::limits::DEATH_WAIT;
 
 /// A descriptor for a child that has not been reaped yet. Becomes readable
 /// when the child ends.
@@ -62,6 +65,20 @@ pub(crate) fn has_ended(pid: i32) -> bool {
 /// `ECHILD` if something else in this program has collected it.
 pub(crate) fn try_reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
     wait(libc::P_PIDFD, pidfd.as_raw_fd(), libc::WEXITED | libc::WNOHANG)
+}
+
+/// Ends a child that nobody can watch. It has not been waited for, so that its
+/// number still means it.
+pub(crate) fn kill_and_reap(pid: i32) {
+    // SAFETY: takes two integers and touches no memory of ours.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    // One that does not die is left behind: others are to be started.
+    let until = Instant::now() + DEATH_WAIT;
+    while matches!(wait(libc::P_PID, pid, libc::WEXITED | libc::WNOHANG), Ok(None))
+        && Instant::now() < until
+    {
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 // By hand, because nix has no name for real-time signals and fails on them

@@ -5,6 +5,7 @@ use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::proto::message::PanicReport;
 
@@ -13,8 +14,13 @@ thread_local! {
     static REPORT: RefCell<Option<PanicReport>> = const { RefCell::new(None) };
 }
 
-/// Makes panics leave a report, beside what the program's own hook does.
+/// Makes panics leave a report, beside what the program's own hook does. A worker
+/// whose fork server had it done has it done.
 pub(super) fn install_hook() {
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    if INSTALLED.swap(true, Ordering::Relaxed) {
+        return;
+    }
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if GUARDED.get() {

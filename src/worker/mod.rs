@@ -48,7 +48,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
-pub(crate) use self::run::run;
+pub(crate) use self::run::{preload, run};
 
 use crate::slot_word::Phase;
 use crate::sys::page::Page;

@@ -76,6 +76,32 @@ pub(crate) fn run(boot: Boot) -> ! {
     }
 }
 
+/// Calls a function in a fork server, before there are workers.
+pub(crate) fn preload(function: u64, args: Vec<u8>) -> Result<(), String> {
+    guard::install_hook();
+    let call = || -> io::Result<Result<(), Failure>> {
+        let (page, _) = Page::create()?;
+        let page = Arc::new(page);
+        let (nobody, _) = UnixStream::pair()?;
+        let mut desk = Desk::new(Arc::clone(&page), Outbox::new(page, nobody));
+        desk.frame_bytes_max = FRAME_BYTES_MAX_MOST;
+        let args = Arguments { bytes: args.into(), ..Arguments::default() };
+        Ok(match Table::global().lookup(FnId(function)).map(|task| &task.kind) {
+            Some(Kind::Value(run)) => desk.call(*run, &args),
+            _ => Err(Failure::UnknownFunction),
+        })
+    };
+    match call() {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(Failure::Panicked(report))) => {
+            let place = report.location.map(|place| format!(" at {place}")).unwrap_or_default();
+            Err(format!("what is preloaded panicked{place}: {}", report.message))
+        }
+        Ok(Err(failure)) => Err(format!("nothing could be preloaded: {failure:?}")),
+        Err(error) => Err(format!("nothing could be preloaded: {error}")),
+    }
+}
+
 fn is_hang_up(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)

@@ -171,7 +171,10 @@ fn a_pools_name_is_in_the_list_of_processes() {
             let arg0 = cmdline.split('\0').next().unwrap();
             let expected = format!(": procession worker thumbs/{}", worker.index);
             assert!(arg0.ends_with(&expected), "{arg0}");
-            assert!(arg0.starts_with("pool-"), "this test program is named {arg0}");
+            assert!(
+                arg0.starts_with(env!("CARGO_CRATE_NAME")),
+                "this test program is named {arg0}"
+            );
         }
         assert!(format!("{pool:?}").contains("thumbs"));
     });

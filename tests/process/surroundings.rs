@@ -5,7 +5,7 @@ use std::fs;
 use procession::{Process, ProcessBuilder, Resource};
 
 use crate::checked;
-use crate::support::Scratch;
+use crate::support::{Scratch, until};
 
 fn var(name: String) -> Option<String> {
     std::env::var(name).ok()
@@ -115,9 +115,12 @@ fn groups() {
 fn the_name_is_in_the_list_of_processes() {
     checked(async {
         let process = Process::builder().name("thumbs").spawn(std::thread::park, ()).unwrap();
-        let cmdline = fs::read_to_string(format!("/proc/{}/cmdline", process.pid())).unwrap();
-        let arg0 = cmdline.split('\0').next().unwrap();
-        assert!(arg0.ends_with(": procession worker thumbs"), "{arg0}");
+        // A copy of the fork server writes it there itself.
+        let arg0 = || {
+            let cmdline = fs::read_to_string(format!("/proc/{}/cmdline", process.pid())).unwrap();
+            cmdline.split('\0').next().unwrap().to_owned()
+        };
+        until("it has its name", || arg0().ends_with(": procession worker thumbs")).await;
         assert!(format!("{process:?}").contains("thumbs"));
     });
 }

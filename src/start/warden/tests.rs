@@ -14,7 +14,9 @@ use nix::unistd::Pid;
 use super::*;
 use crate::limits::DEATH_WAIT;
 use crate::slot_word::{Phase, SlotWord};
+use crate::start::StartMethod;
 use crate::start::boot::boot;
+use crate::start::fork_host::Hooks;
 use crate::start::message::ARG0_MARK;
 use crate::start::owner::new_pool_id;
 use crate::start::spawn::{Ends, Role, Standard, spawn};
@@ -24,7 +26,8 @@ const LONG: Duration = Duration::from_secs(30);
 
 #[test]
 fn worker_main() {
-    let Some(boot) = boot().unwrap() else { return };
+    let hooks = Hooks { preload: |_, _| Ok(()), waiting_threads: 1 };
+    let Some(boot) = boot(hooks).unwrap() else { return };
     let mut socket = boot.socket;
     let mut order = [0];
     if socket.read(&mut order).unwrap_or(0) == 0 {
@@ -111,6 +114,7 @@ struct Probe {
 
 fn spec() -> SpawnSpec {
     SpawnSpec {
+        method: StartMethod::Spawn,
         test_main: Some(WORKER_MAIN),
         role: Role::Pool,
         own_group: true,

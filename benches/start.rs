@@ -1,0 +1,92 @@
+//! What it costs to start a process: by each method, from a small parent and from one
+//! with much memory, beside `std::process::Command`.
+//!
+//! ```text
+//! $ cargo bench --bench start
+//! ```
+//!
+//! Prints medians and minima, of rounds that alternate between all, so that they meet the same
+//! weather. Whole run: half a minute, and 4 GiB of memory.
+
+use std::hint::black_box;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use procession::process::fork_server;
+use procession::{Process, StartMethod};
+
+const LARGE_BYTES: usize = 4 << 30;
+
+/// As much as the program itself has to start.
+const MODEL_BYTES: usize = 256 << 20;
+
+fn answer(n: u64) -> u64 {
+    n + 1
+}
+
+/// One start: until the process is there, and until it has answered and ended.
+fn ours(method: StartMethod) -> (Duration, Duration) {
+    let began = Instant::now();
+    let process = Process::builder().start_method(method).spawn(answer, 1).unwrap();
+    let there = began.elapsed();
+    assert_eq!(futures::executor::block_on(process).unwrap(), 2);
+    (there, began.elapsed())
+}
+
+/// A program that does nothing, and says nothing.
+fn std_process() -> (Duration, Duration) {
+    let began = Instant::now();
+    let mut child = Command::new("/bin/true").stdin(Stdio::null()).spawn().unwrap();
+    let there = began.elapsed();
+    assert!(child.wait().unwrap().success());
+    (there, began.elapsed())
+}
+
+type Contestant = (&'static str, fn() -> (Duration, Duration));
+
+const CONTESTANTS: [Contestant; 3] = [
+    ("StartMethod::Spawn", || ours(StartMethod::Spawn)),
+    ("StartMethod::ForkServer", || ours(StartMethod::ForkServer)),
+    ("std::process, /bin/true", std_process),
+];
+
+/// The median, and the least: what it takes where nobody else wants the processor.
+fn summary(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    format!("{:.2?} (least {:.2?})", times[times.len() / 2], times[0])
+}
+
+fn compare(parent: &str, rounds: usize) {
+    let mut times = [const { (Vec::new(), Vec::new()) }; CONTESTANTS.len()];
+    for _ in 0..rounds {
+        for ((_, start), (there, ended)) in CONTESTANTS.iter().zip(&mut times) {
+            let (until_there, until_ended) = start();
+            there.push(until_there);
+            ended.push(until_ended);
+        }
+    }
+    println!("\nfrom a parent of {parent}");
+    for ((name, _), (there, ended)) in CONTESTANTS.iter().zip(times) {
+        let (there, ended) = (summary(there), summary(ended));
+        println!("{name:24} there after {there:26} answered and ended after {ended}");
+    }
+}
+
+fn main() {
+    procession::init();
+    // `cargo test` only wants to see that it runs.
+    let is_bench = std::env::args().any(|arg| arg == "--bench");
+    let (rounds, large) = if is_bench { (300, LARGE_BYTES) } else { (2, 1 << 20) };
+    ours(StartMethod::ForkServer);
+    compare("few MiB", rounds);
+    let memory = black_box(vec![1_u8; large]);
+    compare(&format!("{} MiB", large >> 20), rounds);
+    drop(black_box(memory));
+
+    if is_bench {
+        fork_server().stop();
+        fork_server().preload(|| black_box(vec![1_u8; MODEL_BYTES]).leak().len(), ()).unwrap();
+        ours(StartMethod::ForkServer);
+        compare(&format!("few MiB, with {} MiB preloaded", MODEL_BYTES >> 20), rounds);
+    }
+}

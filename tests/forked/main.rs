@@ -1,0 +1,41 @@
+//! What tests/process promises holds for processes that a fork server makes, too: the
+//! same tests, with another default. And what only a fork server does.
+
+#[path = "../process/crashes.rs"]
+mod crashes;
+#[path = "../process/daemons.rs"]
+mod daemons;
+#[path = "../process/drops.rs"]
+mod drops;
+#[path = "../process/endings.rs"]
+mod endings;
+#[path = "../process/family.rs"]
+mod family;
+#[path = "../process/kill_at_random.rs"]
+mod kill_at_random;
+#[path = "../process/many.rs"]
+mod many;
+#[path = "../process/results.rs"]
+mod results;
+#[path = "../process/streams.rs"]
+mod streams;
+#[path = "../process/surroundings.rs"]
+mod surroundings;
+#[path = "../process/waiting.rs"]
+mod waiting;
+#[path = "../process/without_runtime.rs"]
+mod without_runtime;
+
+mod preload;
+mod server;
+
+#[path = "../process/frame.rs"]
+mod frame;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../process/tasks.rs"]
+mod tasks;
+
+pub(crate) use frame::{alone, checked};
+
+procession::test_worker!();

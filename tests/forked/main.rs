@@ -11,12 +11,16 @@ mod drops;
 mod endings;
 #[path = "../process/family.rs"]
 mod family;
+#[path = "../process/hostile.rs"]
+mod hostile;
 #[path = "../process/kill_at_random.rs"]
 mod kill_at_random;
 #[path = "../process/many.rs"]
 mod many;
 #[path = "../process/results.rs"]
 mod results;
+#[path = "../process/scarcity.rs"]
+mod scarcity;
 #[path = "../process/streams.rs"]
 mod streams;
 #[path = "../process/surroundings.rs"]

@@ -21,6 +21,8 @@ mod nested_pools;
 mod output_of_workers;
 #[path = "../pool/panics.rs"]
 mod panics;
+#[path = "../pool/passed_descriptors.rs"]
+mod passed_descriptors;
 #[path = "../pool/records.rs"]
 mod records;
 #[path = "../pool/retry.rs"]

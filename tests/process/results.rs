@@ -1,10 +1,12 @@
 //! What a process's function returns is what its future gives.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use bytes::Bytes;
-use procession::{Process, SharedBytes, TaskError};
+use procession::{Fd, Process, SharedBytes, TaskError};
 
 use crate::checked;
 use crate::tasks::{pid, square};
@@ -71,6 +73,25 @@ fn shared_memory_travels() {
         let shared = SharedBytes::copy_from_slice(&[5; 100_000]).unwrap();
         let process = Process::spawn(|shared: SharedBytes| shared, shared).unwrap();
         assert_eq!(&process.await.unwrap()[..], &[5; 100_000][..]);
+    });
+}
+
+/// The other end sees its end when the process is gone: nobody has kept a copy here.
+#[test]
+fn descriptors_travel() {
+    fn says(stream: Fd<UnixStream>, text: String) -> Fd<UnixStream> {
+        (&*stream).write_all(text.as_bytes()).unwrap();
+        stream
+    }
+    checked(async {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let process = Process::spawn(says, (theirs.into(), "from there".into())).unwrap();
+        let back = process.await.unwrap();
+        (&*back).write_all(b", and back").unwrap();
+        drop(back);
+        let mut text = String::new();
+        ours.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "from there, and back");
     });
 }
 

@@ -5,15 +5,18 @@
 //! $ cargo bench --bench start
 //! ```
 //!
+//! A process has answered when it has ended, a pool when its first result is there.
 //! Prints medians and minima, of rounds that alternate between all, so that they meet the same
 //! weather. Whole run: half a minute, and 4 GiB of memory.
 
 use std::hint::black_box;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use procession::process::fork_server;
-use procession::{Process, StartMethod};
+use procession::{Pool, Process, StartMethod};
+use tokio::runtime::{Builder, Runtime};
 
 const LARGE_BYTES: usize = 4 << 30;
 
@@ -33,6 +36,21 @@ fn ours(method: StartMethod) -> (Duration, Duration) {
     (there, began.elapsed())
 }
 
+/// A pool with one worker: until it is made, and until it has its first result.
+fn pool(method: StartMethod) -> (Duration, Duration) {
+    static RUNTIME: LazyLock<Runtime> =
+        LazyLock::new(|| Builder::new_current_thread().enable_all().build().unwrap());
+    RUNTIME.block_on(async {
+        let began = Instant::now();
+        let pool = Pool::builder().workers(1).start_method(method).build().unwrap();
+        let made = began.elapsed();
+        assert_eq!(pool.apply(answer, 1).await.unwrap(), 2);
+        let answered = began.elapsed();
+        pool.terminate().await;
+        (made, answered)
+    })
+}
+
 /// A program that does nothing, and says nothing.
 fn std_process() -> (Duration, Duration) {
     let began = Instant::now();
@@ -44,9 +62,11 @@ fn std_process() -> (Duration, Duration) {
 
 type Contestant = (&'static str, fn() -> (Duration, Duration));
 
-const CONTESTANTS: [Contestant; 3] = [
-    ("StartMethod::Spawn", || ours(StartMethod::Spawn)),
-    ("StartMethod::ForkServer", || ours(StartMethod::ForkServer)),
+const CONTESTANTS: [Contestant; 5] = [
+    ("a process, Spawn", || ours(StartMethod::Spawn)),
+    ("a process, ForkServer", || ours(StartMethod::ForkServer)),
+    ("a pool, Spawn", || pool(StartMethod::Spawn)),
+    ("a pool, ForkServer", || pool(StartMethod::ForkServer)),
     ("std::process, /bin/true", std_process),
 ];
 
@@ -68,7 +88,7 @@ fn compare(parent: &str, rounds: usize) {
     println!("\nfrom a parent of {parent}");
     for ((name, _), (there, ended)) in CONTESTANTS.iter().zip(times) {
         let (there, ended) = (summary(there), summary(ended));
-        println!("{name:24} there after {there:26} answered and ended after {ended}");
+        println!("{name:24} there after {there:26} answered after {ended}");
     }
 }
 

@@ -79,7 +79,8 @@ impl ProcessBuilder {
     /// Whether it ends with its parent. Default: `true`, as everything that this
     /// crate starts. With `false` its parent waits for it when it returns from
     /// `main` or calls [`exit`](std::process::exit), and does not end it by being
-    /// dropped, or killed: see the [table](crate::process#how-it-ends).
+    /// dropped, or killed: see the [table](crate::process#how-it-ends). A pool that has
+    /// no more use for a worker gives it five seconds for that.
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.is_daemon = daemon;
         self

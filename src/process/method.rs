@@ -49,7 +49,8 @@ impl ForkServer {
     /// Calls `f(args)` once in the server, before it makes its first process: to load
     /// what all of them will have in memory already, and share until one of them
     /// writes to it. What it returns is dropped; leave it in a `static`. The first start
-    /// waits for it.
+    /// waits for it. The heap that it is in asks for huge pages, so that a copy of the
+    /// server is made as fast as that of an empty one.
     ///
     /// It must leave no thread behind, as a thread is not copied, and what it had
     /// locked would stay locked. Generators of random numbers that it has used are

@@ -125,6 +125,21 @@ fn a_thread_that_is_left_behind_is_an_error_that_says_so() {
     checked(apart(test, ()));
 }
 
+/// What the server is told of its own memory is no business of others.
+#[test]
+fn the_environment_is_ours_all_the_same() {
+    let tunables = || std::env::var("GLIBC_TUNABLES").ok();
+    async fn test() {
+        let tunables = || std::env::var("GLIBC_TUNABLES").ok();
+        fork_server().preload(|| (), ()).unwrap();
+        assert_eq!(forked().spawn(tunables, ()).unwrap().await.unwrap(), tunables());
+    }
+    checked(async move {
+        apart(test, ()).await;
+        assert_eq!(forked().spawn(tunables, ()).unwrap().await.unwrap(), tunables());
+    });
+}
+
 /// It runs as a task does: an async function has a runtime.
 #[test]
 fn an_async_function_can_load() {

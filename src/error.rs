@@ -358,6 +358,8 @@ pub(crate) enum Side {
     Arguments,
     Result,
     Message,
+    /// Of a queue.
+    Item,
 }
 
 impl fmt::Display for Side {
@@ -366,6 +368,7 @@ impl fmt::Display for Side {
             Side::Arguments => "arguments",
             Side::Result => "result",
             Side::Message => "message",
+            Side::Item => "item",
         })
     }
 }

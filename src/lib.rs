@@ -19,6 +19,9 @@
 //!   `procession::output`.
 //! - [`SharedBytes`] and [`SharedBytesMut`] are memory that tasks and their caller
 //!   share.
+//! - [`Queue`] passes items between any number of processes and tasks, with
+//!   [`Producer`] and [`Consumer`] as its ends; of a [`JoinableQueue`] one hears when
+//!   all is done.
 //! - [`Fd`] sends sockets, files and whatever else is open.
 //! - [`guide`] has what is longer: moving here from `spawn_blocking` or from Python,
 //!   choosing limits, deploying.
@@ -44,6 +47,9 @@
 //! | [`Connection`], [`Sender`], [`Receiver`] | the other end is told; what was sent before can still be received |
 //! | the futures of [`Sender::send`] | nothing is sent, unless its first byte has left: then it is sent whole |
 //! | the futures of [`Receiver::recv`], [`Listener::accept`] | nothing is lost |
+//! | the futures of a [`Queue`] and its kin | nothing was put, or taken |
+//! | the last [`Producer`] or [`Consumer`] of a queue, in all processes | the other side is told, once it has taken what is left |
+//! | a [`QueueItem`] | it is done |
 //! | the futures of [`Pool::ready`] and [`Pool::join`] | nothing |
 //! | the future of [`Pool::terminate`], after its first poll | the pool ends all the same |
 //! | the future of [`Pool::shutdown`], after its first poll | the pool stays closed, and nothing is stopped by force |
@@ -102,6 +108,7 @@ compile_error!("procession needs Linux (pidfd, memfd, futex); other systems are 
 
 mod attached;
 mod cast;
+mod channel;
 mod error;
 mod exit;
 pub mod fd;
@@ -115,6 +122,7 @@ mod pipe;
 mod pool;
 pub mod process;
 mod proto;
+mod queue_state;
 mod registry;
 mod resource;
 #[cfg_attr(
@@ -132,6 +140,10 @@ mod time;
 mod transport;
 pub mod worker;
 
+pub use channel::{
+    Consumer, GetError, JoinError, JoinableQueue, JoinableQueueBuilder, Producer, PutError,
+    PutErrorKind, Queue, QueueBuilder, QueueFault, QueueItem,
+};
 pub use error::{
     DecodeError, EncodeError, MemoryExceeded, RemotePanic, SpawnError, TaskError, TaskInfo,
 };

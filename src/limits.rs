@@ -185,3 +185,42 @@ pub(crate) const HANDSHAKES_MAX: usize = 64;
 /// And how long each may take, unless the listener says otherwise. It takes a
 /// millisecond.
 pub(crate) const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
+
+/// Bytes that a queue may hold, unless it is told otherwise: a ring without
+/// memory where nothing lies. Far more than a consumer that is merely slow
+/// leaves behind, and little enough that one that has stopped does not fill the
+/// machine.
+pub(crate) const QUEUE_BYTES_MAX_DEFAULT: u64 = 1 << 30;
+
+/// Least of it that can be asked for, and most. Lengths of items are 32 bits, and
+/// none is longer than half.
+pub(crate) const QUEUE_BYTES_MAX_LEAST: u64 = 64 << 10;
+pub(crate) const QUEUE_BYTES_MAX_MOST: u64 = 8 << 30;
+
+/// A get reads so many bytes at once, which is a whole item mostly.
+pub(crate) const QUEUE_READ_BYTES: usize = 1 << 10;
+
+/// An item that says it is longer than this is believed only if there is memory
+/// behind it: a ring full of holes costs who wrote it nothing.
+pub(crate) const QUEUE_TRUSTED_BYTES: usize = 1 << 20;
+
+/// Whoever waits on a joinable queue looks that often for holders that have died:
+/// their end wakes nobody.
+pub(crate) const QUEUE_LEASE_WAIT: Duration = Duration::from_millis(50);
+
+/// A queue's lock is held for microseconds. Whoever finds it taken tries again at
+/// once so often, then lets others run so often, and then sleeps between tries: its
+/// holder has been stopped, or moves many megabytes.
+pub(crate) const QUEUE_SPINS: u32 = 8;
+pub(crate) const QUEUE_YIELDS: u32 = 32;
+pub(crate) const QUEUE_LOCK_WAIT_LEAST: Duration = Duration::from_millis(1);
+pub(crate) const QUEUE_LOCK_WAIT_MOST: Duration = Duration::from_millis(20);
+
+/// After so many wake-ups in a row for nothing, which others can cause if they
+/// mean to, one sleeps before the next.
+pub(crate) const QUEUE_FALSE_WAKES_MAX: u32 = 16;
+
+/// Whoever does not want to wait waits so long for a lock all the same, before it
+/// takes the queue for empty, or full: far longer than its holder can be kept from
+/// a processor that is merely busy.
+pub(crate) const QUEUE_TRY_WAIT: Duration = Duration::from_millis(100);

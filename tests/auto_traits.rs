@@ -40,6 +40,31 @@ fn values_and_errors() {
     }
 }
 
+/// Whatever is in them: what they hold is shared memory. Items are their holder's.
+#[test]
+fn queues() {
+    pinned! {
+        send_sync: Queue<Rc<u8>>, Producer<Rc<u8>>, Consumer<Rc<u8>>, QueueBuilder<Rc<u8>>,
+            JoinableQueue<Rc<u8>>, JoinableQueueBuilder<Rc<u8>>, QueueItem<u8>, PutError<u8>,
+            PutErrorKind, GetError, JoinError, QueueFault;
+        unpin: Queue<u8>, Producer<u8>, Consumer<u8>, JoinableQueue<u8>, QueueItem<u8>;
+    }
+    fn error<T: Error + Send + Sync + Clone + 'static>() {}
+    pinned! { error: PutError<u8>, PutErrorKind, GetError, JoinError, QueueFault; }
+}
+
+/// Only compiled: futures whose type has no name.
+#[expect(dead_code, reason = "it is enough that it compiles")]
+fn futures_of_a_queue(queue: &Queue<u8>, joinable: &JoinableQueue<u8>) {
+    send_value(queue.put(1));
+    send_value(queue.put_timeout(1, Duration::ZERO));
+    send_value(queue.get());
+    send_value(queue.get_timeout(Duration::ZERO));
+    send_value(joinable.take());
+    send_value(joinable.join());
+    send_value(joinable.join_timeout(Duration::ZERO));
+}
+
 /// Whatever the task returns: what they hold is bytes.
 #[test]
 fn futures_and_handles_of_one_call() {

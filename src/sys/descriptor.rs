@@ -200,13 +200,25 @@ pub(crate) fn send(
     slices: &[IoSlice<'_>],
     attached: &[Attached],
 ) -> io::Result<usize> {
+    fd::send_with_fds(socket, slices, &fds(attached))
+}
+
+/// As [`send`], without waiting, however the socket is set.
+pub(crate) fn send_now(
+    socket: BorrowedFd<'_>,
+    slices: &[IoSlice<'_>],
+    attached: &[Attached],
+) -> io::Result<usize> {
+    fd::send_with_fds_now(socket, slices, &fds(attached))
+}
+
+fn fds(attached: &[Attached]) -> Vec<BorrowedFd<'_>> {
     let memory = attached.iter().filter_map(Attached::memory).map(memfd::descriptor);
     let others = attached.iter().filter_map(Attached::descriptor).map(|passed| {
         let held = passed.open().downcast_ref::<Held>();
         held.expect("what came is not sent on as it is").0.as_fd()
     });
-    let fds: Vec<_> = memory.chain(others).collect();
-    fd::send_with_fds(socket, slices, &fds)
+    memory.chain(others).collect()
 }
 
 /// Takes in what somebody has sent. What is more than the tally has room for is

@@ -31,11 +31,29 @@ pub(crate) fn send_with_fds(
     slices: &[IoSlice<'_>],
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<usize> {
+    send_flagged(socket, slices, fds, MsgFlags::MSG_NOSIGNAL)
+}
+
+/// As [`send_with_fds`], without waiting, however the socket is set.
+pub(crate) fn send_with_fds_now(
+    socket: BorrowedFd<'_>,
+    slices: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    send_flagged(socket, slices, fds, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
+}
+
+fn send_flagged(
+    socket: BorrowedFd<'_>,
+    slices: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+    flags: MsgFlags,
+) -> io::Result<usize> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
     loop {
-        let sent = sendmsg::<()>(socket.as_raw_fd(), slices, control, MsgFlags::MSG_NOSIGNAL, None);
+        let sent = sendmsg::<()>(socket.as_raw_fd(), slices, control, flags, None);
         match sent {
             Err(Errno::EINTR) => continue,
             sent => return Ok(sent?),
@@ -65,7 +83,7 @@ pub(crate) fn recv_with_fds(
     // SAFETY: a slice of bytes is also one of bytes that may be uninitialised,
     // and the kernel only initialises them.
     let room = unsafe { &mut *(&raw mut *buf as *mut [MaybeUninit<u8>]) };
-    let Received { len, fds, cut_short } = receive(socket, room, &mut control, control_len)?;
+    let Received { len, fds, cut_short } = receive(socket, room, &mut control, control_len, 0)?;
     if cut_short {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors"));
     }
@@ -82,11 +100,26 @@ pub(crate) fn receive_into(
     buffer: &mut BytesMut,
     most: usize,
 ) -> io::Result<Received> {
+    receive_flagged(socket, buffer, most, 0)
+}
+
+/// As [`receive_into`], all the room there is, and without waiting, however the
+/// socket is set.
+pub(crate) fn receive_now(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<Received> {
+    receive_flagged(socket, buffer, usize::MAX, libc::MSG_DONTWAIT)
+}
+
+fn receive_flagged(
+    socket: BorrowedFd<'_>,
+    buffer: &mut BytesMut,
+    most: usize,
+    flags: libc::c_int,
+) -> io::Result<Received> {
     let room = buffer.spare_capacity_mut();
     let len = room.len().min(most);
     let mut control = [MaybeUninit::uninit(); CONTROL_WORDS];
     let control_len = mem::size_of_val(&control);
-    let received = receive(socket, &mut room[..len], &mut control, control_len)?;
+    let received = receive(socket, &mut room[..len], &mut control, control_len, flags)?;
     // SAFETY: the kernel has initialised that much of the room.
     unsafe { buffer.set_len(buffer.len() + received.len) };
     Ok(received)
@@ -116,6 +149,7 @@ fn receive(
     room: &mut [MaybeUninit<u8>],
     control: &mut [MaybeUninit<u64>],
     control_len: usize,
+    flags: libc::c_int,
 ) -> io::Result<Received> {
     assert!(control_len <= mem::size_of_val(control));
     let mut iov = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
@@ -128,8 +162,9 @@ fn receive(
     let len = loop {
         // SAFETY: every pointer in `message` is to a live buffer of the
         // stated length, of which the kernel reads nothing.
-        let got =
-            unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC) };
+        let got = unsafe {
+            libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC | flags)
+        };
         match Errno::result(got) {
             // A signal handler of the task's ran.
             Err(Errno::EINTR) => continue,

@@ -40,6 +40,11 @@ impl Incarnation {
         Ok(Incarnation(set.map_or_else(|first| first, |_| new)))
     }
 
+    /// Not 0, and no other's on the way from the first original to here.
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+
     /// Whether it is the one that this code runs in.
     pub(crate) fn is_current(self) -> bool {
         WORD.get().is_some_and(|word| word.load(Ordering::Relaxed) == self.0)

@@ -9,6 +9,9 @@
 //! - `page`: the status page that a worker shares with its parent
 //! - `layout`: what lies in it, and the order in which both look at it
 //! - `atomic`: the atomics that this takes
+//! - `board`: what processes that share a queue look at together
+//! - `claim`: who may change it
+//! - `bell`: who is to be woken
 //! - `memfd`: memory in files that can be sealed and sent
 //! - `descriptor`: what is open, sent to another process, and what came from one
 //! - `futex`: sleeping on a word of that page, across processes
@@ -27,7 +30,10 @@
 #![allow(unsafe_code, reason = "the one place for system calls; see above")]
 
 pub(crate) mod atomic;
+pub(crate) mod bell;
+pub(crate) mod board;
 pub(crate) mod cast;
+pub(crate) mod claim;
 pub(crate) mod clock;
 pub(crate) mod descriptor;
 pub(crate) mod environment;

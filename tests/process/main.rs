@@ -9,6 +9,7 @@ mod family;
 mod hostile;
 mod kill_at_random;
 mod many;
+mod queues;
 mod results;
 mod scarcity;
 mod streams;

@@ -4,6 +4,7 @@
 mod from_one_to_the_next;
 mod getting_out;
 mod living_in_it;
+mod queues;
 mod what_is_said;
 
 #[path = "../support/mod.rs"]

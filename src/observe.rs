@@ -2,6 +2,9 @@
 //! decision is made here. Targets are `procession::task`, `procession::worker`
 //! and `procession::output`.
 
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use tracing::{Level, Span};
 
 use crate::exit::Exit;
@@ -79,4 +82,13 @@ pub(crate) fn pool_broken(pool: &str, error: &(dyn std::error::Error + 'static))
 /// A line that a worker printed.
 pub(crate) fn worker_printed(span: &Span, stream: &'static str, line: &str) {
     tracing::info!(target: "procession::output", parent: span, stream, "{line}");
+}
+
+/// Tells something on which others' calls depend. A panic of the program's
+/// subscriber, which the panic hook has told of, is none of theirs.
+pub(crate) fn guarded(tell: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(tell)) {
+        // Dropping it could panic again.
+        mem::forget(payload);
+    }
 }

@@ -213,7 +213,7 @@ impl<T> Scheduler<T> {
         task
     }
 
-    /// A call came in that is not taken. It gets a name all the same.
+    /// A call came in that is not taken, or not yet. It gets a name all the same.
     pub(crate) fn refuse(&mut self) -> TaskKey {
         TaskKey { id: self.tasks.skip_id(), ..TaskKey::NOWHERE }
     }

@@ -1194,7 +1194,7 @@ pub(super) fn setup(workers: usize, depth_max: usize, tasks: &[Call]) -> Setup {
 }
 
 pub(super) const SHORT: Call = Call {
-    terms: Terms { timeout: None, retries: 0, alone: false },
+    terms: Terms { timeout: None, retries: 0, alone: false, id: None },
     endless: false,
     polite: false,
     retire: false,
@@ -1255,8 +1255,13 @@ fn stealing_races_with_the_worker() {
 #[test]
 fn timeouts_and_retries() {
     let timeout = Some(Duration::from_millis(3));
-    let timed = Call { terms: Terms { timeout, retries: 0, alone: false }, endless: true, ..SHORT };
-    let retried = Call { terms: Terms { timeout: None, retries: 1, alone: false }, ..SHORT };
+    let timed = Call {
+        terms: Terms { timeout, retries: 0, alone: false, id: None },
+        endless: true,
+        ..SHORT
+    };
+    let retried =
+        Call { terms: Terms { timeout: None, retries: 1, alone: false, id: None }, ..SHORT };
     let mut setup = setup(1, 2, &[timed, retried, SHORT]);
     setup.budget = Budget { crashes: 1, ticks: 4, ..Budget::default() };
     assert_holds(setup);
@@ -1265,7 +1270,7 @@ fn timeouts_and_retries() {
 /// Nothing is before it at its worker, and nothing waits while a worker is idle.
 #[test]
 fn one_goes_alone() {
-    let alone = Call { terms: Terms { timeout: None, retries: 1, alone: true }, ..SHORT };
+    let alone = Call { terms: Terms { timeout: None, retries: 1, alone: true, id: None }, ..SHORT };
     let mut setup = setup(2, 2, &[SHORT, alone, SHORT]);
     setup.budget = Budget { crashes: 1, ..Budget::default() };
     assert_holds(setup);

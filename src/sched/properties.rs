@@ -19,7 +19,7 @@ fn call() -> impl Strategy<Value = Call> {
     let rarely = || prop::bool::weighted(0.15);
     (timeout, retries, rarely(), any::<bool>(), rarely()).prop_map(
         |(timeout, retries, endless, polite, retire)| Call {
-            terms: Terms { timeout, retries, alone: false },
+            terms: Terms { timeout, retries, alone: false, id: None },
             endless,
             polite,
             retire,

@@ -59,7 +59,7 @@ impl<T> Tasks<T> {
 
     /// Adds a task at the end of the queue.
     pub(super) fn submit(&mut self, data: T, terms: Terms) -> TaskKey {
-        let id = self.skip_id();
+        let id = terms.id.unwrap_or_else(|| self.skip_id());
         let task = Task::new(id, data, terms);
         let index = if self.free == NONE {
             let index = u32::try_from(self.entries.len()).expect("fewer than 2^32 tasks at once");

@@ -40,8 +40,7 @@ pub(super) struct Effects {
     announce: bool,
 }
 
-/// Woken in any case: where one of them panics, or the program's subscriber
-/// before them, nobody else would tell the others.
+/// Woken in any case: where one of them panics, nobody else would tell the others.
 #[derive(Debug, Default)]
 struct Wakers(Vec<Waker>);
 
@@ -81,22 +80,26 @@ impl Effects {
         if self.refuse {
             supervisor.admission.close();
         }
+        if self.announce {
+            supervisor.changed.notify_waiters();
+        }
+        // Before the program's subscriber is called: it may take its time.
+        if self.ring {
+            supervisor.alarm.ring();
+        }
         for (id, call, ended, outcome) in self.resolved {
             let span = call.take_span();
-            observe::task_ended(span.as_deref().unwrap_or(const { &Span::none() }), id, outcome);
+            observe::guarded(move || {
+                let span = span.as_deref().unwrap_or(const { &Span::none() });
+                observe::task_ended(span, id, outcome);
+            });
             self.wakers.0.extend(call.resolve(ended));
         }
         // After the endings that made room for them.
         for (span, task, worker) in self.sent {
-            observe::task_sent(&span, task, worker);
+            observe::guarded(move || observe::task_sent(&span, task, worker));
         }
         drop(self.wakers);
-        if self.announce {
-            supervisor.changed.notify_waiters();
-        }
-        if self.ring {
-            supervisor.alarm.ring();
-        }
     }
 }
 

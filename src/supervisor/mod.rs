@@ -54,6 +54,7 @@ use self::call::{Call, Sink};
 use self::effects::Effects;
 use self::link::Links;
 use crate::error::{Cause, SpawnError, TaskError};
+use crate::id::TaskId;
 use crate::observe;
 use crate::proto::draft::Payload;
 #[cfg(feature = "sandbox")]
@@ -276,7 +277,7 @@ impl Supervisor {
     fn queue(self: &Arc<Self>, call: Call, mut terms: Terms, place: Option<QueuePlace>) -> TaskKey {
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
         terms.alone = call.args.attached().is_some();
-        let heard = call.span();
+        terms.id = self.announce(&call, place);
         let mut effects = Effects::default();
         let mut core = self.core();
         let refusal = match core.refusal() {
@@ -288,7 +289,6 @@ impl Supervisor {
             }
             refusal => refusal,
         };
-        let is_taken = refusal.is_none();
         let task = match refusal {
             Some(why) => {
                 if place == Some(QueuePlace::Admitted) {
@@ -311,11 +311,27 @@ impl Supervisor {
             }
         };
         drop(core);
-        if let Some(span) = heard.filter(|_| is_taken) {
-            observe::task_queued(&span, task.id);
-        }
         effects.run(self);
         task
+    }
+
+    /// Tells who listens that a call is queued, before anybody can tell what becomes
+    /// of it. Should the program's subscriber panic, there is no call yet, and the
+    /// place that it has is free again. Returns the id that the call was told under.
+    fn announce(&self, call: &Call, place: Option<QueuePlace>) -> Option<TaskId> {
+        let span = call.span()?;
+        let mut core = self.core();
+        let is_taken = !self.is_in_a_copy()
+            && match core.refusal() {
+                Some(TaskError::Closed) => place.is_none() && !core.abandoned,
+                refusal => refusal.is_none(),
+            };
+        let id = is_taken.then(|| core.sched.refuse().id)?;
+        drop(core);
+        let place = (place == Some(QueuePlace::Admitted)).then_some(GiveBack(self));
+        observe::task_queued(&span, id);
+        std::mem::forget(place);
+        Some(id)
     }
 
     /// Names a call that failed before it could be queued.
@@ -619,6 +635,15 @@ impl Drop for Sleep {
         if let Some(sleep) = &self.0 {
             sleep.abort();
         }
+    }
+}
+
+/// Gives a place in the queue back, should its owner panic.
+struct GiveBack<'a>(&'a Supervisor);
+
+impl Drop for GiveBack<'_> {
+    fn drop(&mut self) {
+        self.0.give_back_place();
     }
 }
 

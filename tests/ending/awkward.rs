@@ -251,6 +251,88 @@ fn a_subscriber_may_ask_the_pool() {
     }));
 }
 
+/// It once kept others' calls from being resolved, and the driver from hearing that
+/// there is a grace period to wait for.
+#[test]
+fn a_subscriber_that_panics_ends_no_call_but_its_own() {
+    use std::fmt;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Panics at the first task's being queued, and whatever becomes of any.
+    struct Panicky;
+    static QUEUED: AtomicU32 = AtomicU32::new(0);
+    struct Message(String);
+    impl tracing::field::Visit for Message {
+        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+            if field.name() == "message" {
+                self.0 = format!("{value:?}");
+            }
+        }
+    }
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Panicky {
+        fn on_event(
+            &self,
+            event: &tracing::Event<'_>,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
+            let mut message = Message(String::new());
+            event.record(&mut message);
+            match &*message.0 {
+                "queued" if QUEUED.fetch_add(1, Ordering::Relaxed) == 0 => panic!("queued"),
+                "sent" | "ended" if event.metadata().target().ends_with("task") => {
+                    panic!("sent or ended")
+                }
+                _ => {}
+            }
+        }
+    }
+    // In a process of its own: a subscriber is for good.
+    if std::env::var_os("PROCESSION_PANICKY").is_none() {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["awkward::a_subscriber_that_panics_ends_no_call_but_its_own", "--exact"])
+            .env("PROCESSION_PANICKY", "1")
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    use tracing_subscriber::layer::SubscriberExt;
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Panicky)).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(within(SOON, async {
+        let pool = Pool::builder()
+            .workers(1)
+            .queue_limit(0)
+            .grace_period(Duration::from_millis(50))
+            .build()
+            .unwrap();
+        let first = tokio::spawn(pool.apply(|n: u32| n, 1));
+        assert!(first.await.unwrap_err().is_panic(), "its caller's own subscriber panics");
+        // The one place that there is is free again.
+        for n in 0..50 {
+            assert_eq!(pool.apply(|n: u32| n, n).await.unwrap(), n);
+        }
+        let squares = pool.map(|n: u32| n * n, 0..100).chunk_size(3).await.unwrap();
+        assert_eq!(squares.len(), 100);
+        // One that says that it will end and does not, and those that wait behind it.
+        let stubborn = |_: u32| -> () {
+            loop {
+                procession::worker::is_cancelled();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let map = pool.map_async(stubborn, 0..3);
+        while pool.status().running == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(map);
+        pool.close();
+        pool.join().await;
+    }));
+}
+
 /// The copy has the pages of the workers too, and once took their tasks back.
 #[test]
 fn a_forked_copy_of_the_program_leaves_the_originals_pool_alone() {

@@ -1,5 +1,6 @@
 //! `status`, `stats`, `workers`, and what `tracing` is told.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use procession::{Pool, PoolState, WorkerState};
@@ -246,6 +247,28 @@ fn as_many_tasks_are_sent_ahead_as_the_pipeline_allows() {
         assert_eq!(run(Pool::builder().pipeline(2)).await, 2);
         let most = run(Pool::builder()).await;
         assert!((3..=256).contains(&most), "{most}");
+    });
+}
+
+/// The driver is on another thread, and may be faster.
+#[test]
+fn a_quick_call_ends_after_it_was_queued() {
+    checked(async {
+        listen();
+        let pool = pool_of(1);
+        pool.ready().await.unwrap();
+        for n in 0..500 {
+            pool.apply_async(square, n).await.unwrap();
+        }
+        let mut told = BTreeMap::<_, Vec<String>>::new();
+        for record in heard("procession::task") {
+            let task = record.fields.get("task").unwrap().to_owned();
+            told.entry(task).or_default().push(record.message().to_owned());
+        }
+        assert_eq!(told.len(), 500);
+        for (task, told) in told {
+            assert_eq!((&*told[0], told.len()), ("queued", 3), "{task}: {told:?}");
+        }
     });
 }
 

@@ -656,7 +656,7 @@ impl Pool {
         let task = self.tasks.len();
         let call = Call { task, shape, credit: 2 };
         let timeout = self.has_timeouts().then_some(TIMEOUT);
-        let terms = Terms { timeout, retries: 0, alone: false };
+        let terms = Terms { timeout, retries: 0, alone: false, id: None };
         let key = self.sched.handle_submit(self.now, call, terms, &self.workers);
         self.tasks.push(Task { key, cancelled: false, has_ended: false, runs: 0 });
     }

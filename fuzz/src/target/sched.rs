@@ -151,6 +151,7 @@ impl Op {
                     },
                     retries: u32::from(bits(3, 2).saturating_sub(1)),
                     alone: arg == 7,
+                    id: None,
                 },
                 call: Call { polite: bits(5, 1) == 1, retire: bits(6, 2) == 3 },
             },

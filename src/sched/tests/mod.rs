@@ -45,11 +45,11 @@ fn ms(millis: u64) -> Duration {
 }
 
 fn timeout(after: Duration) -> Terms {
-    Terms { timeout: Some(after), retries: 0, alone: false }
+    Terms { timeout: Some(after), retries: 0, alone: false, id: None }
 }
 
 fn retries(retries: u32) -> Terms {
-    Terms { timeout: None, retries, alone: false }
+    Terms { timeout: None, retries, alone: false, id: None }
 }
 
 fn untrusted(workers: usize) -> Pool {

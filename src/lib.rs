@@ -12,7 +12,8 @@
 //!   streams; [`process`] says who is whose child, and has the fork server.
 //! - [`TaskError`] says what became of a call without an answer, [`Exit`] how
 //!   its worker ended, [`SpawnError`] why there is no worker.
-//! - [`worker`] is for the inside of tasks: hearing of one's own cancellation.
+//! - [`worker`] is for the inside of tasks: hearing of one's own cancellation, and
+//!   [forwarding](worker::forward_tracing) what they tell `tracing`.
 //! - [`Status`], [`Stats`] and [`WorkerInfo`] say what a pool is doing. Every
 //!   call is a `tracing` span, target `procession::task`, within its caller's;
 //!   workers and what they print are at `procession::worker` and

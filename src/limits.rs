@@ -224,3 +224,46 @@ pub(crate) const QUEUE_FALSE_WAKES_MAX: u32 = 16;
 /// takes the queue for empty, or full: far longer than its holder can be kept from
 /// a processor that is merely busy.
 pub(crate) const QUEUE_TRY_WAIT: Duration = Duration::from_millis(100);
+
+/// Fields of one event or span that a worker's `tracing` sends. The macros allow
+/// 32, and the parent adds two.
+pub(crate) const TRACE_FIELDS_MAX: usize = 28;
+
+/// Longest name in it: of a field, a target, a file.
+pub(crate) const TRACE_NAME_BYTES_MAX: usize = 256;
+
+/// Texts of one event or span together, as long as a line of captured output. With
+/// all its names it fits into the ring of the status page.
+pub(crate) const TRACE_TEXT_BYTES_MAX: usize = 8 << 10;
+
+/// What a worker may say at once, and then in each second: some four thousand
+/// events of the usual length, and then a thousand, more than anybody reads. It drops
+/// what is beyond, and counts it.
+pub(crate) const TRACE_BURST_BYTES: u64 = 1 << 20;
+pub(crate) const TRACE_BYTES_PER_SECOND: u64 = 256 << 10;
+
+/// What a short event counts as: it takes as long to tell as one of this length.
+pub(crate) const TRACE_BYTES_LEAST: usize = 256;
+
+/// How much of that the parent tells of at once: it may have gathered in the socket.
+pub(crate) const TRACE_BURST_HEARD_BYTES: u64 = 2 * TRACE_BURST_BYTES;
+
+/// And what it reads for each second that there has been the worker, beyond that:
+/// only one that does not keep to its own limit says more, and keeps us busy with it.
+pub(crate) const TRACE_BYTES_PER_SECOND_MOST: u64 = 2 * TRACE_BYTES_PER_SECOND;
+
+/// Spans of one worker that are open at a time. Others are told of as if they were
+/// the span around them.
+pub(crate) const TRACE_SPANS_MAX: usize = 256;
+
+/// Places in workers' programs that the parent knows by name: `tracing` keeps them
+/// for ever, some hundred bytes each. Those beyond share one for each level.
+pub(crate) const TRACE_PLACES_MAX: usize = 2048;
+
+/// How many of these one worker may add, so that one which was taken over does not
+/// use them all up.
+pub(crate) const TRACE_PLACES_EACH_MAX: usize = 512;
+
+/// Longest label or `tracestate` that goes to a worker for its span of the call:
+/// what W3C Trace Context asks everybody to carry.
+pub(crate) const CONTEXT_TEXT_BYTES_MAX: usize = 512;

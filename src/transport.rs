@@ -20,7 +20,7 @@ use crate::attached::{Attached, Count};
 use crate::limits::{FRAME_ATTACHED_MAX, KEEP_BYTES_LEAST, WAITING_FDS_MAX};
 use crate::proto::draft::Payload;
 use crate::proto::frame::FrameReader;
-use crate::proto::message::{FromWorker, Shape, put_run};
+use crate::proto::message::{CallContext, FromWorker, Shape, put_run};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::sys::descriptor::{self, Room, Tally};
 use crate::sys::fd::{self, Received};
@@ -64,13 +64,20 @@ impl Outgoing {
     }
 
     /// Appends a whole `Run`, and what is attached to it.
-    pub(crate) fn push_run(&mut self, seq: u64, function: u64, shape: Shape, args: &Payload) {
+    pub(crate) fn push_run(
+        &mut self,
+        seq: u64,
+        function: u64,
+        shape: Shape,
+        context: Option<&CallContext>,
+        args: &Payload,
+    ) {
         let attached = args.attached();
         if attached.is_some() {
             self.end_piece(None);
         }
         let count = attached.map_or(Count::NONE, |attached| Count::of(attached));
-        put_run(&mut self.tail, seq, function, shape, args.len(), count);
+        put_run(&mut self.tail, seq, function, shape, context, args.len(), count);
         if attached.is_some() {
             self.end_piece(attached.cloned());
         }
@@ -523,10 +530,10 @@ mod tests {
         let plain = Payload::from(vec![7; KEEP_BYTES_LEAST]);
         for step in [1, 7, 1 << 20] {
             let mut outgoing = Outgoing::default();
-            outgoing.push_run(1, 0, Shape::One, &plain);
-            outgoing.push_run(2, 0, Shape::One, &laden);
-            outgoing.push_run(3, 0, Shape::One, &laden);
-            outgoing.push_run(4, 0, Shape::One, &plain);
+            outgoing.push_run(1, 0, Shape::One, None, &plain);
+            outgoing.push_run(2, 0, Shape::One, None, &laden);
+            outgoing.push_run(3, 0, Shape::One, None, &laden);
+            outgoing.push_run(4, 0, Shape::One, None, &plain);
             let mut reader = FrameReader::new(1 << 20);
             let mut runs = Vec::new();
             while !outgoing.is_empty() {

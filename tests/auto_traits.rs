@@ -28,7 +28,7 @@ fn values_and_errors() {
             PoolState, TaskStatus, Shutdown, Cancelled, Stdio, StartMethod, Resource, Exit,
             TaskId, WorkerId, TaskInfo, TaskError, SpawnError, RemotePanic, EncodeError,
             DecodeError, ProtocolError, TryApplyError<String>, SharedBytes, SharedBytesMut,
-            Fd<std::net::TcpStream>, Peers, RecvError, SendErrorKind,
+            Fd<std::net::TcpStream>, worker::ForwardError, Peers, RecvError, SendErrorKind,
             Connection<Rc<u8>>, Sender<Rc<u8>>, Receiver<Rc<u8>>;
         send: Listener;
         unpin: Pool, PoolBuilder, TaskError, SpawnError;
@@ -36,7 +36,7 @@ fn values_and_errors() {
     fn error<T: Error + Send + Sync + Clone + 'static>() {}
     pinned! {
         error: TaskError, SpawnError, RemotePanic, EncodeError, DecodeError, ProtocolError,
-            TryApplyError<u8>;
+            TryApplyError<u8>, worker::ForwardError;
     }
 }
 

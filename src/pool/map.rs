@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::feed::Feed;
 use super::flight::Fed;
@@ -108,10 +109,14 @@ impl<R: DeserializeOwned + Send + 'static> Map<R> {
         let runtime = self.feed.supervisor().runtime.clone();
         let begun = self.feed.begin(true);
         MapHandle {
-            task: runtime.spawn(async move {
-                begun?;
-                self.await
-            }),
+            // Its calls are the caller's, wherever they are made.
+            task: runtime.spawn(
+                async move {
+                    begun?;
+                    self.await
+                }
+                .in_current_span(),
+            ),
             detached: false,
         }
     }

@@ -9,18 +9,24 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Weak};
 use std::thread;
 
+use tracing::Span;
+
 use super::life::Life;
 use super::streams::Tap;
 use crate::error::{Cause, RemotePanic, SpawnError, TaskError};
 use crate::exit::Exit;
 use crate::limits::{FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, WRITE_AGAIN_WAIT};
+use crate::observe::{self, Echo};
 use crate::proto::draft::{Payload, Reply};
-use crate::proto::frame::FrameReader;
+use crate::proto::frame::{FrameReader, HEADER_BYTES};
 use crate::proto::message::{Failure, FromWorker, Setup, Shape, put_setup};
 use crate::proto::peer::{Peer, ProtocolError, Violation};
+use crate::proto::trace::News;
 use crate::supervisor::failure_error;
+use crate::sys::clock::monotonic_nanos;
 use crate::sys::descriptor;
 use crate::sys::fd::{self, Received};
+use crate::time::Time;
 use crate::transport::Outgoing;
 
 /// Reads in one go before other processes get their turn.
@@ -34,6 +40,9 @@ pub(super) struct Line {
     reader: FrameReader,
     peer: Peer,
     heard: Heard,
+    echo: Echo,
+    /// The span that the process was made in.
+    caller: Span,
     /// What the process has printed last, if anybody can know.
     tap: Option<Weak<Tap>>,
     frame_bytes_max: usize,
@@ -74,6 +83,8 @@ impl Line {
         let limit = setup.frame_bytes_max + FRAME_OVERHEAD_BYTES;
         Line {
             peer: Peer::new(setup.fingerprint, life.pid() as i32),
+            echo: Echo::new(Time(monotonic_nanos()), life.name().to_owned(), life.pid(), true),
+            caller: Span::current(),
             life,
             socket,
             outgoing,
@@ -86,7 +97,7 @@ impl Line {
 
     /// Adds the task.
     pub(super) fn run(&mut self, function: u64, args: &Payload) {
-        self.outgoing.push_run(Line::SEQ, function, Shape::One, args);
+        self.outgoing.push_run(Line::SEQ, function, Shape::One, None, args);
     }
 
     /// Writes what the socket takes.
@@ -165,18 +176,28 @@ impl Line {
         }
         self.heard = match message {
             FromWorker::Hello(_) => return Ok(()),
-            FromWorker::Ready(outcome) if outcome.is_empty() => return Ok(()),
+            FromWorker::Ready { outcome, .. } if outcome.is_empty() => return Ok(()),
+            FromWorker::Trace { body, .. } => return self.tell(&body),
             // Its arguments are not kept here.
             FromWorker::Began { .. } => return Ok(()),
             FromWorker::InitFailed(failure) => Heard::NotSetUp(failure.clipped()),
             FromWorker::Done { answered: 1, retire: false, payload, .. } => Heard::Answer(payload),
             FromWorker::Failed { retire: false, failure, .. } => Heard::Failed(failure),
-            FromWorker::Ready(_)
+            FromWorker::Ready { .. }
             | FromWorker::Done { .. }
             | FromWorker::Failed { .. }
             | FromWorker::Skipped { .. }
             | FromWorker::Item { .. } => return wrong(),
         };
+        Ok(())
+    }
+
+    /// Tells what the process's `tracing` was told.
+    fn tell(&mut self, body: &[u8]) -> Result<(), ProtocolError> {
+        if self.echo.admits(Time(monotonic_nanos()), body.len() + HEADER_BYTES)? {
+            let news = News::decode(body)?;
+            observe::guarded(|| self.echo.tell(news, &self.caller));
+        }
         Ok(())
     }
 

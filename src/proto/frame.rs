@@ -36,6 +36,7 @@ pub(crate) enum Kind {
     Skipped = 21,
     Item = 22,
     Began = 23,
+    Trace = 24,
 }
 
 impl Kind {
@@ -52,6 +53,7 @@ impl Kind {
             21 => Kind::Skipped,
             22 => Kind::Item,
             23 => Kind::Began,
+            24 => Kind::Trace,
             _ => return None,
         })
     }
@@ -498,7 +500,7 @@ mod tests {
         for (at, byte, announced) in [(6, most as u8 + 1, most + 1), (7, 255, 255)] {
             assert_eq!(refused(at, byte), FrameError::Attached { announced, limit: most });
         }
-        for byte in (0..=255).filter(|byte| !matches!(byte, 1..=3 | 16..=23)) {
+        for byte in (0..=255).filter(|byte| !matches!(byte, 1..=3 | 16..=24)) {
             assert_eq!(refused(4, byte), FrameError::UnknownKind(byte));
         }
     }

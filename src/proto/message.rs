@@ -7,12 +7,18 @@ use super::codec;
 use super::draft::Reply;
 use super::frame::{self, Frame, FrameError, Kind};
 use crate::attached::{Arrived, Attached, Count};
+use crate::id::TaskId;
 use crate::limits::REPORT_TEXT_BYTES_MAX;
 use crate::resource::Resource;
 use crate::sandbox::Sandbox;
 
 /// The worker asks to be replaced: it has reached its memory limit.
 const RETIRE: u8 = 1;
+
+/// Somebody in the worker listens for spans of calls.
+const LISTENS: u8 = 1;
+/// The worker forwards what its `tracing` is told.
+const FORWARDS: u8 = 2;
 
 /// The call is a chunk: its answer is [`super::answers`].
 const BATCH: u8 = 1;
@@ -71,12 +77,29 @@ const STOP_ON_FAILURE: u8 = 4;
 /// And another.
 const TALLIED: u8 = 8;
 
+/// Flag: before the arguments comes a [`CallContext`], and before that its length.
+const CONTEXT: u8 = 16;
+
+const CONTEXT_LEN_BYTES: usize = size_of::<u16>();
+
+/// What a worker needs to know of a call for its span. Sent where somebody listens
+/// for that.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct CallContext {
+    pub(crate) task: TaskId,
+    pub(crate) label: Option<String>,
+    /// The caller's trace, as W3C Trace Context writes it: `traceparent`, and
+    /// `tracestate`.
+    pub(crate) trace: Option<(String, String)>,
+}
+
 /// Appends everything of a `Run` but its arguments, which the caller writes next.
 pub(crate) fn put_run(
     out: &mut Vec<u8>,
     seq: u64,
     function: u64,
     shape: Shape,
+    context: Option<&CallContext>,
     args_len: usize,
     attached: Count,
 ) {
@@ -88,11 +111,22 @@ pub(crate) fn put_run(
         }
         Shape::Stream => (STREAM, 1, 0),
     };
-    let body_len = RUN_PREFIX_BYTES + args_len;
+    let mut encoded = Vec::new();
+    let mut flags = flags;
+    if let Some(context) = context {
+        flags |= CONTEXT;
+        encoded.extend_from_slice(&[0; CONTEXT_LEN_BYTES]);
+        codec::encode_into(context, &mut encoded, u16::MAX.into())
+            .unwrap_or_else(|failure| unreachable!("its texts are cut: {failure:?}"));
+        let len = (encoded.len() - CONTEXT_LEN_BYTES) as u16;
+        encoded[..CONTEXT_LEN_BYTES].copy_from_slice(&len.to_le_bytes());
+    }
+    let body_len = RUN_PREFIX_BYTES + encoded.len() + args_len;
     out.extend_from_slice(&frame::header(Kind::Run, flags, seq, body_len, attached));
     out.extend_from_slice(&function.to_le_bytes());
     out.extend_from_slice(&count.to_le_bytes());
     out.extend_from_slice(&budget_nanos.to_le_bytes());
+    out.extend_from_slice(&encoded);
 }
 
 /// A `Setup` frame, whole, with what is attached to the initializer's arguments.
@@ -109,7 +143,14 @@ pub(crate) fn put_bye(out: &mut Vec<u8>) {
 #[derive(Debug)]
 pub(crate) enum ToWorker {
     Setup(Setup, Arrived),
-    Run { seq: u64, function: u64, shape: Shape, args: Bytes, arrived: Arrived },
+    Run {
+        seq: u64,
+        function: u64,
+        shape: Shape,
+        context: Option<Box<CallContext>>,
+        args: Bytes,
+        arrived: Arrived,
+    },
     Bye,
 }
 
@@ -125,7 +166,7 @@ impl ToWorker {
                 let function = body.get_u64_le();
                 let count = body.get_u32_le();
                 let budget_nanos = body.get_u64_le();
-                let shape = match frame.flags {
+                let shape = match frame.flags & !CONTEXT {
                     0 => Shape::One,
                     STREAM => Shape::Stream,
                     flags if flags & !(STOP_ON_FAILURE | TALLIED) == BATCH => {
@@ -135,13 +176,29 @@ impl ToWorker {
                     }
                     _ => return Err(MessageError::Malformed("run")),
                 };
+                let context = match frame.flags & CONTEXT {
+                    0 => None,
+                    _ => Some(take_context(&mut body)?),
+                };
                 let (seq, args, arrived) = (frame.seq, body.freeze(), frame.arrived);
-                Ok(ToWorker::Run { seq, function, shape, args, arrived })
+                Ok(ToWorker::Run { seq, function, shape, context, args, arrived })
             }
             Kind::Bye => Ok(ToWorker::Bye),
             other => Err(MessageError::WrongWay(other)),
         }
     }
+}
+
+fn take_context(body: &mut BytesMut) -> Result<Box<CallContext>, MessageError> {
+    let malformed = MessageError::Malformed("context");
+    if body.len() < CONTEXT_LEN_BYTES {
+        return Err(malformed);
+    }
+    let len = usize::from(body.get_u16_le());
+    if body.len() < len {
+        return Err(malformed);
+    }
+    codec::decode(&body.split_to(len)).map(Box::new).map_err(|_| malformed)
 }
 
 /// Why a call, or the initializer, has no value. Made by the worker.
@@ -240,9 +297,17 @@ pub(crate) fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
     put_report(out, Kind::Hello, 0, 0, hello, Count::NONE);
 }
 
-pub(crate) fn put_ready(out: &mut Vec<u8>, outcome: &[u8]) {
-    frame::put_header(out, Kind::Ready, 0, 0, outcome.len());
+pub(crate) fn put_ready(out: &mut Vec<u8>, ears: Ears, outcome: &[u8]) {
+    let listens = if ears.listens { LISTENS } else { 0 };
+    let forwards = if ears.forwards { FORWARDS } else { 0 };
+    frame::put_header(out, Kind::Ready, listens | forwards, 0, outcome.len());
     out.extend_from_slice(outcome);
+}
+
+/// A `Trace` frame, whole.
+pub(crate) fn put_trace(out: &mut Vec<u8>, seq: u64, body: &[u8]) {
+    frame::put_header(out, Kind::Trace, 0, seq, body.len());
+    out.extend_from_slice(body);
 }
 
 pub(crate) fn put_init_failed(out: &mut Vec<u8>, failure: &Failure) {
@@ -288,12 +353,24 @@ pub(crate) fn finish_item_as(frame: &mut [u8], len: usize, attached: Count, seq:
     frame[..header.len()].copy_from_slice(&header);
 }
 
+/// Who in a worker listens to `tracing`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Ears {
+    /// Somebody hears of spans of calls.
+    pub(crate) listens: bool,
+    /// It sends on what it hears.
+    pub(crate) forwards: bool,
+}
+
 /// What a worker says.
 #[derive(Debug)]
 pub(crate) enum FromWorker {
     Hello(Hello),
     /// What the initializer returned; empty if there is none.
-    Ready(BytesMut),
+    Ready {
+        ears: Ears,
+        outcome: BytesMut,
+    },
     InitFailed(Failure),
     Done {
         seq: u64,
@@ -320,13 +397,22 @@ pub(crate) enum FromWorker {
     Began {
         seq: u64,
     },
+    /// [`News`](super::trace::News), as they came: there may be too many to read
+    /// all.
+    Trace {
+        seq: u64,
+        body: BytesMut,
+    },
 }
 
 impl FromWorker {
-    /// The task that it is about, if any.
+    /// The task that it answers, if any.
     pub(crate) fn seq(&self) -> Option<u64> {
         match self {
-            FromWorker::Hello(_) | FromWorker::Ready(_) | FromWorker::InitFailed(_) => None,
+            FromWorker::Hello(_)
+            | FromWorker::Ready { .. }
+            | FromWorker::InitFailed(_)
+            | FromWorker::Trace { .. } => None,
             FromWorker::Done { seq, .. }
             | FromWorker::Failed { seq, .. }
             | FromWorker::Skipped { seq }
@@ -339,12 +425,22 @@ impl FromWorker {
         let (body, arrived) = (frame.body, frame.arrived);
         let seq = frame.seq;
         let retire = frame.flags == RETIRE;
-        if frame.flags & !RETIRE != 0 {
+        let known = match frame.kind {
+            Kind::Ready => LISTENS | FORWARDS,
+            Kind::Trace => 0,
+            _ => RETIRE,
+        };
+        if frame.flags & !known != 0 {
             return Err(MessageError::Malformed("flags"));
         }
         Ok(match frame.kind {
             Kind::Hello => FromWorker::Hello(report(&body)?),
-            Kind::Ready => FromWorker::Ready(body),
+            Kind::Ready => {
+                let has = |flag| frame.flags & flag != 0;
+                let ears = Ears { listens: has(LISTENS), forwards: has(FORWARDS) };
+                FromWorker::Ready { ears, outcome: body }
+            }
+            Kind::Trace => FromWorker::Trace { seq, body },
             Kind::InitFailed => FromWorker::InitFailed(report(&body)?),
             Kind::Done if body.len() >= DONE_PREFIX_BYTES => {
                 let mut prefix = &body[..DONE_PREFIX_BYTES];

@@ -33,6 +33,9 @@
 //!   │── Bye ──────────────────────────────▶│ exits with 0
 //! ```
 //!
+//! A worker that forwards what its `tracing` is told sends `Trace` at any time
+//! after its hello, within the task that it is about or with number 0.
+//!
 //! Cancelling is not a message: it is a swap of the task's slot word (see
 //! `slot_word`), so that it reaches a worker that is busy and does not read.
 
@@ -44,6 +47,7 @@ pub(crate) mod frame;
 pub(crate) mod guard;
 pub(crate) mod message;
 pub(crate) mod peer;
+pub(crate) mod trace;
 mod varint;
 
 /// Changes with every change of a frame's layout or meaning. Parent and worker

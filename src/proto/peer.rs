@@ -44,7 +44,8 @@ impl Peer {
                 self.check(hello)?;
                 Stage::Greeted
             }
-            (Stage::Greeted, FromWorker::Ready(_)) => Stage::Ready,
+            (Stage::Greeted, FromWorker::Ready { .. }) => Stage::Ready,
+            (stage @ (Stage::Greeted | Stage::Ready), FromWorker::Trace { .. }) => stage,
             (Stage::Greeted, FromWorker::InitFailed(_)) => Stage::Failed,
             (
                 Stage::Ready,
@@ -88,13 +89,14 @@ impl Peer {
 fn name(message: &FromWorker) -> &'static str {
     match message {
         FromWorker::Hello(_) => "hello",
-        FromWorker::Ready(_) => "ready",
+        FromWorker::Ready { .. } => "ready",
         FromWorker::InitFailed(_) => "init failed",
         FromWorker::Done { .. } => "done",
         FromWorker::Failed { .. } => "failed",
         FromWorker::Skipped { .. } => "skipped",
         FromWorker::Item { .. } => "item",
         FromWorker::Began { .. } => "began",
+        FromWorker::Trace { .. } => "trace",
     }
 }
 
@@ -136,6 +138,8 @@ pub(crate) enum Violation {
     },
     /// More stream items than were asked for.
     ItemsPastCredit,
+    /// More for `tracing` than any honest worker sends.
+    TooMuchSaid,
     /// The status page holds what its protocol cannot lead to.
     Page,
     /// The socket closed and the process did not end.
@@ -189,6 +193,7 @@ impl fmt::Display for ProtocolError {
             Violation::ItemsPastCredit => {
                 f.write_str("the worker sent more stream items than it was asked for")
             }
+            Violation::TooMuchSaid => f.write_str("the worker said more to `tracing` than it may"),
             Violation::Page => f.write_str("the worker's status page is damaged"),
             Violation::ClosedButAlive => {
                 f.write_str("the connection to the worker broke, and it did not end")
@@ -222,7 +227,7 @@ impl From<FrameError> for ProtocolError {
 mod tests {
     use bytes::BytesMut;
 
-    use super::super::message::Failure;
+    use super::super::message::{Ears, Failure};
     use super::*;
     use crate::proto::draft::Reply;
 
@@ -234,12 +239,13 @@ mod tests {
         let (seq, run_nanos, answered, retire) = (1, 2, 1, false);
         vec![
             FromWorker::Hello(HELLO),
-            FromWorker::Ready(BytesMut::new()),
+            FromWorker::Ready { ears: Ears::default(), outcome: BytesMut::new() },
             FromWorker::InitFailed(failure.clone()),
             FromWorker::Done { seq, run_nanos, answered, retire, payload: payload.clone() },
             FromWorker::Failed { seq, run_nanos, retire, failure },
             FromWorker::Skipped { seq },
             FromWorker::Item { seq, payload },
+            FromWorker::Trace { seq, body: BytesMut::new() },
         ]
     }
 
@@ -250,7 +256,8 @@ mod tests {
             (Silent, "hello") => Some(Greeted),
             (Greeted, "ready") => Some(Ready),
             (Greeted, "init failed") => Some(Failed),
-            (Ready, "done" | "failed" | "skipped" | "item") => Some(Ready),
+            (Ready, "done" | "failed" | "skipped" | "item" | "trace") => Some(Ready),
+            (Greeted, "trace") => Some(Greeted),
             _ => None,
         };
         for stage in [Silent, Greeted, Ready, Failed] {

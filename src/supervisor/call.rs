@@ -19,8 +19,9 @@ use crate::error::{
     DecodeError, EncodeError, MemoryExceeded, RemotePanic, Side, SpawnError, TaskError, TaskInfo,
 };
 use crate::id::TaskId;
+use crate::limits::CONTEXT_TEXT_BYTES_MAX;
 use crate::proto::draft::{Payload, Reply};
-use crate::proto::message::{Failure, Shape};
+use crate::proto::message::{CallContext, Failure, Shape};
 use crate::registry::{FnId, Table};
 use crate::sched::Ending;
 use crate::sys::layout::Tallied;
@@ -193,6 +194,13 @@ impl Call {
         TaskInfo { id, name: task.map_or("unknown", |task| task.name), label, index: None }
     }
 
+    /// What a worker's span of the call takes.
+    pub(super) fn context(&self, task: TaskId) -> CallContext {
+        let extras = self.record().extras.as_ref();
+        let label = extras.and_then(|extras| extras.label.as_deref());
+        CallContext { task, label: label.map(|label| clipped(label).to_owned()), trace: None }
+    }
+
     /// Tells the caller, who is to be woken yet.
     pub(super) fn resolve(mut self, ended: Ended) -> Option<Waker> {
         self.record.take().and_then(|record| record.resolve(ended))
@@ -363,6 +371,13 @@ impl Items {
     fn take_waker(&self) -> Option<Waker> {
         self.state().waker.take()
     }
+}
+
+/// A label as far as it goes to workers.
+fn clipped(label: &str) -> &str {
+    let most = label.len().min(CONTEXT_TEXT_BYTES_MAX);
+    let end = (0..=most).rev().find(|&at| label.is_char_boundary(at));
+    &label[..end.unwrap_or(0)]
 }
 
 /// What the caller is told of a failure that a worker reported.

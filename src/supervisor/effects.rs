@@ -178,10 +178,12 @@ impl Core {
                 if let Some(span) = call.span() {
                     effects.sent.push((span, task.id, worker.id));
                 }
-                link.outgoing.push_run(seq, call.function(), call.shape(), &call.args);
+                let context = link.listens.then(|| call.context(task.id));
+                let (function, shape) = (call.function(), call.shape());
+                link.outgoing.push_run(seq, function, shape, context.as_ref(), &call.args);
             }
             // It has ended since; the worker will find its word revoked.
-            None => link.outgoing.push_run(seq, 0, Shape::One, &Payload::default()),
+            None => link.outgoing.push_run(seq, 0, Shape::One, None, &Payload::default()),
         }
         // To wake the driver first would take as long as to wake the worker. But
         // where that may take our processor, it is not done under the lock; and

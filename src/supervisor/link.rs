@@ -25,9 +25,11 @@ use crate::exit::Exit;
 use crate::limits::{
     FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, SPARE_WAIT, WAITING_FDS_WAIT, WRITE_AGAIN_WAIT,
 };
-use crate::observe;
+use crate::observe::{self, Echo};
+use crate::proto::frame::HEADER_BYTES;
 use crate::proto::message::{Failure, FromWorker, Shape};
 use crate::proto::peer::{Peer, ProtocolError, Violation};
+use crate::proto::trace::News;
 use crate::sched::{self, Place, Stage, Words, WorkerKey};
 use crate::slot_word::{Phase, SlotWord};
 use crate::start::spawn::Ends;
@@ -64,6 +66,8 @@ pub(super) struct LinkState {
     /// What it said, before it had a task, of its sandbox.
     #[cfg(feature = "sandbox")]
     pub(super) sandbox: u64,
+    /// Somebody there hears of calls.
+    pub(super) listens: bool,
     /// It is over with the process.
     pub(super) end: Option<End>,
     /// The last it printed to stderr; filled in at its death.
@@ -211,6 +215,7 @@ pub(super) struct Link {
     stdout: Option<Output>,
     stderr: Option<Output>,
     span: Span,
+    echo: Echo,
     /// Messages between parsing and handling; kept for its memory.
     messages: Vec<FromWorker>,
     /// The stream has ended.
@@ -243,6 +248,7 @@ impl Link {
         let stderr = ends.stderr.map(|fd| Output::new(fd, "stderr")).transpose()?;
         let span = observe::worker_span(&plan.name, worker.id, ends.pid);
         observe::worker_started(&span);
+        let name = format!("{}/{}", plan.name, worker.seat);
         let alarm = Arc::new(Alarm::default());
         let outgoing = Outgoing::of_frame(&plan.setup);
         supervisor.core().links.insert(LinkState {
@@ -258,6 +264,7 @@ impl Link {
             greeted: false,
             #[cfg(feature = "sandbox")]
             sandbox: 0,
+            listens: false,
             end: None,
             stderr: String::new(),
         });
@@ -270,6 +277,7 @@ impl Link {
             stdout,
             stderr,
             span,
+            echo: Echo::new(Time(monotonic_nanos()), name, ends.pid as u32, plan.settings.trusted),
             messages: Vec::new(),
             eof: false,
             condemned: false,
@@ -413,11 +421,15 @@ impl Link {
     ) -> Result<(), ProtocolError> {
         while let Some(message) = self.transport.next_message()? {
             self.peer.accept(&message)?;
+            if let FromWorker::Trace { seq, body } = message {
+                self.tell(seq, &body)?;
+                continue;
+            }
             let problem = match (&message, check) {
-                (FromWorker::Ready(outcome), Some(check)) => check(outcome).err(),
+                (FromWorker::Ready { outcome, .. }, Some(check)) => check(outcome).err(),
                 _ => None,
             };
-            if problem.is_none() && matches!(message, FromWorker::Ready(_)) {
+            if problem.is_none() && matches!(message, FromWorker::Ready { .. }) {
                 observe::worker_ready(&self.span);
             }
             messages.push(match problem {
@@ -425,6 +437,21 @@ impl Link {
                 None => message,
             });
         }
+        Ok(())
+    }
+
+    /// Tells what the worker's `tracing` was told. The call that it is about has not
+    /// ended here: its answer comes behind this.
+    fn tell(&mut self, seq: u64, body: &[u8]) -> Result<(), ProtocolError> {
+        if !self.echo.admits(Time(monotonic_nanos()), body.len() + HEADER_BYTES)? {
+            return Ok(());
+        }
+        let news = News::decode(body)?;
+        let core = self.supervisor.core();
+        let span = core.sched.in_flight(self.worker, seq).and_then(Call::span);
+        drop(core);
+        let span = span.as_deref().unwrap_or(&self.span);
+        observe::guarded(|| self.echo.tell(news, span));
         Ok(())
     }
 
@@ -561,6 +588,9 @@ impl Supervisor {
         let mut core = self.core();
         let now = Time(monotonic_nanos());
         for message in messages.drain(..) {
+            if let FromWorker::Ready { ears, .. } = message {
+                self.ears.note(ears);
+            }
             if let Err(error) = core.take_message(now, link, message, &mut effects) {
                 result = Err(error);
                 break;
@@ -597,10 +627,13 @@ impl Core {
                     link.greeted = true;
                 }
             }
-            FromWorker::Ready(_) => {
-                #[cfg(feature = "sandbox")]
+            FromWorker::Ready { ears, .. } => {
                 if let Some(link) = self.links.get_mut(worker) {
-                    link.sandbox = link.page.sandbox();
+                    link.listens = ears.listens;
+                    #[cfg(feature = "sandbox")]
+                    {
+                        link.sandbox = link.page.sandbox();
+                    }
                 }
                 self.sched.handle_ready(now, worker, &self.links);
             }
@@ -660,6 +693,7 @@ impl Core {
                     effects.release(std::mem::take(&mut call.args));
                 }
             }
+            FromWorker::Trace { .. } => unreachable!("told where it was parsed"),
             FromWorker::Item { seq, payload } => {
                 let Some(call) = self.sched.handle_item(now, worker, seq, &self.links)? else {
                     effects.discard(payload);

@@ -25,6 +25,7 @@
 mod alarm;
 mod call;
 mod driver;
+mod ears;
 mod effects;
 mod landing;
 mod link;
@@ -44,6 +45,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 pub(crate) use self::call::{Ended, Failed, Items, Receiver, Request, failure_error};
 pub(crate) use self::landing::{Landing, Part};
@@ -51,6 +53,7 @@ pub(crate) use self::report::{Counts, PoolView, RunningView, TaskView, WorkerRep
 
 use self::alarm::Alarm;
 use self::call::{Call, Sink};
+use self::ears::PoolEars;
 use self::effects::Effects;
 use self::link::Links;
 use crate::error::{Cause, SpawnError, TaskError};
@@ -123,6 +126,7 @@ pub(crate) struct Supervisor {
     changed: Notify,
     /// Calls the driver.
     alarm: Alarm,
+    ears: PoolEars,
     /// What the warden said, for the driver. At most a few entries per worker.
     inbox: Mutex<VecDeque<Event>>,
     /// Workers that were asked for and of which a process may exist that is
@@ -194,6 +198,7 @@ impl Supervisor {
             admission: Semaphore::new(room),
             changed: Notify::new(),
             alarm: Alarm::default(),
+            ears: PoolEars::default(),
             inbox: Mutex::default(),
             processes: AtomicUsize::new(0),
             workers_wanted: AtomicUsize::new(plan.settings.workers),
@@ -270,7 +275,11 @@ impl Supervisor {
     }
 
     fn call(&self, request: Request, sink: Sink) -> Call {
-        let span = observe::task_span(&self.plan.name, request.name, request.label.as_deref());
+        let mut span = observe::task_span(&self.plan.name, request.name, request.label.as_deref());
+        if span.is_disabled() && self.ears.may_forward() {
+            // What the worker has to tell belongs there.
+            span = Span::current();
+        }
         Call::new(request, sink, (!span.is_disabled()).then(|| Arc::new(span)))
     }
 

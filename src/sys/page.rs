@@ -127,7 +127,8 @@ impl Page {
     }
 
     /// Worker: writes `[from, to)` of the stream to the socket, straight from
-    /// the ring, and returns how many bytes it took.
+    /// the ring, and returns how many bytes it took. Waits for room for the first,
+    /// if `waits`.
     ///
     /// There is no `&[u8]` of the ring to be had: it would promise that nobody
     /// writes there, and two processes can.
@@ -140,6 +141,7 @@ impl Page {
         socket: BorrowedFd<'_>,
         from: u64,
         to: u64,
+        waits: bool,
     ) -> io::Result<usize> {
         let len = range_len(from, to);
         let start = from as usize % OUTBOX_BYTES;
@@ -153,10 +155,11 @@ impl Page {
         let mut message: libc::msghdr = unsafe { mem::zeroed() };
         message.msg_iov = parts.as_mut_ptr();
         message.msg_iovlen = if len == first { 1 } else { 2 };
+        let flags = libc::MSG_NOSIGNAL | if waits { 0 } else { libc::MSG_DONTWAIT };
         loop {
             // SAFETY: both parts lie within the ring, as `range_len` has
             // checked, and the kernel only reads them.
-            let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL) };
+            let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, flags) };
             match Errno::result(sent) {
                 Err(Errno::EINTR) => continue,
                 sent => return Ok(sent? as usize),
@@ -253,13 +256,13 @@ mod tests {
         for at in [0, 5, OUTBOX_BYTES as u64 - 3] {
             worker.outbox_write(at, &bytes);
             let end = at + OUTBOX_BYTES as u64;
-            assert_eq!(worker.outbox_send(ours.as_fd(), at, end).unwrap(), OUTBOX_BYTES);
+            assert_eq!(worker.outbox_send(ours.as_fd(), at, end, true).unwrap(), OUTBOX_BYTES);
             let mut got = vec![0; OUTBOX_BYTES];
             theirs.read_exact(&mut got).unwrap();
             assert!(got == bytes);
         }
         drop(theirs);
-        let error = worker.outbox_send(ours.as_fd(), 0, 1).unwrap_err();
+        let error = worker.outbox_send(ours.as_fd(), 0, 1, true).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::forward::Post;
 use super::outbox::Outbox;
 use super::{forget_callbacks, guard, is_asked_to_end};
 use crate::attached::Arrived;
@@ -39,7 +40,7 @@ pub(super) struct Desk {
 /// What a call needs done while it is made.
 pub(super) struct Errands {
     page: Arc<Page>,
-    pub(super) outbox: Outbox,
+    pub(super) outbox: Post,
     /// Made for the first async task, and kept.
     runtime: Option<tokio::runtime::Runtime>,
     stream: Stream,
@@ -80,6 +81,7 @@ pub(super) struct Batch {
 
 impl Desk {
     pub(super) fn new(page: Arc<Page>, outbox: Outbox) -> Self {
+        let outbox = Post::Own(outbox);
         let errands = Errands { page, outbox, runtime: None, stream: Stream::default() };
         Desk { out: Draft::default(), frame_bytes_max: 0, errands }
     }

@@ -1,4 +1,5 @@
-//! Inside a worker: what a task can learn about its own cancellation.
+//! Inside a worker: what a task can learn about its own cancellation, and how what
+//! it tells to `tracing` comes to the pool's process.
 //!
 //! A worker runs one task at a time, in the order they came, and ends when its
 //! parent does, whatever it is doing.
@@ -32,10 +33,12 @@
 //! ```
 
 // `run` is the worker's loop, `desk` where one call is worked on, `outbox` what
-// is answered and not yet sent; `guard` catches panics, `lookout` saves sleeps
-// between tasks, `lifeline` watches for the parent's end, `memory` for a task that
-// takes too much. Before each task, `run` asks the status page whether it may.
+// is answered and not yet sent, `forward` what its `tracing` is told; `guard`
+// catches panics, `lookout` saves sleeps between tasks, `lifeline` watches for the
+// parent's end, `memory` for a task that takes too much. Before each task, `run`
+// asks the status page whether it may.
 mod desk;
+mod forward;
 mod guard;
 mod lifeline;
 mod lookout;
@@ -48,6 +51,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
+pub use self::forward::{ForwardError, forward_tracing};
 pub(crate) use self::run::{preload, run};
 
 use crate::slot_word::Phase;

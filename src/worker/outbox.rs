@@ -8,6 +8,9 @@
 //! part of the ring is news. What is too long for the ring, or has a descriptor
 //! attached, goes into the socket at once, and the page says from where on the
 //! ring can be believed.
+//!
+//! Where the worker forwards what its `tracing` is told, other threads put that
+//! here, too; see `forward`, which then has it.
 
 use std::io::{self, IoSlice, Write};
 use std::os::fd::AsFd;
@@ -45,20 +48,51 @@ impl Outbox {
             self.flush()?;
         }
         match frames.as_slice() {
-            Some(frames) if len <= UNSENT_BYTES_MAX => {
-                self.page.outbox_write(self.filled, frames);
-                self.filled += len;
-            }
+            Some(frames) if len <= UNSENT_BYTES_MAX => self.write(frames),
             _ => {
                 self.flush()?;
                 self.send(frames)?;
                 self.sent += len;
                 self.filled += len;
                 self.page.outbox_skip(self.filled);
+                self.page.outbox_publish(self.filled);
             }
         }
-        self.page.outbox_publish(self.filled);
         Ok(())
+    }
+
+    /// Adds whole frames that fit into the ring.
+    pub(super) fn push_short(&mut self, frames: &[u8]) -> io::Result<()> {
+        if !self.has_room(frames.len()) {
+            self.flush()?;
+        }
+        self.write(frames);
+        Ok(())
+    }
+
+    /// Adds whole frames if that can be done without waiting for the parent, and
+    /// sends what can be sent so. Returns whether they were added.
+    pub(super) fn try_push_short(&mut self, frames: &[u8]) -> bool {
+        if !self.has_room(frames.len()) {
+            self.try_flush();
+        }
+        let has_room = self.has_room(frames.len());
+        if has_room {
+            self.write(frames);
+            self.try_flush();
+        }
+        has_room
+    }
+
+    fn has_room(&self, len: usize) -> bool {
+        self.filled - self.sent + len as u64 <= UNSENT_BYTES_MAX
+    }
+
+    /// Puts frames into the ring, which has room for them.
+    fn write(&mut self, frames: &[u8]) {
+        self.page.outbox_write(self.filled, frames);
+        self.filled += frames.len() as u64;
+        self.page.outbox_publish(self.filled);
     }
 
     /// Writes frames past the ring, from where they are.
@@ -83,10 +117,22 @@ impl Outbox {
     pub(super) fn flush(&mut self) -> io::Result<()> {
         while self.sent < self.filled {
             let socket = self.socket.as_fd();
-            let n = patiently(|| self.page.outbox_send(socket, self.sent, self.filled))?;
+            let n = patiently(|| self.page.outbox_send(socket, self.sent, self.filled, true))?;
             self.sent += n as u64;
         }
         Ok(())
+    }
+
+    /// Sends what the socket takes now. If it fails, the next answer will meet the
+    /// same, and know what to do.
+    fn try_flush(&mut self) {
+        while self.sent < self.filled {
+            let socket = self.socket.as_fd();
+            match self.page.outbox_send(socket, self.sent, self.filled, false) {
+                Ok(n) => self.sent += n as u64,
+                Err(_) => return,
+            }
+        }
     }
 }
 

@@ -9,19 +9,22 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tracing::Span;
+
 use super::desk::{Arguments, Batch, Desk};
 use super::lookout::Lookout;
 use super::outbox::Outbox;
-use super::{PAGE, RUNNING, forget_callbacks, guard, lifeline, memory};
+use super::{PAGE, RUNNING, forget_callbacks, forward, guard, lifeline, memory};
 use crate::attached::Arrived;
 use crate::limits::{
     FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_WAIT,
 };
+use crate::observe;
 use crate::proto::VERSION;
 use crate::proto::frame::{FrameReader, REPORT_BYTES_MAX};
 use crate::proto::message::{
-    DONE_HEAD_BYTES, Failure, Hello, Setup, Shape, ToWorker, finish_done, put_began, put_failed,
-    put_hello, put_init_failed, put_ready, put_skipped,
+    CallContext, DONE_HEAD_BYTES, Ears, Failure, Hello, Setup, Shape, ToWorker, finish_done,
+    put_began, put_failed, put_hello, put_init_failed, put_ready, put_skipped,
 };
 use crate::registry::{FnId, Kind, Table};
 use crate::slot_word::Phase;
@@ -156,10 +159,10 @@ impl Worker {
         self.greet()?;
         loop {
             match self.receive()? {
-                ToWorker::Run { seq, function, shape, args, arrived } => {
+                ToWorker::Run { seq, function, shape, context, args, arrived } => {
                     self.lookout.handle_run(seq);
                     let args = Arguments { bytes: args, arrived };
-                    self.handle_run(seq, FnId(function), shape, args)?;
+                    self.handle_run(seq, FnId(function), shape, context.as_deref(), args)?;
                 }
                 ToWorker::Bye => return self.desk.errands.outbox.flush().map(|()| 0),
                 ToWorker::Setup(..) => return Err(invalid("the parent sent its settings twice")),
@@ -184,10 +187,12 @@ impl Worker {
         if !self.greet()? {
             return Ok(false);
         }
+        // It has no initializer: what it has to say it says in its task.
+        self.desk.errands.outbox.share();
         match self.receive()? {
-            ToWorker::Run { seq, function, shape, args, arrived } => {
+            ToWorker::Run { seq, function, shape, context, args, arrived } => {
                 let args = Arguments { bytes: args, arrived };
-                self.handle_run(seq, FnId(function), shape, args)
+                self.handle_run(seq, FnId(function), shape, context.as_deref(), args)
             }
             ToWorker::Bye | ToWorker::Setup(..) => Err(invalid("the parent sent no task")),
         }
@@ -231,7 +236,7 @@ impl Worker {
             }
             Ok(()) => {
                 let outcome = std::mem::take(&mut self.desk.out).into_vec();
-                put_ready(self.desk.out.tail(), &outcome);
+                put_ready(self.desk.out.tail(), ears(), &outcome);
             }
             Err(failure) => {
                 self.desk.out.clear(SPARE_BYTES_MAX);
@@ -290,10 +295,14 @@ impl Worker {
     fn initialise(&mut self, setup: &Setup, arrived: Arrived) -> Result<(), Failure> {
         let Some((function, args)) = &setup.initializer else { return Ok(()) };
         let args = Arguments { bytes: args.clone(), arrived };
-        match self.table.lookup(FnId(*function)).map(|task| &task.kind) {
+        // It may have something to say from then on.
+        self.desk.errands.outbox.share();
+        let result = match self.table.lookup(FnId(*function)).map(|task| &task.kind) {
             Some(Kind::Value(run)) => self.desk.call(*run, &args),
             _ => Err(Failure::UnknownFunction),
-        }
+        };
+        self.desk.errands.outbox.settle();
+        result
     }
 
     /// The next message. Sends what is unsent before it waits for one.
@@ -338,6 +347,7 @@ impl Worker {
         seq: u64,
         function: FnId,
         shape: Shape,
+        context: Option<&CallContext>,
         args: Arguments,
     ) -> io::Result<bool> {
         let started = monotonic_nanos();
@@ -367,7 +377,10 @@ impl Worker {
         if self.is_watched {
             memory::handle_task();
         }
-        let kind = self.table.lookup(function).map(|task| &task.kind);
+        let task = self.table.lookup(function);
+        // Behind `RUNNING`: whoever hears of it asks for that.
+        let span = context.and_then(|context| CallSpan::open(task?.name, context));
+        let kind = task.map(|task| &task.kind);
         let result = match (shape, kind) {
             (Shape::One, Some(Kind::Value(run))) => self.desk.one(*run, &args),
             (
@@ -384,6 +397,8 @@ impl Worker {
             (Shape::Stream, Some(Kind::Stream(run))) => self.desk.stream(*run, &args, seq)?,
             _ => Err(Failure::UnknownFunction),
         };
+        // What its end is told of comes before the answer.
+        drop(span);
         if RUNNING.compare_exchange(seq, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             // It took too much memory: this process is about to end for it.
             park_for_good();
@@ -426,6 +441,7 @@ impl Worker {
     /// Gives the frames on the desk to the outbox, and sends them unless there
     /// is reason to expect more soon. `now` is when the task ended.
     fn answer(&mut self, now: u64, run_nanos: u64) -> io::Result<()> {
+        self.desk.errands.outbox.settle();
         self.desk.errands.outbox.push(&self.desk.out)?;
         self.desk.out.clear(SPARE_BYTES_MAX);
         let since = *self.unsent_since.get_or_insert(now);
@@ -453,6 +469,39 @@ impl Worker {
 fn park_for_good() -> ! {
     loop {
         std::thread::park();
+    }
+}
+
+/// Who in this process listens to `tracing`.
+fn ears() -> Ears {
+    let forwards = forward::is_wanted();
+    let mut listens = forwards;
+    observe::guarded(|| listens |= observe::hears_of_calls());
+    Ears { listens, forwards }
+}
+
+/// The span of a call, entered. Whatever a subscriber of the task's does, the worker
+/// goes on.
+struct CallSpan(Span);
+
+impl CallSpan {
+    fn open(name: &'static str, context: &CallContext) -> Option<Self> {
+        let mut span = None;
+        observe::guarded(|| {
+            let opened = observe::call_span(name, context);
+            opened.with_subscriber(|(id, dispatch)| dispatch.enter(id));
+            span = Some(CallSpan(opened));
+        });
+        span
+    }
+}
+
+impl Drop for CallSpan {
+    fn drop(&mut self) {
+        let span = std::mem::replace(&mut self.0, Span::none());
+        observe::guarded(move || {
+            span.with_subscriber(|(id, dispatch)| dispatch.exit(id));
+        });
     }
 }
 

@@ -129,7 +129,7 @@ fn answers_that_are_none() {
         ("kind 2", "the worker sent Run, which only a parent may"),
         ("kind 3", "the worker sent Bye, which only a parent may"),
         ("kind 4", "the worker sent a frame of unknown kind 4"),
-        ("kind 24", "the worker sent a frame of unknown kind 24"),
+        ("kind 25", "the worker sent a frame of unknown kind 25"),
         ("skipped", "the worker's answer does not fit the call"),
         ("skipped with a body", "the worker sent a malformed message (body length)"),
         ("item", "the worker's answer does not fit the call"),

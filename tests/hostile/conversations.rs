@@ -11,7 +11,9 @@ use crate::attack::echo;
 use crate::scripted::{Actor, Cast, Heard, Script};
 use crate::support::{checked, within};
 use crate::trial::Peak;
-use crate::wire::{self, Page, done, done_after, failed, frame, frame_of_length, item, skipped};
+use crate::wire::{
+    self, Page, done, done_after, event, failed, frame, frame_of_length, item, skipped, trace,
+};
 
 pub(crate) const SCRIPTS: &[(&str, Script)] = &[("conversation", |actor, seed| {
     let mut random = Random(seed.parse::<u64>().unwrap() << 8 | actor.turn);
@@ -72,7 +74,7 @@ fn honest(actor: &mut Actor, random: &mut Random, task: &Heard) {
 
 fn message(random: &mut Random, seq: u64) -> Vec<u8> {
     let seq = seq.wrapping_add(random.below(3)).wrapping_sub(1);
-    match random.below(9) {
+    match random.below(10) {
         // No number, so that it cannot be taken for a right answer.
         0 => done(seq, random.below(3) as u32, &[0x80]),
         1 => skipped(seq),
@@ -82,6 +84,7 @@ fn message(random: &mut Random, seq: u64) -> Vec<u8> {
         5 => frame(random.below(256) as u8, 0, seq, &[]),
         6 => frame_of_length(random.next() as u32, wire::DONE, 0, seq, &[]),
         7 => done(random.next(), 1, &[]),
+        8 => trace(seq, random.below(2), &[1], Some(&event(0, "target", &random.bytes(2)))),
         _ => wire::ready(),
     }
 }

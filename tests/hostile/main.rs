@@ -19,6 +19,7 @@ mod scribbles;
 mod scripted;
 mod slow_but_honest;
 mod streams;
+mod traces;
 mod trial;
 mod unread;
 mod wire;
@@ -40,6 +41,7 @@ const SCRIPTS: &[&[(&str, scripted::Script)]] = &[
     scribbles::SCRIPTS,
     slow_but_honest::SCRIPTS,
     streams::SCRIPTS,
+    traces::SCRIPTS,
     unread::SCRIPTS,
 ];
 

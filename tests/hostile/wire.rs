@@ -19,6 +19,7 @@ pub(crate) const FAILED: u8 = 20;
 pub(crate) const SKIPPED: u8 = 21;
 pub(crate) const ITEM: u8 = 22;
 pub(crate) const BEGAN: u8 = 23;
+pub(crate) const TRACE: u8 = 24;
 
 pub(crate) const HEADER: usize = 16;
 
@@ -63,6 +64,32 @@ pub(crate) fn skipped(seq: u64) -> Vec<u8> {
 
 pub(crate) fn item(seq: u64, payload: &[u8]) -> Vec<u8> {
     frame(ITEM, 0, seq, payload)
+}
+
+/// News of a worker's `tracing`: what was dropped, what has closed, a record.
+pub(crate) fn trace(seq: u64, dropped: u64, closed: &[u64], record: Option<&[u8]>) -> Vec<u8> {
+    let mut body = varint(dropped);
+    body.extend(varint(closed.len() as u64));
+    closed.iter().for_each(|&id| body.extend(varint(id)));
+    body.push(record.is_some().into());
+    body.extend(record.unwrap_or_default());
+    frame(TRACE, 0, seq, &body)
+}
+
+/// An event within a span, with a message.
+pub(crate) fn event(span: u64, target: &str, message: &[u8]) -> Vec<u8> {
+    [varint(0), varint(span), scene(target, message)].concat()
+}
+
+/// A new span.
+pub(crate) fn span(id: u64, parent: u64, target: &str) -> Vec<u8> {
+    [varint(1), varint(id), varint(parent), scene(target, b"")].concat()
+}
+
+/// Name, target, the level of a warning, no file, and one field, which is a text.
+fn scene(target: &str, message: &[u8]) -> Vec<u8> {
+    let place = [text(b"event"), text(target.as_bytes()), varint(1), vec![0; 3]].concat();
+    [place, varint(1), text(b"message"), vec![1, 6], text(message)].concat()
 }
 
 /// A failure's encoding: which it is, and its fields.

@@ -6,6 +6,7 @@ mod calls_as_handles;
 mod crashes;
 mod deep_values;
 mod environment_of_workers;
+mod events_of_workers;
 mod imap_in_chunks;
 mod imap_keeps_order;
 mod imap_pulls_as_it_is_read;

@@ -73,8 +73,8 @@ fn read_simply(stream: &[u8], payload_bytes_max: usize) -> Vec<Placed> {
         let limit = match header[4] {
             // Setup, Run, Done, Item
             1 | 2 | 19 | 22 => payload_bytes_max,
-            // Bye, Hello, Ready, InitFailed, Failed, Skipped, Began
-            3 | 16 | 17 | 18 | 20 | 21 | 23 => REPORT_BYTES_MAX,
+            // Bye, Hello, Ready, InitFailed, Failed, Skipped, Began, Trace
+            3 | 16 | 17 | 18 | 20 | 21 | 23 | 24 => REPORT_BYTES_MAX,
             other => {
                 events.push((at, Event::Error(FrameError::UnknownKind(other))));
                 break;

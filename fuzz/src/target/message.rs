@@ -6,10 +6,12 @@ use bytes::BytesMut;
 
 use crate::attached::{Arrived, Count};
 use crate::proto::frame::{Frame, FrameReader, Kind};
+use crate::limits::TRACE_TEXT_BYTES_MAX;
 use crate::proto::message::{
     FromWorker, ToWorker, begin_done, begin_item, finish_done, finish_item, put_began, put_bye, put_failed,
-    put_hello, put_init_failed, put_ready, put_run, put_setup, put_skipped,
+    put_hello, put_init_failed, put_ready, put_run, put_setup, put_skipped, put_trace,
 };
+use crate::proto::trace::News;
 
 #[derive(Arbitrary, Debug)]
 struct Head {
@@ -40,7 +42,20 @@ pub fn message(data: &[u8]) {
         let again = FromWorker::parse(read(&bytes)).expect("what we write we read");
         assert_eq!(format!("{again:?}"), format!("{message:?}"));
         assert_eq!(write_from_worker(&again), bytes);
+        if let FromWorker::Trace { body, .. } = message {
+            check_news(&body);
+        }
     }
+}
+
+/// What a worker's `tracing` is told is cut once, and is short then.
+fn check_news(body: &[u8]) {
+    let Ok(news) = News::decode(body) else { return };
+    let bytes = news.encode();
+    assert!(bytes.len() <= body.len() + TRACE_TEXT_BYTES_MAX);
+    let again = News::decode(&bytes).expect("what we write we read");
+    // Numbers that are none are not the same as themselves.
+    assert_eq!(format!("{:?}", again.clipped()), format!("{:?}", news.clipped()));
 }
 
 /// The one frame that `bytes` are.
@@ -56,8 +71,9 @@ fn write_to_worker(message: &ToWorker) -> Vec<u8> {
     let mut out = Vec::new();
     match message {
         ToWorker::Setup(setup, _) => put_setup(&mut out, setup, &[]),
-        ToWorker::Run { seq, function, shape, args, .. } => {
-            put_run(&mut out, *seq, *function, *shape, args.len(), Count::NONE);
+        ToWorker::Run { seq, function, shape, context, args, .. } => {
+            let context = context.as_deref();
+            put_run(&mut out, *seq, *function, *shape, context, args.len(), Count::NONE);
             out.extend_from_slice(args);
         }
         ToWorker::Bye => put_bye(&mut out),
@@ -69,7 +85,8 @@ fn write_from_worker(message: &FromWorker) -> Vec<u8> {
     let mut out = Vec::new();
     match message {
         FromWorker::Hello(hello) => put_hello(&mut out, hello),
-        FromWorker::Ready(outcome) => put_ready(&mut out, outcome),
+        FromWorker::Ready { ears, outcome } => put_ready(&mut out, *ears, outcome),
+        FromWorker::Trace { seq, body } => put_trace(&mut out, *seq, body),
         FromWorker::InitFailed(failure) => put_init_failed(&mut out, failure),
         FromWorker::Done { seq, run_nanos, answered, retire, payload } => {
             begin_done(&mut out);

@@ -21,11 +21,12 @@ use crate::limits::{ANSWER_WAIT, FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, SLO
 use crate::proto::VERSION;
 use crate::proto::frame::FrameReader;
 use crate::proto::message::{
-    Failure, FromWorker, Hello, Setup, Shape, ToWorker, begin_done, begin_item, finish_done,
+    Ears, Failure, FromWorker, Hello, Setup, Shape, ToWorker, begin_done, begin_item, finish_done,
     finish_item, put_bye, put_failed, put_hello, put_init_failed, put_ready, put_run, put_setup,
-    put_skipped,
+    put_skipped, put_trace,
 };
 use crate::proto::peer::{Peer, ProtocolError, Violation};
+use crate::proto::trace::{Field, News, Record, Value};
 use crate::sched::{
     Action, Answer, Ending, Intent, Scheduler, Settings, TaskKey, Terms, Words, WorkerKey,
 };
@@ -309,10 +310,10 @@ impl Worker {
         let mut out = Vec::new();
         match call {
             Some(call) => {
-                put_run(&mut out, seq, 1, call.shape, size_of::<u64>(), Count::NONE);
+                put_run(&mut out, seq, 1, call.shape, None, size_of::<u64>(), Count::NONE);
                 out.extend((call.task as u64).to_le_bytes());
             }
-            None => put_run(&mut out, seq, 0, Shape::One, 0, Count::NONE),
+            None => put_run(&mut out, seq, 0, Shape::One, None, 0, Count::NONE),
         }
         self.gathered.extend(out);
         self.write();
@@ -349,7 +350,7 @@ impl Worker {
         match message {
             ToWorker::Setup(setup, _) => {
                 assert!(first && setup == settings_frame());
-                self.send(|out| put_ready(out, &[]));
+                self.send(|out| put_ready(out, Ears::default(), &[]));
                 None
             }
             ToWorker::Bye => {
@@ -416,7 +417,8 @@ impl Worker {
             0 | 1 => put_hello(out, &hello(key)),
             2 => put_hello(out, &Hello { version: VERSION + 1, ..hello(key) }),
             3 => put_hello(out, &Hello { pid: 0, ..hello(key) }),
-            4 | 5 => put_ready(out, &[]),
+            4 => put_ready(out, Ears::default(), &[]),
+            5 => put_trace(out, seq, &news(seq).encode()),
             6 => put_init_failed(out, &failure),
             7 | 8 => done(out, 1, false),
             9 => done(out, 2, true),
@@ -428,7 +430,7 @@ impl Worker {
                 let len = out.len();
                 finish_item(out, len, Count::NONE, seq);
             }
-            14 => put_run(out, seq, 0, Shape::One, 0, Count::NONE),
+            14 => put_run(out, seq, 0, Shape::One, None, 0, Count::NONE),
             _ => put_bye(out),
         });
     }
@@ -448,6 +450,11 @@ fn settings_frame() -> Setup {
         sandbox: None,
         initializer: None,
     }
+}
+
+fn news(seq: u64) -> News {
+    let fields = vec![Field { name: "n".into(), value: Some(Value::U64(seq)) }];
+    News { dropped: 1, closed: vec![seq], record: Some(Record::Values { span: seq, fields }) }
 }
 
 fn hello(key: WorkerKey) -> Hello {
@@ -769,7 +776,7 @@ impl Pool {
         }
         match message {
             FromWorker::Hello(_) => {}
-            FromWorker::Ready(_) => sched.handle_ready(*now, key, workers),
+            FromWorker::Ready { .. } => sched.handle_ready(*now, key, workers),
             FromWorker::InitFailed(_) => sched.handle_init_failed(*now, key, workers),
             FromWorker::Skipped { seq } => {
                 sched.handle_answer(*now, key, seq, Answer::Skipped, workers)?;
@@ -806,6 +813,12 @@ impl Pool {
                 if sched.handle_began(*now, key, seq, workers)?.is_some() {
                     return Err(ProtocolError(Violation::WrongAnswer));
                 }
+            }
+            FromWorker::Trace { seq, body } => {
+                News::decode(&body)?;
+                // Whose it is, for as long as it has not been answered.
+                let call = sched.in_flight(key, seq);
+                assert!(call.is_none_or(|call| !self.tasks[call.task].has_ended));
             }
             FromWorker::Item { seq, .. } => {
                 if let Some(call) = sched.handle_item(*now, key, seq, workers)? {

@@ -42,6 +42,11 @@ fn failures() -> Vec<Failure> {
     ]
 }
 
+fn context() -> CallContext {
+    let trace = Some(("00-ab".to_owned(), String::new()));
+    CallContext { task: TaskId(9), label: Some("é".into()), trace }
+}
+
 #[test]
 fn what_a_parent_says_is_heard() {
     let setup = Setup {
@@ -74,14 +79,18 @@ fn what_a_parent_says_is_heard() {
     let batches = [batch(false, false), batch(true, false), batch(false, true)];
     for shape in [Shape::One, Shape::Stream].into_iter().chain(batches) {
         for given in [&b""[..], b"arguments"] {
-            let mut bytes = Vec::new();
-            put_run(&mut bytes, 1 << 50, u64::MAX - 1, shape, given.len(), Count::NONE);
-            bytes.extend_from_slice(given);
-            let ToWorker::Run { seq, function, shape: heard, args, .. } = to_worker(&bytes) else {
-                panic!("a run is a run");
-            };
-            assert_eq!((seq, function, heard), (1 << 50, u64::MAX - 1, shape));
-            assert_eq!(args, given);
+            for said in [None, Some(context())] {
+                let mut bytes = Vec::new();
+                let (seq, function) = (1 << 50, u64::MAX - 1);
+                put_run(&mut bytes, seq, function, shape, said.as_ref(), given.len(), Count::NONE);
+                bytes.extend_from_slice(given);
+                let heard = to_worker(&bytes);
+                let ToWorker::Run { seq, function, shape: heard, context, args, .. } = heard else {
+                    panic!("a run is a run");
+                };
+                assert_eq!((seq, function, heard), (1 << 50, u64::MAX - 1, shape));
+                assert_eq!((context.as_deref(), &args[..]), (said.as_ref(), given));
+            }
         }
     }
 }
@@ -93,11 +102,24 @@ fn what_a_worker_says_is_heard() {
     put_hello(&mut bytes, &hello);
     assert!(matches!(from_worker(&bytes), FromWorker::Hello(heard) if heard == hello));
 
-    for outcome in [&b""[..], b"outcome"] {
-        let mut bytes = Vec::new();
-        put_ready(&mut bytes, outcome);
-        assert!(matches!(from_worker(&bytes), FromWorker::Ready(heard) if heard == outcome));
+    for said in [&b""[..], b"outcome"] {
+        for (listens, forwards) in [(false, false), (true, false), (false, true), (true, true)] {
+            let ears = Ears { listens, forwards };
+            let mut bytes = Vec::new();
+            put_ready(&mut bytes, ears, said);
+            assert!(matches!(
+                from_worker(&bytes),
+                FromWorker::Ready { ears: heard, outcome } if heard == ears && outcome == said
+            ));
+        }
     }
+
+    let mut bytes = Vec::new();
+    put_trace(&mut bytes, 1 << 54, b"news");
+    assert!(matches!(
+        from_worker(&bytes),
+        FromWorker::Trace { seq, body } if seq == 1 << 54 && &body[..] == b"news"
+    ));
 
     let mut bytes = Vec::new();
     put_skipped(&mut bytes, 1 << 55);
@@ -155,13 +177,13 @@ fn answers_and_items_hold_their_payload_wherever_they_start() {
 fn messages_that_go_the_other_way_are_refused() {
     let mut said = Vec::new();
     put_bye(&mut said);
-    put_run(&mut said, 1, 2, Shape::One, 0, Count::NONE);
+    put_run(&mut said, 1, 2, Shape::One, None, 0, Count::NONE);
     for frame in frames(&said) {
         assert!(matches!(FromWorker::parse(frame), Err(MessageError::WrongWay(_))));
     }
     let mut said = Vec::new();
     put_skipped(&mut said, 1);
-    put_ready(&mut said, &[]);
+    put_ready(&mut said, Ears::default(), &[]);
     for frame in frames(&said) {
         assert!(matches!(ToWorker::parse(frame), Err(MessageError::WrongWay(_))));
     }
@@ -194,12 +216,19 @@ fn parsed(kind: Kind, flags: u8, body: &[u8]) -> (Option<ToWorker>, Option<FromW
 
 #[test]
 fn only_flags_that_mean_something_are_taken() {
-    let body = [0; RUN_PREFIX_BYTES];
+    let mut run = Vec::new();
+    put_run(&mut run, 1, 0, Shape::One, Some(&context()), 0, Count::NONE);
+    let body = run.split_off(frame::HEADER_BYTES);
     for flags in 0..=255 {
-        let known = flags == 0 || flags == STREAM || flags & !(STOP_ON_FAILURE | TALLIED) == BATCH;
+        let shape = flags & !CONTEXT;
+        let known = shape == 0 || shape == STREAM || shape & !(STOP_ON_FAILURE | TALLIED) == BATCH;
         assert_eq!(parsed(Kind::Run, flags, &body).0.is_some(), known, "run, {flags}");
-        for kind in [Kind::Ready, Kind::Done, Kind::Item] {
-            let known = matches!(flags, 0 | RETIRE);
+        for kind in [Kind::Ready, Kind::Done, Kind::Item, Kind::Trace] {
+            let known = match kind {
+                Kind::Ready => flags <= LISTENS | FORWARDS,
+                Kind::Trace => flags == 0,
+                _ => matches!(flags, 0 | RETIRE),
+            };
             assert_eq!(parsed(kind, flags, &body).1.is_some(), known, "{kind:?}, {flags}");
         }
     }

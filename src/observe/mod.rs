@@ -1,14 +1,23 @@
-//! What happens in a pool, told to `tracing`. The supervisor calls these; no
-//! decision is made here. Targets are `procession::task`, `procession::worker`
-//! and `procession::output`.
+//! What happens in a pool, told to `tracing`. The supervisor calls these, and the
+//! worker opens its span of a call here; no decision is made. Targets are
+//! `procession::task`, `procession::worker` and `procession::output`.
+//!
+//! - `echo`: what a worker's `tracing` was told;
+//! - `places`: where in its program that was.
+
+mod echo;
+mod places;
+
+pub(crate) use self::echo::Echo;
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tracing::{Level, Span};
+use tracing::{Level, Metadata, Span};
 
 use crate::exit::Exit;
 use crate::id::{TaskId, WorkerId};
+use crate::proto::message::CallContext;
 
 /// The span of a task's life, a child of the caller's. Nothing, unless
 /// somebody listens.
@@ -29,6 +38,27 @@ pub(crate) fn task_sent(span: &Span, task: TaskId, worker: WorkerId) {
 
 pub(crate) fn task_ended(span: &Span, task: TaskId, outcome: &'static str) {
     tracing::debug!(target: "procession::task", parent: span, task = task.as_u64(), outcome, "ended");
+}
+
+/// Target and name of the spans of calls.
+const CALL: (&str, &str) = ("procession::task", "task");
+
+/// In a worker: the span of a call, which is the caller's going on here.
+pub(crate) fn call_span(name: &'static str, context: &CallContext) -> Span {
+    tracing::span!(
+        target: "procession::task", parent: None, Level::INFO, "task",
+        name, label = context.label.as_deref(), task = context.task.as_u64()
+    )
+}
+
+/// In a worker: whether somebody hears of such a span.
+pub(crate) fn hears_of_calls() -> bool {
+    tracing::span_enabled!(target: "procession::task", Level::INFO)
+}
+
+/// Whether this is such a span.
+pub(crate) fn is_call_span(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && (metadata.target(), metadata.name()) == CALL
 }
 
 /// The span of a worker's life.

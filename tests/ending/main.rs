@@ -8,6 +8,7 @@ mod bystanders;
 mod cancel;
 mod cancel_storm;
 mod fuzz;
+mod given_up;
 mod inheritance;
 mod life;
 mod orphans;

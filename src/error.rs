@@ -7,6 +7,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use crate::exit::Exit;
 use crate::id::TaskId;
 use crate::proto::codec::{DecodeFailure, EncodeFailure};
@@ -256,12 +258,21 @@ impl fmt::Display for Memory {
 }
 
 /// Which call it was.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct TaskInfo {
     pub(crate) id: TaskId,
     pub(crate) name: &'static str,
+    #[serde(serialize_with = "serialize_label")]
     pub(crate) label: Option<Arc<str>>,
     pub(crate) index: Option<usize>,
+}
+
+/// Without the feature of serde's that knows `Arc`.
+fn serialize_label<S: Serializer>(
+    label: &Option<Arc<str>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    label.as_deref().serialize(serializer)
 }
 
 impl TaskInfo {

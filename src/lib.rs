@@ -56,6 +56,37 @@
 //! | the future of [`Pool::shutdown`], after its first poll | the pool stays closed, and nothing is stopped by force |
 //! | the last clone of a [`Pool`], or its runtime | workers are killed, calls end with [`TaskError::Terminated`] |
 //!
+//! So whatever gives up a future gives up its work: [`tokio::time::timeout`] around a
+//! call, which also counts the wait for the queue where
+//! [`Apply::timeout`] does not; a branch of `select!` that loses; the handler of a
+//! request whose client has hung up.
+//!
+//! ```standalone_crate
+//! use std::time::Duration;
+//!
+//! fn spin() {
+//!     loop {
+//!         std::hint::spin_loop();
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     procession::init();
+//!     tokio::runtime::Runtime::new()?.block_on(async {
+//!         let pool = procession::Pool::builder().workers(1).build()?;
+//!         let limit = Duration::from_millis(50);
+//!         assert!(tokio::time::timeout(limit, pool.apply(spin, ())).await.is_err());
+//!         tokio::select! {
+//!             ended = pool.apply(spin, ()) => panic!("{ended:?}"),
+//!             () = tokio::time::sleep(limit) => {} // in a service: the client hangs up
+//!         }
+//!         // Both are stopped, and the worker is free again.
+//!         assert_eq!(pool.apply(|n: u32| n + 1, 1).await?, 2);
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
 //! An answer that was on its way to a dropped handle is thrown away. To stop
 //! waiting without cancelling, [`detach`](TaskHandle::detach). What a forked
 //! copy of the program drops is not given up, and what it calls ends with
@@ -92,6 +123,11 @@
 //! - `authkey`: a key that both ends of a connection have to know, see [`Peers`].
 //! - `axum`: [`TaskError`] and [`TryApplyError`] as responses of a handler.
 //! - `sandbox`: `PoolBuilder::sandbox`, what workers are kept from.
+//! - `metrics`: what pools do, for the [`metrics`](https://docs.rs/metrics) facade; the
+//!   module of that name lists all.
+//! - `opentelemetry`: the caller's trace (of `tracing-opentelemetry`, or the current
+//!   context) goes on in the worker, if that has an exporter of its own.
+//! - `histograms`: wait and run time percentiles in [`Stats`], and `Pool::slowest`.
 //!
 //! # Panics
 //!
@@ -152,12 +188,18 @@ pub use exit::Exit;
 pub use fd::Fd;
 pub use id::{TaskId, WorkerId};
 pub use init::init;
+#[cfg(feature = "metrics")]
+pub use integrate::metrics;
 #[cfg(feature = "tower")]
 pub use integrate::tower::TaskService;
+#[cfg(feature = "histograms")]
+pub use observe::Percentiles;
 pub use pipe::{
     Connection, Listener, Peers, Receiver, RecvError, ReuniteError, SendError, SendErrorKind,
     Sender, channel, connect, connect_with, pipe,
 };
+#[cfg(feature = "histograms")]
+pub use pool::SlowTask;
 pub use pool::{
     Apply, CancelHandle, Cancelled, Cancelling, Imap, Indexed, InitOutcome, Map, MapHandle, Pool,
     PoolBuilder, PoolState, RunningTask, Shutdown, Stats, Status, TaskHandle, TaskStatus,

@@ -120,7 +120,7 @@ impl Sandbox {
 
 /// How much of a measure is in force.
 #[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
 pub enum Held {
     /// All of it.
     Fully,
@@ -135,7 +135,7 @@ pub enum Held {
 /// What is in force of a worker's [`Sandbox`], as the worker said before it was
 /// given its first task.
 #[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
 pub struct SandboxReport {
     /// The version of Landlock's interface that this kernel has; 0 if none.
     pub landlock: u8,

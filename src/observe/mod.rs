@@ -5,13 +5,36 @@
 //! - `echo`: what a worker's `tracing` was told;
 //! - `places`: where in its program that was.
 
-mod echo;
-mod places;
+//!
+//! Features have their places here, and only here: `remote` for traces, `meter` for
+//! metrics, `ledger` for percentiles. Where one is off, its calls do nothing.
 
-pub(crate) use self::echo::Echo;
+mod echo;
+#[cfg(feature = "histograms")]
+mod ledger;
+#[cfg(not(feature = "histograms"))]
+#[path = "no_ledger.rs"]
+mod ledger;
+#[cfg(feature = "metrics")]
+mod meter;
+#[cfg(not(feature = "metrics"))]
+#[path = "no_meter.rs"]
+mod meter;
+mod places;
+#[cfg(feature = "opentelemetry")]
+mod remote;
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+pub(crate) use self::echo::Echo;
+pub(crate) use self::ledger::Ledger;
+#[cfg(feature = "histograms")]
+pub use self::ledger::Percentiles;
+pub(crate) use self::meter::Meter;
+#[cfg(feature = "metrics")]
+pub(crate) use self::meter::names;
 
 use tracing::{Level, Metadata, Span};
 
@@ -45,11 +68,60 @@ const CALL: (&str, &str) = ("procession::task", "task");
 
 /// In a worker: the span of a call, which is the caller's going on here.
 pub(crate) fn call_span(name: &'static str, context: &CallContext) -> Span {
-    tracing::span!(
+    let span = tracing::span!(
         target: "procession::task", parent: None, Level::INFO, "task",
         name, label = context.label.as_deref(), task = context.task.as_u64()
-    )
+    );
+    #[cfg(feature = "opentelemetry")]
+    if let Some(trace) = &context.trace {
+        remote::go_on(&span, trace);
+    }
+    span
 }
+
+/// The trace that a call belongs to, as W3C Trace Context writes it, if there is one
+/// and a feature that asks.
+pub(crate) fn trace_of(span: &Span) -> Option<(String, String)> {
+    #[cfg(feature = "opentelemetry")]
+    return remote::trace_of(span);
+    #[cfg(not(feature = "opentelemetry"))]
+    {
+        let _ = span;
+        None
+    }
+}
+
+/// Whether somebody asks how long calls wait and run.
+pub(crate) const MEASURES: bool = cfg!(any(feature = "histograms", feature = "metrics"));
+
+/// How long a call that was answered has waited for its body to begin, and how long
+/// that took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Times {
+    pub(crate) waited: Duration,
+    pub(crate) ran: Duration,
+}
+
+/// How much there is in a pool at one moment, and has been since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Levels {
+    /// By state, in the order of [`STATES`].
+    pub(crate) workers: [usize; STATES.len()],
+    /// Calls that no worker has been given, and that one has.
+    pub(crate) queued: usize,
+    pub(crate) in_flight: usize,
+    /// Calls that have ended, in the order of [`OUTCOMES`].
+    pub(crate) ended: [u64; OUTCOMES.len()],
+    pub(crate) workers_started: u64,
+    pub(crate) workers_respawned: u64,
+    pub(crate) workers_lost: u64,
+}
+
+pub(crate) const STATES: [&str; 6] =
+    ["starting", "idle", "busy", "leaving", "stopping", "abandoned"];
+
+pub(crate) const OUTCOMES: [&str; 6] =
+    ["completed", "panicked", "cancelled", "timed out", "lost", "failed"];
 
 /// In a worker: whether somebody hears of such a span.
 pub(crate) fn hears_of_calls() -> bool {

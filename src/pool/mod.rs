@@ -37,6 +37,8 @@ pub use self::imap::{Imap, Indexed};
 pub use self::map::{Map, MapHandle};
 #[cfg(feature = "tower")]
 pub(crate) use self::place::Place;
+#[cfg(feature = "histograms")]
+pub use self::status::SlowTask;
 pub use self::status::{PoolState, RunningTask, Stats, Status, WorkerInfo, WorkerState};
 pub use self::stream::TaskStream;
 
@@ -355,7 +357,14 @@ impl Pool {
 
     /// What the pool has done since it was made.
     pub fn stats(&self) -> Stats {
-        Stats::new(&self.supervisor.view().counts)
+        Stats::new(&self.supervisor)
+    }
+
+    /// The calls of the last ten minutes whose bodies ran longest, of those that were
+    /// answered, up to ten, longest first. Feature `histograms`.
+    #[cfg(feature = "histograms")]
+    pub fn slowest(&self) -> Vec<SlowTask> {
+        SlowTask::all_of(&self.supervisor)
     }
 
     /// The workers there are now, in the order of their places.

@@ -1,17 +1,27 @@
 //! What a pool says about itself: `Status` now, `Stats` since it was made.
 
+use std::fmt;
+#[cfg(feature = "histograms")]
+use std::time::Duration;
 use std::time::Instant;
+
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
 use crate::error::TaskInfo;
 use crate::id::WorkerId;
+#[cfg(feature = "histograms")]
+use crate::observe::Percentiles;
 #[cfg(feature = "sandbox")]
 use crate::sandbox::SandboxReport;
 use crate::sched::{Mode, Stage};
-use crate::supervisor::{Counts, PoolView, RunningView, WorkerReport};
+use crate::supervisor::{PoolView, RunningView, Supervisor, WorkerReport};
+use crate::sys::memory::resident_bytes_of;
 
 /// Whether a pool takes calls.
 #[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PoolState {
     /// It does.
     Open,
@@ -25,7 +35,7 @@ pub enum PoolState {
 
 /// A pool at one moment, from [`Pool::status`](crate::Pool::status).
 #[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Status {
     /// Whether it takes calls.
     pub state: PoolState,
@@ -79,7 +89,7 @@ impl Status {
 /// [`Pool::stats`](crate::Pool::stats). Every submitted call ends in exactly
 /// one of the others, so that `submitted` is their sum once nothing is left.
 #[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Stats {
     /// Calls taken in. A chunk of a map or a stream counts as one.
     pub submitted: u64,
@@ -102,10 +112,20 @@ pub struct Stats {
     /// Workers that were killed and did not die within 5 seconds, whatever
     /// became of them later.
     pub workers_abandoned: u64,
+    /// How long calls that were answered have waited for their bodies to begin.
+    /// Feature `histograms`.
+    #[cfg(feature = "histograms")]
+    pub wait: Percentiles,
+    /// How long their bodies ran. Feature `histograms`.
+    #[cfg(feature = "histograms")]
+    pub run: Percentiles,
 }
 
 impl Stats {
-    pub(super) fn new(counts: &Counts) -> Self {
+    pub(super) fn new(supervisor: &Supervisor) -> Self {
+        let counts = supervisor.view().counts;
+        #[cfg(feature = "histograms")]
+        let (wait, run) = supervisor.with_ledger(|ledger| ledger.percentiles());
         Stats {
             submitted: counts.submitted,
             completed: counts.completed,
@@ -117,13 +137,18 @@ impl Stats {
             workers_started: counts.workers_started,
             workers_lost: counts.workers_lost,
             workers_abandoned: counts.workers_abandoned,
+            #[cfg(feature = "histograms")]
+            wait,
+            #[cfg(feature = "histograms")]
+            run,
         }
     }
 }
 
 /// What a worker does.
 #[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// Not ready yet.
     Starting,
@@ -149,7 +174,7 @@ pub enum WorkerState {
 
 /// A worker at one moment, from [`Pool::workers`](crate::Pool::workers).
 #[non_exhaustive]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct WorkerInfo {
     /// Its id.
     pub id: WorkerId,
@@ -169,6 +194,9 @@ pub struct WorkerInfo {
     /// without one, and until the worker is ready.
     #[cfg(feature = "sandbox")]
     pub sandbox: Option<SandboxReport>,
+    /// Bytes in memory now, what it shares with others included. `None` if that
+    /// cannot be read.
+    pub memory: Option<u64>,
 }
 
 /// The task that a worker runs.
@@ -181,6 +209,86 @@ pub struct RunningTask {
     pub since: Instant,
 }
 
+/// The call and how long it has run, in seconds.
+impl Serialize for RunningTask {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut task = serializer.serialize_struct("RunningTask", 2)?;
+        task.serialize_field("info", &self.info)?;
+        task.serialize_field("seconds", &self.since.elapsed().as_secs_f64())?;
+        task.end()
+    }
+}
+
+/// One of the calls that took longest of late, from
+/// [`Pool::slowest`](crate::Pool::slowest). Feature `histograms`.
+#[cfg(feature = "histograms")]
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub struct SlowTask {
+    /// Which call it was.
+    pub info: TaskInfo,
+    /// How long it waited for its body to begin.
+    pub waited: Duration,
+    /// How long its body ran.
+    pub ran: Duration,
+    /// When it ended.
+    pub ended: Instant,
+}
+
+/// The call, and seconds: `waited`, `ran`, and how long `ago` it ended.
+#[cfg(feature = "histograms")]
+impl Serialize for SlowTask {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut task = serializer.serialize_struct("SlowTask", 4)?;
+        task.serialize_field("info", &self.info)?;
+        task.serialize_field("waited", &self.waited.as_secs_f64())?;
+        task.serialize_field("ran", &self.ran.as_secs_f64())?;
+        task.serialize_field("ago", &self.ended.elapsed().as_secs_f64())?;
+        task.end()
+    }
+}
+
+#[cfg(feature = "histograms")]
+impl SlowTask {
+    /// Those of late that took longest, longest first.
+    pub(super) fn all_of(supervisor: &Supervisor) -> Vec<Self> {
+        supervisor.with_ledger(|ledger| {
+            let slowest = ledger.slowest().iter();
+            let tasks = slowest.map(|slow| SlowTask {
+                info: slow.task.clone(),
+                waited: slow.times.waited,
+                ran: slow.times.ran,
+                ended: slow.ended,
+            });
+            tasks.collect()
+        })
+    }
+}
+
+impl fmt::Display for PoolState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PoolState::Open => "open",
+            PoolState::Closed => "closed",
+            PoolState::Terminated => "terminated",
+            PoolState::Broken => "broken",
+        })
+    }
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WorkerState::Starting => "starting",
+            WorkerState::Idle => "idle",
+            WorkerState::Busy => "busy",
+            WorkerState::Leaving => "leaving",
+            WorkerState::Stopping => "stopping",
+            WorkerState::Abandoned => "abandoned",
+        })
+    }
+}
+
 impl WorkerInfo {
     pub(super) fn new(report: WorkerReport) -> Self {
         let state = worker_state(&report);
@@ -188,6 +296,7 @@ impl WorkerInfo {
         let sandbox = report.sandbox;
         let WorkerReport { id, seat, pid, tasks_done, restarts, running, .. } = report;
         let task = running.map(|RunningView { task, since }| RunningTask { info: task, since });
+        let memory = pid.and_then(resident_bytes_of);
         WorkerInfo {
             id,
             index: seat,
@@ -196,6 +305,7 @@ impl WorkerInfo {
             task,
             tasks_done,
             restarts,
+            memory,
             #[cfg(feature = "sandbox")]
             sandbox,
         }

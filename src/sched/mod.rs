@@ -541,6 +541,17 @@ impl<T> Scheduler<T> {
         Some(WorkerKey { seat, id })
     }
 
+    /// Where each worker is in its life, and whether it has tasks.
+    pub(crate) fn stages(&self) -> impl Iterator<Item = (Stage, bool)> {
+        let workers = self.seats.iter().flat_map(Seat::workers);
+        workers.map(|slot| (slot.stage, !slot.flights.is_empty()))
+    }
+
+    /// Whether the worker has the place of another.
+    pub(crate) fn is_respawn(&self, worker: WorkerKey) -> bool {
+        self.seats.get(worker.seat as usize).is_some_and(|seat| seat.restarts > 0)
+    }
+
     /// Where a worker is in its life.
     pub(crate) fn stage(&self, worker: WorkerKey) -> Option<Stage> {
         let mut workers = self.seats.get(worker.seat as usize)?.workers();

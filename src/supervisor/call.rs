@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::coop::consume_budget;
@@ -20,11 +21,14 @@ use crate::error::{
 };
 use crate::id::TaskId;
 use crate::limits::CONTEXT_TEXT_BYTES_MAX;
+use crate::observe::{MEASURES, Times};
 use crate::proto::draft::{Payload, Reply};
 use crate::proto::message::{CallContext, Failure, Shape};
 use crate::registry::{FnId, Table};
 use crate::sched::Ending;
+use crate::sys::clock::monotonic_nanos;
 use crate::sys::layout::Tallied;
+use crate::time::Time;
 
 /// What the pool needs to know to make a call.
 #[derive(Debug)]
@@ -80,7 +84,12 @@ struct Extras {
     span: Mutex<Option<Arc<Span>>>,
     token: Option<CancellationToken>,
     watch: OnceLock<Watch>,
+    /// The caller's trace, for the worker's span.
+    trace: Option<Box<Trace>>,
 }
+
+/// `traceparent` and `tracestate`.
+pub(super) type Trace = (String, String);
 
 impl Extras {
     fn span(&self) -> MutexGuard<'_, Option<Arc<Span>>> {
@@ -90,10 +99,10 @@ impl Extras {
 
 #[derive(Debug)]
 enum State {
-    /// Under way. Woken is who polled last.
-    Open(Option<Waker>),
+    /// Under way, since then. Woken is who polled last.
+    Open(Option<Waker>, Time),
     /// Under way, and part of something else.
-    Part(Part),
+    Part(Part, Time),
     Answered(Reply),
     Failed(Box<Failed>),
     /// The caller knows.
@@ -131,17 +140,24 @@ impl Failed {
 
 impl Call {
     /// A call and, if its end does not land elsewhere, the means to hear of it.
-    pub(super) fn new(request: Request, sink: Sink, span: Option<Arc<Span>>) -> Self {
+    pub(super) fn new(
+        request: Request,
+        sink: Sink,
+        span: Option<Arc<Span>>,
+        trace: Option<Trace>,
+    ) -> Self {
         let Request { function, name: _, label, shape, args, token } = request;
-        let has_extras = label.is_some() || span.is_some() || token.is_some();
-        let watch = OnceLock::new();
+        let has_extras = label.is_some() || span.is_some() || token.is_some() || trace.is_some();
+        let (watch, trace) = (OnceLock::new(), trace.map(Box::new));
         let extras =
-            has_extras.then(|| Box::new(Extras { label, span: span.into(), token, watch }));
+            has_extras.then(|| Box::new(Extras { label, span: span.into(), token, watch, trace }));
         let has_place = !matches!(sink, Sink::Part(_));
+        // There is room for it where the end will be.
+        let now = if MEASURES { Time(monotonic_nanos()) } else { Time::default() };
         let (items, state) = match sink {
-            Sink::One => (None, State::Open(None)),
-            Sink::Stream(items) => (Some(items), State::Open(None)),
-            Sink::Part(part) => (None, State::Part(part)),
+            Sink::One => (None, State::Open(None, now)),
+            Sink::Stream(items) => (Some(items), State::Open(None, now)),
+            Sink::Part(part) => (None, State::Part(part, now)),
         };
         let state = Mutex::new(state);
         let record = Record { function, shape, has_place, items, extras, state };
@@ -194,11 +210,25 @@ impl Call {
         TaskInfo { id, name: task.map_or("unknown", |task| task.name), label, index: None }
     }
 
+    /// How long it waited and ran, if its worker began it at `started` and took so
+    /// long, as that says.
+    pub(super) fn times(&self, now: Time, started: Time, run_nanos: u64) -> Times {
+        let queued = match *self.record().state() {
+            State::Open(_, queued) | State::Part(_, queued) => queued,
+            State::Answered(_) | State::Failed(_) | State::Told => now,
+        };
+        let started = started.clamp(queued, now.max(queued));
+        let ran = Duration::from_nanos(run_nanos).min(now - started);
+        Times { waited: started - queued, ran }
+    }
+
     /// What a worker's span of the call takes.
     pub(super) fn context(&self, task: TaskId) -> CallContext {
         let extras = self.record().extras.as_ref();
         let label = extras.and_then(|extras| extras.label.as_deref());
-        CallContext { task, label: label.map(|label| clipped(label).to_owned()), trace: None }
+        let label = label.map(|label| clipped(label).to_owned());
+        let trace = extras.and_then(|extras| extras.trace.as_deref().cloned());
+        CallContext { task, label, trace }
     }
 
     /// Tells the caller, who is to be woken yet.
@@ -241,7 +271,7 @@ impl Record {
     fn end(&self, ended: Ended) -> Option<Waker> {
         let mut state = self.state();
         match mem::replace(&mut *state, State::Told) {
-            State::Open(waker) => {
+            State::Open(waker, _) => {
                 *state = match ended {
                     Ok(answer) => State::Answered(answer.payload),
                     Err(failed) => State::Failed(failed),
@@ -253,7 +283,7 @@ impl Record {
                     None => waker,
                 }
             }
-            State::Part(part) => part.land(ended),
+            State::Part(part, _) => part.land(ended),
             State::Answered(_) | State::Failed(_) | State::Told => None,
         }
     }
@@ -285,7 +315,7 @@ impl Receiver {
 
     /// Whether the end is there.
     pub(crate) fn is_ready(&self) -> bool {
-        !matches!(*self.0.state(), State::Open(_))
+        !matches!(*self.0.state(), State::Open(..))
     }
 
     /// The end of the call, once.
@@ -293,7 +323,7 @@ impl Receiver {
         if !self.is_ready() {
             // Cloned and dropped without the lock: wakers are the user's.
             let mut waker = Some(cx.waker().clone());
-            if let State::Open(known) = &mut *self.0.state() {
+            if let State::Open(known, _) = &mut *self.0.state() {
                 mem::swap(known, &mut waker);
                 return Poll::Pending;
             }
@@ -303,7 +333,7 @@ impl Receiver {
         Poll::Ready(match mem::replace(&mut *self.0.state(), State::Told) {
             State::Answered(reply) => Ok(reply),
             State::Failed(failed) => Err(failed),
-            State::Open(_) | State::Part(_) | State::Told => {
+            State::Open(..) | State::Part(..) | State::Told => {
                 Err(Failed::new(TaskError::Terminated, true))
             }
         })
@@ -463,7 +493,7 @@ mod tests {
         let args = vec![1, 2, 3].into();
         let request =
             Request { function: 0, name: "f", label: None, shape: Shape::One, args, token: None };
-        Call::new(request, sink, None)
+        Call::new(request, sink, None, None)
     }
 
     fn answer(bytes: &[u8]) -> Ended {

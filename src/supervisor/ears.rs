@@ -10,17 +10,28 @@ pub(super) struct PoolEars(AtomicU8);
 
 const KNOWN: u8 = 1;
 const FORWARDS: u8 = 2;
+const LISTENS: u8 = 4;
 
 impl PoolEars {
     pub(super) fn note(&self, ears: Ears) {
         let forwards = if ears.forwards { FORWARDS } else { 0 };
-        self.0.fetch_or(KNOWN | forwards, Ordering::Relaxed);
+        let listens = if ears.listens { LISTENS } else { 0 };
+        self.0.fetch_or(KNOWN | forwards | listens, Ordering::Relaxed);
     }
 
     /// Whether a call's span, or its caller's, will be asked for.
     pub(super) fn may_forward(&self) -> bool {
+        self.may(FORWARDS)
+    }
+
+    /// Whether a worker will open spans of its own for calls.
+    pub(super) fn may_listen(&self) -> bool {
+        self.may(LISTENS)
+    }
+
+    fn may(&self, flag: u8) -> bool {
         let known = self.0.load(Ordering::Relaxed);
-        known & KNOWN == 0 || known & FORWARDS != 0
+        known & KNOWN == 0 || known & flag != 0
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::Span;
 use super::call::{Call, Ended, Failed, Obituary, ending_error, ending_started, wake};
 use super::{Core, Plan, Supervisor};
 use crate::id::{TaskId, WorkerId};
-use crate::observe;
+use crate::observe::{self, Meter, Times};
 use crate::proto::draft::{Payload, Reply};
 use crate::proto::message::{Shape, put_bye};
 use crate::sched::{Action, Ending, Mode, TaskKey, WorkerKey};
@@ -22,7 +22,9 @@ use crate::start::warden::Stop;
 /// To be done without the lock: whatever wakes or drops what is the user's.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
-    resolved: Vec<(TaskId, Call, Ended, &'static str)>,
+    resolved: Vec<(TaskId, Call, Ended, &'static str, Option<Times>)>,
+    /// How long the next that is resolved took, where somebody asks.
+    times: Option<Times>,
     /// Tasks that went to a worker, where somebody listens.
     sent: Vec<(Arc<Span>, TaskId, WorkerId)>,
     /// Answers that nobody waits for: to give back much memory takes long.
@@ -53,7 +55,8 @@ impl Drop for Wakers {
 impl Effects {
     /// Tells a caller, later, and reports it as `outcome`.
     pub(super) fn resolve(&mut self, id: TaskId, call: Call, ended: Ended, outcome: &'static str) {
-        self.resolved.push((id, call, ended, outcome));
+        let times = self.times.take();
+        self.resolved.push((id, call, ended, outcome, times));
     }
 
     /// Gives places in the queue back, later.
@@ -67,6 +70,11 @@ impl Effects {
 
     pub(super) fn release(&mut self, args: Payload) {
         self.released.push(args);
+    }
+
+    /// Tells, later, how long the call took that is resolved next.
+    pub(super) fn measure(&mut self, times: Times) {
+        self.times = Some(times);
     }
 
     pub(super) fn wake(&mut self, waker: Option<Waker>) {
@@ -87,7 +95,12 @@ impl Effects {
         if self.ring {
             supervisor.alarm.ring();
         }
-        for (id, call, ended, outcome) in self.resolved {
+        if Meter::LISTENS {
+            let times = self.resolved.iter().filter_map(|(.., times)| *times);
+            times.for_each(|times| supervisor.meter.note_times(times));
+            supervisor.meter.tell(|| supervisor.levels());
+        }
+        for (id, call, ended, outcome, _) in self.resolved {
             let span = call.take_span();
             observe::guarded(move || {
                 let span = span.as_deref().unwrap_or(const { &Span::none() });
@@ -115,6 +128,7 @@ impl Core {
             match action {
                 Action::Start(worker) => {
                     self.counts.workers_started += 1;
+                    self.counts.workers_respawned += u64::from(self.sched.is_respawn(worker));
                     supervisor.processes.fetch_add(1, Ordering::AcqRel);
                     let owner: Arc<dyn Owner> = Arc::clone(supervisor) as _;
                     let spec = Arc::clone(&supervisor.spec);

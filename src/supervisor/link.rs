@@ -22,10 +22,11 @@ use super::output::Output;
 use super::{Core, InitCheck, Supervisor};
 use crate::error::{Cause, MemoryExceeded, RemotePanic, SpawnError};
 use crate::exit::Exit;
+use crate::id::TaskId;
 use crate::limits::{
     FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, SPARE_WAIT, WAITING_FDS_WAIT, WRITE_AGAIN_WAIT,
 };
-use crate::observe::{self, Echo};
+use crate::observe::{self, Echo, MEASURES};
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::message::{Failure, FromWorker, Shape};
 use crate::proto::peer::{Peer, ProtocolError, Violation};
@@ -670,6 +671,7 @@ impl Core {
                     effects.discard(payload);
                     return Ok(());
                 };
+                self.measure(now, worker, seq, run_nanos, id, &call, effects);
                 let ended = Ok(Answer { payload, answered, run_nanos });
                 self.close_call(id, call, ended, effects);
             }
@@ -677,6 +679,7 @@ impl Core {
                 let answer = sched::Answer::Ran { run_nanos, retire };
                 let answered = self.sched.handle_answer(now, worker, seq, answer, &self.links)?;
                 if let Some((id, call)) = answered {
+                    self.measure(now, worker, seq, run_nanos, id, &call, effects);
                     let started =
                         !matches!(failure, Failure::Arguments(_) | Failure::UnknownFunction);
                     let error = failure_error(failure, Some(call.info(id)));
@@ -709,6 +712,25 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Notes how long a call that was answered has waited and run.
+    #[expect(clippy::too_many_arguments, reason = "all that is known of it")]
+    fn measure(
+        &mut self,
+        now: Time,
+        worker: WorkerKey,
+        seq: u64,
+        run_nanos: u64,
+        id: TaskId,
+        call: &Call,
+        effects: &mut Effects,
+    ) {
+        if MEASURES {
+            let times = call.times(now, self.links.started_at(worker, seq), run_nanos);
+            self.ledger.note(times, || call.info(id));
+            effects.measure(times);
+        }
     }
 
     /// Writes down how a worker ended, for those who will ask. Returns whether

@@ -56,9 +56,9 @@ use self::call::{Call, Sink};
 use self::ears::PoolEars;
 use self::effects::Effects;
 use self::link::Links;
-use crate::error::{Cause, SpawnError, TaskError};
+use crate::error::{Cause, SpawnError, TaskError, TaskInfo};
 use crate::id::TaskId;
-use crate::observe;
+use crate::observe::{self, Ledger, Meter};
 use crate::proto::draft::Payload;
 #[cfg(feature = "sandbox")]
 use crate::sandbox::Sandbox;
@@ -127,6 +127,7 @@ pub(crate) struct Supervisor {
     /// Calls the driver.
     alarm: Alarm,
     ears: PoolEars,
+    meter: Meter,
     /// What the warden said, for the driver. At most a few entries per worker.
     inbox: Mutex<VecDeque<Event>>,
     /// Workers that were asked for and of which a process may exist that is
@@ -146,6 +147,7 @@ struct Core {
     counts: Counts,
     /// The plan's.
     memory_limit: Option<u64>,
+    ledger: Ledger<TaskInfo>,
     /// Why the last worker that did not start did not.
     last_failure: Option<SpawnError>,
     /// Places that are in use beyond what there should be: of calls that were
@@ -186,6 +188,7 @@ impl Supervisor {
                 links: Links::default(),
                 counts: Counts::default(),
                 memory_limit: plan.memory_limit,
+                ledger: Ledger::new(),
                 last_failure: None,
                 overdraft: 0,
                 armed: Time::FAR,
@@ -199,6 +202,7 @@ impl Supervisor {
             changed: Notify::new(),
             alarm: Alarm::default(),
             ears: PoolEars::default(),
+            meter: Meter::new(&plan.name),
             inbox: Mutex::default(),
             processes: AtomicUsize::new(0),
             workers_wanted: AtomicUsize::new(plan.settings.workers),
@@ -280,7 +284,8 @@ impl Supervisor {
             // What the worker has to tell belongs there.
             span = Span::current();
         }
-        Call::new(request, sink, (!span.is_disabled()).then(|| Arc::new(span)))
+        let trace = self.ears.may_listen().then(|| observe::trace_of(&span)).flatten();
+        Call::new(request, sink, (!span.is_disabled()).then(|| Arc::new(span)), trace)
     }
 
     fn queue(self: &Arc<Self>, call: Call, mut terms: Terms, place: Option<QueuePlace>) -> TaskKey {

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use super::Supervisor;
 use super::call::Ended;
-use crate::error::TaskError;
+use crate::error::{TaskError, TaskInfo};
 use crate::id::WorkerId;
+use crate::observe::{Ledger, Levels};
 #[cfg(feature = "sandbox")]
 use crate::sandbox::SandboxReport;
 use crate::sched::{Mode, Place, Stage, TaskKey, WorkerKey};
@@ -26,6 +27,7 @@ pub(crate) struct Counts {
     /// Everything else: encoding, decoding, limits, the pool's own end.
     pub(crate) failed: u64,
     pub(crate) workers_started: u64,
+    pub(crate) workers_respawned: u64,
     pub(crate) workers_lost: u64,
     pub(crate) workers_abandoned: u64,
 }
@@ -105,6 +107,48 @@ impl Supervisor {
     /// How many workers there should be now.
     pub(crate) fn workers_wanted(&self) -> usize {
         self.workers_wanted.load(Ordering::Relaxed)
+    }
+
+    /// How much there is of what, for whoever draws curves.
+    pub(super) fn levels(&self) -> Levels {
+        let core = self.core();
+        let counts = &core.counts;
+        let mut levels = Levels {
+            ended: [
+                counts.completed,
+                counts.panicked,
+                counts.cancelled,
+                counts.timed_out,
+                counts.lost,
+                counts.failed,
+            ],
+            workers_started: counts.workers_started,
+            workers_respawned: counts.workers_respawned,
+            workers_lost: counts.workers_lost,
+            ..Levels::default()
+        };
+        if !core.abandoned {
+            let (tasks, queued) = core.sched.task_counts();
+            (levels.queued, levels.in_flight) = (queued, tasks - queued);
+            for (stage, has_tasks) in core.sched.stages() {
+                let state = match (stage, has_tasks) {
+                    (Stage::Starting, _) => 0,
+                    (Stage::Ready, false) => 1,
+                    (Stage::Ready, true) => 2,
+                    (Stage::Leaving, _) => 3,
+                    (Stage::Doomed, _) => 4,
+                    (Stage::Abandoned, _) => 5,
+                };
+                levels.workers[state] += 1;
+            }
+        }
+        levels
+    }
+
+    /// What is kept of how long calls have taken.
+    #[cfg_attr(not(feature = "histograms"), expect(dead_code, reason = "a feature asks"))]
+    pub(crate) fn with_ledger<R>(&self, f: impl FnOnce(&mut Ledger<TaskInfo>) -> R) -> R {
+        f(&mut self.core().ledger)
     }
 
     pub(crate) fn view(&self) -> PoolView {

@@ -17,22 +17,37 @@ pub(crate) struct Statm {
 
 impl Statm {
     pub(crate) fn open() -> io::Result<Self> {
-        // SAFETY: takes an integer and touches no memory of ours.
-        let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
-        Ok(Statm { file: File::open("/proc/self/statm")?, page_bytes })
+        Ok(Statm { file: File::open("/proc/self/statm")?, page_bytes: page_bytes() })
     }
 
     /// Bytes in memory now, shared pages included.
     pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
-        // Seven numbers, each at most twenty digits: one read takes them all.
-        let mut text = [0; 192];
-        let len = self.file.read_at(&mut text, 0)?;
-        std::str::from_utf8(&text[..len])
-            .ok()
-            .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
-            .map(|pages| pages * self.page_bytes)
-            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+        resident_bytes(&self.file, self.page_bytes)
     }
+}
+
+/// Bytes that another process has in memory now, shared pages included. `None` if
+/// there is none with that number, or it may not be seen.
+pub(crate) fn resident_bytes_of(pid: u32) -> Option<u64> {
+    let file = File::open(format!("/proc/{pid}/statm")).ok()?;
+    // One that is dead and was not collected has no memory.
+    resident_bytes(&file, page_bytes()).ok().filter(|&bytes| bytes > 0)
+}
+
+fn page_bytes() -> u64 {
+    // SAFETY: takes an integer and touches no memory of ours.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
+}
+
+fn resident_bytes(file: &File, page_bytes: u64) -> io::Result<u64> {
+    // Seven numbers, each at most twenty digits: one read takes them all.
+    let mut text = [0; 192];
+    let len = file.read_at(&mut text, 0)?;
+    std::str::from_utf8(&text[..len])
+        .ok()
+        .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
+        .map(|pages| pages * page_bytes)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]
@@ -49,5 +64,7 @@ mod tests {
         let after = statm.resident_bytes().unwrap();
         assert!(after >= before + (48 << 20), "{before} then {after}");
         drop(block);
+        let ours = resident_bytes_of(std::process::id()).unwrap();
+        assert!(ours > 1 << 20 && resident_bytes_of(u32::MAX).is_none(), "{ours}");
     }
 }

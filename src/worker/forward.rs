@@ -159,6 +159,21 @@ impl Post {
         }
     }
 
+    /// Whether something was told that did not go out with the answers, since no more
+    /// might be said: how much was dropped.
+    pub(super) fn owes(&self) -> bool {
+        let backlog = || LINE.backlog();
+        matches!(self, Post::Shared) && (backlog().dropped > 0 || !backlog().closed.is_empty())
+    }
+
+    /// Sends that, if it may be said by now.
+    pub(super) fn settle_debts(&mut self) -> io::Result<()> {
+        LINE.with_outbox(|outbox| {
+            LINE.empty_into(outbox)?;
+            outbox.flush()
+        })
+    }
+
     /// Sends everything.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         match self {

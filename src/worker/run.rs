@@ -321,6 +321,10 @@ impl Worker {
             let (reader, socket) = (&mut self.reader, self.socket.as_fd());
             // The rest of a frame is on its way already.
             let is_between = reader.is_empty();
+            let outbox = &mut self.desk.errands.outbox;
+            if is_between && outbox.owes() && !fd::await_readable(socket, SPARE_WAIT)? {
+                outbox.settle_debts()?;
+            }
             let mut read = || {
                 if reader.has_spares() && is_between && !fd::await_readable(socket, SPARE_WAIT)? {
                     reader.give_back();

@@ -1,6 +1,9 @@
 //! A pool beside other crates, one feature each.
 
 mod axum;
+mod histograms;
+mod metrics;
+mod opentelemetry;
 mod tower;
 
 #[path = "../support/mod.rs"]

@@ -291,9 +291,10 @@ fn a_worker_with_a_subscriber_of_its_own_has_a_span_for_each_call() {
         let subscriber = tracing_subscriber::fmt().with_writer(file).with_ansi(false).finish();
         tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())?;
         match worker::forward_tracing(Level::INFO) {
-            Err(error) => Ok(info!(%error, "refused")),
-            Ok(()) => Err("two subscribers".into()),
+            Ok(()) => return Err("two subscribers".into()),
+            Err(error) => info!(%error, "refused"),
         }
+        Ok(())
     }
     checked(async {
         listen();

@@ -1,0 +1,177 @@
+//! Feature `metrics`: what a pool does, told to the `metrics` facade. `names` is
+//! public, and `integrate/metrics.rs` says what each is.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, TryLockError};
+use std::time::Duration;
+
+use metrics::{Key, Label, Level, Metadata, Unit, with_recorder};
+
+use super::{Levels, OUTCOMES, STATES, Times, guarded};
+
+/// What a recorder is told of.
+pub(crate) mod names {
+    /// Gauge: workers, by `state`.
+    pub const WORKERS: &str = "procession.pool.workers";
+    /// Gauge: calls that no worker has been given.
+    pub const PENDING: &str = "procession.pool.tasks.pending";
+    /// Gauge: calls that a worker has been given.
+    pub const IN_FLIGHT: &str = "procession.pool.tasks.in_flight";
+    /// Counter: calls that have ended, by `outcome`.
+    pub const TASKS: &str = "procession.pool.tasks";
+    /// Histogram, in seconds: from the call to the start of its body.
+    pub const WAIT_TIME: &str = "procession.pool.task.wait_time";
+    /// Histogram, in seconds: from the start of a body to its end.
+    pub const RUN_TIME: &str = "procession.pool.task.run_time";
+    /// Counter: worker processes started.
+    pub const STARTED: &str = "procession.pool.workers.started";
+    /// Counter: those of them that took the place of another.
+    pub const RESPAWNED: &str = "procession.pool.workers.respawned";
+    /// Counter: workers that died without having been asked to.
+    pub const LOST: &str = "procession.pool.workers.lost";
+}
+
+/// Tells of one pool.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    keys: Keys,
+    /// What was told last. Held while that is done, so that what is told last is
+    /// what was read last.
+    told: Mutex<Levels>,
+    /// There is news since.
+    is_stale: AtomicBool,
+}
+
+/// What a recorder finds things by. Made once: there may be a lot to tell.
+#[derive(Debug)]
+struct Keys {
+    workers: [Key; STATES.len()],
+    pending: Key,
+    in_flight: Key,
+    tasks: [Key; OUTCOMES.len()],
+    started: Key,
+    respawned: Key,
+    lost: Key,
+    wait_time: Key,
+    run_time: Key,
+}
+
+static METADATA: Metadata<'static> =
+    Metadata::new("procession::pool", Level::INFO, Some(module_path!()));
+
+impl Meter {
+    /// Whether there is anything to be told.
+    pub(crate) const LISTENS: bool = true;
+
+    pub(crate) fn new(pool: &str) -> Self {
+        describe();
+        let key = |name| Key::from_parts(name, vec![Label::new("pool", pool.to_owned())]);
+        let with = |name, label, value| {
+            let own = Label::from_static_parts(label, value);
+            Key::from_parts(name, vec![Label::new("pool", pool.to_owned()), own])
+        };
+        let keys = Keys {
+            workers: STATES.map(|state| with(names::WORKERS, "state", state)),
+            pending: key(names::PENDING),
+            in_flight: key(names::IN_FLIGHT),
+            tasks: OUTCOMES.map(|outcome| with(names::TASKS, "outcome", outcome)),
+            started: key(names::STARTED),
+            respawned: key(names::RESPAWNED),
+            lost: key(names::LOST),
+            wait_time: key(names::WAIT_TIME),
+            run_time: key(names::RUN_TIME),
+        };
+        Meter { keys, told: Mutex::default(), is_stale: AtomicBool::new(false) }
+    }
+
+    /// Notes a call that was answered.
+    pub(crate) fn note_times(&self, times: Times) {
+        let histogram = |key: &Key, time: Duration| {
+            let histogram = with_recorder(|recorder| recorder.register_histogram(key, &METADATA));
+            histogram.record(time);
+        };
+        guarded(|| {
+            histogram(&self.keys.wait_time, times.waited);
+            histogram(&self.keys.run_time, times.ran);
+        });
+    }
+
+    /// Tells what has changed. Whoever comes while that is being done, even from
+    /// within, leaves it to whoever does it.
+    pub(crate) fn tell(&self, read: impl Fn() -> Levels) {
+        self.is_stale.store(true, Ordering::Release);
+        while self.is_stale.load(Ordering::Acquire) {
+            let mut told = match self.told.try_lock() {
+                Ok(told) => told,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.is_stale.store(false, Ordering::Release);
+            let now = read();
+            if *told != now {
+                guarded(|| self.tell_levels(&told, &now));
+                *told = now;
+            }
+        }
+    }
+
+    fn tell_levels(&self, before: &Levels, now: &Levels) {
+        // All of them: the recorder may be a new one.
+        let gauge = |key: &Key, value: usize| {
+            let gauge = with_recorder(|recorder| recorder.register_gauge(key, &METADATA));
+            gauge.set(value as f64);
+        };
+        let counter = |key: &Key, before: u64, now: u64| {
+            if before != now {
+                let counter = with_recorder(|recorder| recorder.register_counter(key, &METADATA));
+                counter.increment(now - before);
+            }
+        };
+        let Keys { workers, pending, in_flight, tasks, started, respawned, lost, .. } = &self.keys;
+        workers.iter().zip(now.workers).for_each(|(key, count)| gauge(key, count));
+        gauge(pending, now.queued);
+        gauge(in_flight, now.in_flight);
+        for (key, (before, now)) in tasks.iter().zip(before.ended.into_iter().zip(now.ended)) {
+            counter(key, before, now);
+        }
+        counter(started, before.workers_started, now.workers_started);
+        counter(respawned, before.workers_respawned, now.workers_respawned);
+        counter(lost, before.workers_lost, now.workers_lost);
+    }
+}
+
+fn describe() {
+    guarded(|| {
+        use metrics::{describe_counter, describe_gauge, describe_histogram};
+        describe_gauge!(names::WORKERS, Unit::Count, "workers, by state");
+        describe_gauge!(names::PENDING, Unit::Count, "calls that no worker has been given");
+        describe_gauge!(names::IN_FLIGHT, Unit::Count, "calls that a worker has been given");
+        describe_counter!(names::TASKS, Unit::Count, "calls that have ended, by outcome");
+        describe_histogram!(names::WAIT_TIME, Unit::Seconds, "from the call to its body's start");
+        describe_histogram!(names::RUN_TIME, Unit::Seconds, "from a body's start to its end");
+        describe_counter!(names::STARTED, Unit::Count, "worker processes started");
+        describe_counter!(names::RESPAWNED, Unit::Count, "workers that took another's place");
+        describe_counter!(names::LOST, Unit::Count, "workers that died unasked");
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_comes_meanwhile_leaves_its_news_to_the_other() {
+        let meter = Meter::new("a");
+        let reads = std::cell::Cell::new(0);
+        meter.tell(|| {
+            reads.set(reads.get() + 1);
+            if reads.get() == 1 {
+                // From within, as a recorder might.
+                meter.tell(|| panic!("it is not read here"));
+            }
+            Levels { queued: reads.get(), ..Levels::default() }
+        });
+        assert_eq!(reads.get(), 2);
+        assert_eq!(meter.told.lock().unwrap().queued, 2);
+    }
+}

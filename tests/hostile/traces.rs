@@ -72,7 +72,10 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
 
 /// Counts events by target, and keeps the names of the spans around the last.
 #[derive(Clone, Default)]
-struct Count(Arc<Mutex<BTreeMap<String, (usize, Vec<&'static str>)>>>);
+struct Count(Arc<Mutex<BTreeMap<String, Heard>>>);
+
+/// How many there were, and what is around the last.
+type Heard = (usize, Vec<&'static str>);
 
 impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Count {
     fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {

@@ -689,10 +689,12 @@ impl Core {
             FromWorker::Began { seq } => {
                 let began = self.sched.handle_began(now, worker, seq, &self.links)?;
                 let Some((call, may_run_again)) = began else { return Ok(()) };
-                if !call.has_descriptors() {
+                // Whoever has been given fewer than there were cannot tell what was
+                // memory from the rest.
+                if call.args.attached().is_none() {
                     return Err(ProtocolError(Violation::WrongAnswer));
                 }
-                if !may_run_again {
+                if !may_run_again && call.has_descriptors() {
                     effects.release(std::mem::take(&mut call.args));
                 }
             }

@@ -52,12 +52,16 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         loop {
             let task = actor.take();
             actor.start(task.seq);
+            actor.finish(task.seq);
             let file = sealed(LEN, ALL);
             let mut answer = done(task.seq, 1, &named(LEN, 0));
             answer[6] = 1;
             // Before the answer, or the page would contradict it.
             actor.finish(task.seq);
             actor.send_with(&answer, vec![file.try_clone().unwrap().into()]);
+            // On its way, and when it has arrived.
+            change(&file);
+            actor.wait_until_taken(task.seq);
             change(&file);
         }
     }),
@@ -241,9 +245,13 @@ fn what_was_sent_stays_as_it_is() {
     checked(async {
         let cast = Cast::new("attached-and-changed", 1);
         let pool = cast.builder().workers(1).build().unwrap();
-        for _ in 0..3 {
-            let bytes = pool.apply(made, ()).await.unwrap();
-            assert!(bytes[..] == vec![7; LEN]);
+        let mut sent = Vec::new();
+        for _ in 0..4 {
+            // The worker is through with those before: it has tried to change them.
+            sent.push(pool.apply(made, ()).await.unwrap());
+            for bytes in &sent {
+                assert!(bytes[..] == vec![7; LEN]);
+            }
         }
         assert_eq!(pool.stats().workers_started, 1, "it could change nothing");
         pool.terminate().await;

@@ -44,7 +44,7 @@ pub(crate) fn play_if_told() {
 
 /// Which of those who play this process is, if it is one. Leaves its number.
 fn claim(claims: &str) -> Option<u64> {
-    fs::read_dir(claims).unwrap().flatten().find_map(|place| {
+    fs::read_dir(claims).expect("the test is not over").flatten().find_map(|place| {
         let place = place.path();
         let turn: u64 = place.to_str()?.strip_suffix(".free")?.rsplit('/').next()?.parse().ok()?;
         // Renaming is what only one can do.
@@ -194,9 +194,19 @@ impl Actor {
         self.page.set_word(seq, wire::RUNNING);
     }
 
-    /// Says in the page that a task is over.
+    /// Says in the page that a task is over. Before the answer, which is refused
+    /// as long as the page says that the task runs.
     pub(crate) fn finish(&self, seq: u64) {
         self.page.set_word(seq, wire::FINISHED);
+    }
+
+    /// Waits until the parent has taken the answer to a task, which it never does
+    /// if the task is not over.
+    pub(crate) fn wait_until_taken(&self, seq: u64) {
+        let is_taken = |(there, phase)| there != seq || phase == wire::EMPTY;
+        while !is_taken(self.page.word(seq)) {
+            std::thread::yield_now();
+        }
     }
 
     /// Waits for the end and reads nothing.

@@ -138,6 +138,7 @@ pub(crate) fn take_varint(bytes: &mut &[u8]) -> u64 {
 }
 
 /// Phases of a slot word.
+pub(crate) const EMPTY: u8 = 0;
 pub(crate) const QUEUED: u8 = 1;
 pub(crate) const RUNNING: u8 = 2;
 pub(crate) const CANCEL_REQ: u8 = 3;

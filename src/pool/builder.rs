@@ -221,7 +221,9 @@ impl PoolBuilder {
     /// Ends a task, with its worker, that has brought that one above this many
     /// bytes of resident memory. Its caller gets a
     /// [`TaskError::WorkerLost`] that says so: [`TaskError::memory_exceeded`]. A
-    /// worker that is above it after a task is replaced. Default: no limit.
+    /// worker that is above it after a task is replaced, and begins no other. What a
+    /// task leaves below it counts against those after it, which run in the same
+    /// process: see [`max_worker_memory`](Self::max_worker_memory). Default: no limit.
     ///
     /// Counted is what the kernel calls resident of the worker's process: its heap
     /// and stacks, what it has mapped and touched of files, [`SharedBytes`] among

@@ -126,6 +126,8 @@ struct Worker {
     memory: Option<(u64, Statm)>,
     /// Whether somebody watches what a task takes.
     is_watched: bool,
+    /// A task has left more than any may take.
+    is_spent: bool,
     /// When the last task with large arguments began.
     large_at: u64,
     /// When the oldest unsent answer was given.
@@ -149,6 +151,7 @@ impl Worker {
             independent,
             memory: None,
             is_watched: false,
+            is_spent: false,
             large_at: 0,
             unsent_since: None,
         })
@@ -354,6 +357,12 @@ impl Worker {
         context: Option<&CallContext>,
         args: Arguments,
     ) -> io::Result<bool> {
+        if self.is_spent {
+            // The next task would be ended for it. What was sent behind the last one
+            // goes to another worker if this one ends without having begun it.
+            self.desk.errands.outbox.flush()?;
+            std::process::exit(0);
+        }
         let started = monotonic_nanos();
         // Before the swap: whoever sees `Running` must see since when.
         self.page.set_started_at(seq, started);
@@ -417,6 +426,7 @@ impl Worker {
             self.reader.give_back();
             self.is_over_memory()
         };
+        self.is_spent = retire && self.is_watched;
         let has_result = result.is_ok();
         match result {
             Ok(answered) => {

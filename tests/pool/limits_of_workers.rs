@@ -395,3 +395,41 @@ fn an_exit_is_told_as_before() {
         assert_eq!(pool.apply(starts, ()).await.unwrap(), Some(9));
     });
 }
+
+/// A task leaves more than any may take, and its end is told before that is seen.
+/// Another was sent ahead behind it.
+#[test]
+fn the_next_task_is_not_ended_for_what_the_last_one_has_left() {
+    static KEPT: std::sync::Mutex<Vec<Vec<u8>>> = std::sync::Mutex::new(Vec::new());
+    fn resident() -> u64 {
+        let statm = fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    }
+    /// Up to just below the limit.
+    fn fill(limit: u64) {
+        while resident() + MIB < limit {
+            KEPT.lock().unwrap().push(vec![1; 256 << 10]);
+        }
+    }
+    fn tip(_: ()) -> u64 {
+        KEPT.lock().unwrap().push(vec![1; 2 * MIB as usize]);
+        resident()
+    }
+    /// Long enough to be looked at.
+    fn innocent(_: ()) {
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    checked(async {
+        let limit = 64 * MIB;
+        let mut tipped = 0;
+        for _ in 0..10 {
+            let pool = pool(Pool::builder().memory_limit(limit));
+            pool.apply(fill, limit).await.unwrap();
+            let (last, next) = (pool.apply_async(tip, ()), pool.apply_async(innocent, ()));
+            // Or it was caught at it.
+            tipped += u32::from(last.await.is_ok_and(|resident| resident > limit));
+            next.await.unwrap();
+        }
+        assert!(tipped > 0);
+    });
+}

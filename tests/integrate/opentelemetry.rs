@@ -102,9 +102,11 @@ fn spans_of_workers_are_children_of_the_callers() {
 /// The pool's own span of the call, where that is heard, is in between.
 #[test]
 fn the_pools_own_span_is_between_them() {
-    let (layer, exporter) = exporting();
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
     checked_current_thread(async {
+        // Not before this test has the process to itself: what others come to first
+        // while there is one subscriber, tracing takes for unheard of by all.
+        let (layer, exporter) = exporting();
+        let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
         let pool = Pool::builder().workers(1).initializer(export, ()).build().unwrap();
         pool.apply(work, 1).instrument(info_span!("request")).await.unwrap();
         let theirs = pool.apply(exported, ()).await.unwrap();

@@ -213,6 +213,8 @@ pub(crate) struct Transport {
     wanted: u64,
     /// Position of the next byte from the socket.
     read: u64,
+    /// Whether nothing was there when it was last read from.
+    was_empty: bool,
     news: News,
 }
 
@@ -242,6 +244,7 @@ impl Transport {
             has_written: false,
             wanted: 0,
             read: 0,
+            was_empty: false,
             news: News::Fresh,
         })
     }
@@ -342,8 +345,9 @@ impl Transport {
     pub(crate) fn read_now(&mut self) -> io::Result<usize> {
         let (buffer, most) = self.reader.next_read();
         let before = buffer.len();
-        let received = fd::receive_into(self.stream.as_fd(), buffer, most)?;
-        Ok(self.account(before, received))
+        let received = fd::receive_into(self.stream.as_fd(), buffer, most);
+        self.was_empty = received.is_err();
+        Ok(self.account(before, received?))
     }
 
     /// Takes note of what was read behind the first `before` bytes of the buffer,
@@ -354,6 +358,7 @@ impl Transport {
             let (came, is_short) = descriptor::receive(fds, Some(&self.tally));
             self.reader.attach(came, is_short || cut_short);
         }
+        self.was_empty = n == 0;
         let start = self.read;
         self.read += n as u64;
         if start < self.wanted {
@@ -407,8 +412,9 @@ impl Transport {
                 Ok(())
             }
             // In the socket, or about to be; unless the worker is dead and the
-            // socket empty.
-            None if alive => Ok(()),
+            // socket empty. It may not have been read to the end: then it is not
+            // for the page to answer for what is missing.
+            None if alive || !self.was_empty => Ok(()),
             None => Err(ProtocolError(Violation::Page)),
         }
     }
@@ -472,6 +478,35 @@ mod tests {
         page.outbox_publish(long.len() as u64 + 4);
         transport.fetch_outbox(true).unwrap();
         assert_eq!(transport.reader.buffer()[..], [&long[..], b"next"].concat());
+    }
+
+    /// There may be no room for the descriptors of a dead worker, so that it is not
+    /// read to the end. What is not in the ring is in the socket then.
+    #[tokio::test]
+    async fn what_was_left_in_the_socket_is_not_held_against_the_page() {
+        use std::io::Write;
+
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (page, _fd) = Page::create().unwrap();
+        let page = Arc::new(page);
+        let mut transport = Transport::new(ours, Arc::clone(&page), 1 << 20).unwrap();
+
+        theirs.write_all(&[7; 100]).unwrap();
+        page.outbox_skip(100);
+        page.outbox_publish(100);
+        drop(theirs);
+        transport.fetch_outbox(false).unwrap();
+        assert_eq!(transport.wanted, 0);
+        while transport.read_now().unwrap() > 0 {}
+        transport.fetch_outbox(false).unwrap();
+        assert_eq!(transport.wanted, 100);
+
+        // Of this there is nothing anywhere.
+        page.outbox_skip(200);
+        page.outbox_publish(200);
+        let error = transport.fetch_outbox(false).unwrap_err();
+        assert_eq!(error, ProtocolError(Violation::Page));
     }
 
     /// Whatever it says, it says nothing any more: not how long a frame will be.

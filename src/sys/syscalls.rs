@@ -61,6 +61,10 @@ fn rules(sandbox: &Sandbox) -> Result<Rules, BackendError> {
     one_of(libc::SYS_fcntl, 1, &FCNTLS.map(|command| command as u32))?;
     one_of(libc::SYS_ioctl, 1, &IOCTLS)?;
     one_of(libc::SYS_prctl, 0, &[libc::PR_SET_NAME as u32, libc::PR_GET_NAME as u32, PR_SET_VMA])?;
+    // With `O_ASYNC` the kernel sends signals: of a terminal to those before it,
+    // whoever asked.
+    let quiet = vec![argument(1, libc::F_SETFL as u32)?, masked(2, libc::O_ASYNC as u64, 0)?];
+    rules.entry(libc::SYS_fcntl).or_default().push(SeccompRule::new(quiet)?);
     let mut only = |call, conditions| {
         rules.insert(call, vec![SeccompRule::new(conditions)?]);
         Ok::<_, BackendError>(())
@@ -97,14 +101,14 @@ fn rules(sandbox: &Sandbox) -> Result<Rules, BackendError> {
 /// With a name for memory, which allocators give.
 const PR_SET_VMA: u32 = 0x5356_4d41;
 
-/// Not `F_SETOWN` and its kin, by which the kernel sends signals for others.
-const FCNTLS: [libc::c_int; 16] = [
+/// Not `F_SETOWN` and its kin, by which the kernel sends signals for others. And
+/// `F_SETFL` has a rule of its own.
+const FCNTLS: [libc::c_int; 15] = [
     libc::F_DUPFD,
     libc::F_DUPFD_CLOEXEC,
     libc::F_GETFD,
     libc::F_SETFD,
     libc::F_GETFL,
-    libc::F_SETFL,
     libc::F_GETLK,
     libc::F_SETLK,
     libc::F_SETLKW,
@@ -117,7 +121,8 @@ const FCNTLS: [libc::c_int; 16] = [
     libc::F_SETPIPE_SZ,
 ];
 
-/// Not `TIOCSTI`, by which one types into the terminal that stderr may be.
+/// Not `TIOCSTI`, by which one types into the terminal that stderr may be, nor
+/// `FIOASYNC`, which is `O_ASYNC` again.
 const IOCTLS: [u32; 6] = [
     libc::FIONREAD as u32,
     libc::FIONBIO as u32,

@@ -174,6 +174,44 @@ fn signals_that_the_kernel_sends() {
     });
 }
 
+/// A terminal's go to whoever is before it, without `F_SETOWN`.
+#[test]
+fn signals_that_a_terminal_sends() {
+    fn by_flag() -> Got {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&ours);
+        // SAFETY: these commands take integers and touch no memory of ours.
+        unsafe {
+            let flags = libc::fcntl(fd, libc::F_GETFL);
+            called(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK).into())?;
+            called(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_ASYNC).into())
+        }
+    }
+    fn by_ioctl() -> Got {
+        const FIOASYNC: libc::c_ulong = 0x5452;
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let on: libc::c_int = 1;
+        // SAFETY: `on` outlives the call, which only reads it.
+        called(unsafe {
+            libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&ours), FIOASYNC as _, &raw const on).into()
+        })
+    }
+    fn still_may() -> Got {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&ours);
+        // SAFETY: takes integers and touches no memory of ours.
+        called(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) }.into())
+    }
+    checked(async {
+        if is_possible().await {
+            let [closed, open, _] = each();
+            refused_in(&[closed.clone(), open.clone()], by_flag, ()).await;
+            refused_in(&[closed.clone(), open], by_ioctl, ()).await;
+            assert_eq!(pool_in(closed).apply(still_may, ()).await.unwrap(), Ok(()));
+        }
+    });
+}
+
 #[test]
 fn files() {
     fn reads(path: String) -> Got {

@@ -83,6 +83,15 @@ impl Sandbox {
     /// Allows reading and writing this file; or reading, writing, making and
     /// removing files and folders below this folder. It must be there when a
     /// worker starts.
+    ///
+    /// With it a worker may also change the mode of whatever file it can open, what
+    /// it may only [`read`](Self::read) among them, as far as its user may.
+    ///
+    /// Never `/` or `/proc` for a worker that may be taken over: some files there
+    /// belong to other processes and are no part of their memory, such as
+    /// `/proc/PID/oom_score_adj`, with which it can make this process the first to be
+    /// killed when memory is short. Reading them shows it other processes' command
+    /// lines.
     pub fn write(mut self, path: impl Into<OsString>) -> Self {
         self.writable.push(path.into());
         self
@@ -144,7 +153,8 @@ pub struct SandboxReport {
     pub files: Held,
     /// The network is refused. Partly: only TCP.
     pub network: Held,
-    /// The memory, environment and descriptors of other processes are refused.
+    /// The memory, environment and descriptors of other processes are refused. Not
+    /// the rest of `/proc`, if that is below a path that is allowed.
     pub processes: Held,
     /// Signals to other processes, and abstract Unix sockets, are refused.
     pub signals: Held,

@@ -324,7 +324,9 @@ impl PoolBuilder {
         self
     }
 
-    /// The processors that workers may use, by number. Default: ours.
+    /// The processors that workers begin with, by number. It spreads load and is no
+    /// guard: a task may give itself others, as far as the cpuset of its cgroup
+    /// goes, unless a sandbox filters its system calls. Default: ours.
     pub fn cpu_affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Self {
         self.surroundings.cpu_affinity = Some(cpus.into_iter().collect());
         self
@@ -358,7 +360,10 @@ impl PoolBuilder {
     ///
     /// Pools in tasks take programs that can be started, so there are none in a
     /// sandbox. What it does not cover: the environment, which workers have from
-    /// this process ([`env_clear`](Self::env_clear)), time and memory, and what one
+    /// this process ([`env_clear`](Self::env_clear)); standard output and error, if
+    /// they are this process's own, as a worker can make those nonblocking for both
+    /// (have them [piped](crate::Stdio::piped) or
+    /// [null](crate::Stdio::null)); time and memory; and what one
     /// task leaves for the next in its process
     /// ([`max_tasks_per_worker`](Self::max_tasks_per_worker)).
     #[cfg(feature = "sandbox")]

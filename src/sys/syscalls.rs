@@ -80,6 +80,9 @@ fn rules(sandbox: &Sandbox) -> Result<Rules, BackendError> {
         rules.extend(FILES.iter().map(|call| (*call, Vec::new())));
         #[cfg(target_arch = "x86_64")]
         rules.extend(FILES_X86_64.iter().map(|call| (*call, Vec::new())));
+        if !sandbox.writable.is_empty() {
+            rules.insert(libc::SYS_fchmod, Vec::new());
+        }
     } else {
         // How `fstat` is spelled by some versions of glibc.
         let empty_path = libc::AT_EMPTY_PATH as u64;
@@ -258,15 +261,15 @@ const COMPUTING_X86_64: [i64; 13] = [
 ];
 
 /// Which ones is Landlock's to say. Not there: what changes the mode, owner, times
-/// or attributes of a file by its path, which Landlock does not look at.
-const FILES: [i64; 30] = [
+/// or attributes of a file, which Landlock does not look at. But for `fchmod`, where
+/// something may be written: copying a file takes it.
+const FILES: [i64; 29] = [
     libc::SYS_chdir,
     libc::SYS_copy_file_range,
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
     libc::SYS_fadvise64,
     libc::SYS_fchdir,
-    libc::SYS_fchmod,
     libc::SYS_fdatasync,
     libc::SYS_flock,
     libc::SYS_fstatfs,

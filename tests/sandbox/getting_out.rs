@@ -284,12 +284,22 @@ fn the_mode_of_files() {
         use std::os::unix::fs::PermissionsExt;
         got(fs::set_permissions(path, fs::Permissions::from_mode(0o640)))
     }
+    fn changes_what_is_open(path: String) -> Got {
+        use std::os::unix::fs::PermissionsExt;
+        let file = fs::File::open(path).unwrap();
+        got(file.set_permissions(fs::Permissions::from_mode(0o4777)))
+    }
     checked(async {
         if is_possible().await {
             let scratch = Scratch::new();
             fs::write(scratch.path("file"), "").unwrap();
             let filtered = [Sandbox::computing(), Sandbox::computing().read("/")];
             refused_in(&filtered, changes, scratch.path("file")).await;
+            let readers = [Sandbox::computing().read("/"), Sandbox::computing().read("/").network()];
+            refused_in(&readers, changes_what_is_open, scratch.path("file")).await;
+            let pool = pool_in(Sandbox::computing().write(scratch.path("file")));
+            let got = pool.apply(changes_what_is_open, scratch.path("file")).await.unwrap();
+            assert_eq!(got, Ok(()));
         }
     });
 }

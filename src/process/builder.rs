@@ -159,7 +159,9 @@ impl ProcessBuilder {
         self
     }
 
-    /// The processors that it may use, by number. Default: ours.
+    /// The processors that it begins with, by number. It spreads load and is no
+    /// guard: the process may give itself others, as far as the cpuset of
+    /// its cgroup goes. Default: ours.
     pub fn cpu_affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Self {
         self.surroundings.cpu_affinity = Some(cpus.into_iter().collect());
         self

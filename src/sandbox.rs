@@ -105,9 +105,14 @@ impl Sandbox {
     }
 
     /// Filters no system calls: what is left is Landlock. That does not keep a
-    /// worker from looking which files there are, from changing their mode, owner,
-    /// times and extended attributes as far as its user may, nor from any network
-    /// but TCP, which is why it takes [`network`](Self::network) as well.
+    /// worker from looking which files there are, nor from changing their mode,
+    /// owner, times and extended attributes as far as its user may.
+    ///
+    /// Without [`network`](Self::network) a filter of two calls stays, as Landlock
+    /// knows no more of it than plain TCP: sockets can be made only of the Unix
+    /// family, which reach those that have a path; `io_uring` is refused, by which
+    /// others could be made. Programs of another architecture, such as those of 32
+    /// bits, are killed by it.
     pub fn any_syscall(mut self) -> Self {
         self.filtered = false;
         self
@@ -151,14 +156,15 @@ pub struct SandboxReport {
     /// Files are refused. Partly: those that are open can be truncated (before
     /// version 3), and devices configured (before version 5).
     pub files: Held,
-    /// The network is refused. Partly: only TCP.
+    /// The network is refused. Partly: only plain TCP, neither MPTCP nor a
+    /// connection by TCP fast open, and nothing else.
     pub network: Held,
     /// The memory, environment and descriptors of other processes are refused. Not
     /// the rest of `/proc`, if that is below a path that is allowed.
     pub processes: Held,
     /// Signals to other processes, and abstract Unix sockets, are refused.
     pub signals: Held,
-    /// System calls are filtered.
+    /// System calls are filtered, and not those of the network alone.
     pub syscalls: Held,
 }
 
@@ -179,7 +185,9 @@ impl SandboxReport {
     }
 
     /// What it comes to to have Landlock in this version, and the filter or not.
-    pub(crate) fn new(sandbox: &Sandbox, landlock: u8, is_filtered: bool) -> Self {
+    pub(crate) fn new(sandbox: &Sandbox, landlock: u8, has_filter: bool) -> Self {
+        // Where any system call is allowed, the filter is one of the network alone.
+        let is_filtered = has_filter && sandbox.filtered;
         let from = |fully: u8, partly: u8| match landlock {
             version if version >= fully => Held::Fully,
             version if version >= partly => Held::Partly,
@@ -191,7 +199,7 @@ impl SandboxReport {
             files: if is_filtered && !sandbox.has_files() { Held::Fully } else { from(5, 1) },
             network: match sandbox.network {
                 true => Held::Unwanted,
-                false if is_filtered => Held::Fully,
+                false if has_filter => Held::Fully,
                 false if landlock >= 4 => Held::Partly,
                 false => Held::Not,
             },
@@ -208,7 +216,9 @@ impl SandboxReport {
 
     /// As a number, for the status page.
     pub(crate) fn to_bits(self) -> u64 {
-        let filtered = if self.syscalls == Held::Fully { FILTERED } else { 0 };
+        // Without a filter, not even one of the network alone, that is not all.
+        let has_filter = self.syscalls == Held::Fully || self.network == Held::Fully;
+        let filtered = if has_filter { FILTERED } else { 0 };
         PRESENT | filtered | u64::from(self.landlock)
     }
 
@@ -227,10 +237,12 @@ mod tests {
         for sandbox in [
             Sandbox::computing(),
             Sandbox::computing().read("/"),
+            Sandbox::computing().network(),
+            Sandbox::computing().any_syscall(),
             Sandbox::computing().network().any_syscall(),
         ] {
             for landlock in 0..=9 {
-                for filtered in [false, sandbox.filtered] {
+                for filtered in [false, sandbox.filtered || !sandbox.network] {
                     let report = SandboxReport::new(&sandbox, landlock, filtered);
                     let bits = report.to_bits();
                     assert_eq!(SandboxReport::from_bits(&sandbox, bits), Some(report));

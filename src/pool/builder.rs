@@ -401,7 +401,9 @@ impl PoolBuilder {
     /// Believes nothing that a worker says about tasks it has not started: one
     /// task at a time, none goes to another worker when one dies, and one that is
     /// cancelled after it was sent takes its worker along. For workers that may
-    /// be taken over by what they process. Default: off.
+    /// be taken over by what they process; their output should be
+    /// [piped](crate::Stdio::piped) or [null](crate::Stdio::null), not this process's
+    /// own, which they could make nonblocking for both. Default: off.
     pub fn untrusted(mut self) -> Self {
         self.untrusted = true;
         self
@@ -534,10 +536,6 @@ impl PoolBuilder {
             let (least, most) = (frames.start(), frames.end());
             let problem = format!("{} bytes is not {least} to {most}", self.frame_limit);
             return Err(setting("frame_limit", problem));
-        }
-        if self.sandbox.as_ref().is_some_and(|it| !it.filtered && !it.network && !it.best_effort) {
-            let problem = "only with system calls filtered can all of the network be refused";
-            return Err(setting("sandbox", problem));
         }
         if let Some(name) = &self.name {
             check_name(name)?;

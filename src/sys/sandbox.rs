@@ -53,7 +53,12 @@ pub(crate) fn enter(sandbox: &Sandbox) -> io::Result<SandboxReport> {
     RULESET.store(ruleset.as_ref().map_or(-1, |fd| fd.as_raw_fd()), Ordering::Release);
     on_every_thread(confine)?;
     drop(ruleset);
-    let filtered = match sandbox.filtered.then(|| syscalls::filter(sandbox)) {
+    let filter = match (sandbox.filtered, sandbox.network) {
+        (true, _) => Some(syscalls::filter(sandbox)),
+        (false, false) => Some(syscalls::filter_network()),
+        (false, true) => None,
+    };
+    let filtered = match filter {
         None => false,
         Some(Ok(())) => true,
         Some(Err(_)) if sandbox.best_effort => false,

@@ -36,6 +36,32 @@ pub(super) fn filter(sandbox: &Sandbox) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses the network alone, to all threads of this process, for good: Landlock
+/// knows TCP, but neither by its other ways (MPTCP, `MSG_FASTOPEN`) nor the rest.
+/// Programs of another architecture, such as those of 32 bits, die of it.
+pub(super) fn filter_network() -> Result<(), Error> {
+    let architecture = std::env::consts::ARCH.try_into()?;
+    let not = SeccompCmpOp::Ne;
+    let other = SeccompCondition::new(0, SeccompCmpArgLen::Dword, not, libc::AF_UNIX as u64)?;
+    let other = SeccompRule::new(vec![other])?;
+    // By which sockets are made too, where no filter sees it.
+    let mut refused = Rules::from([(libc::SYS_io_uring_setup, Vec::new())]);
+    for call in [libc::SYS_socket, libc::SYS_socketpair] {
+        refused.insert(call, vec![other.clone()]);
+    }
+    // The same, by the numbers that x32 programs use.
+    #[cfg(target_arch = "x86_64")]
+    for (call, rules) in refused.clone() {
+        refused.insert(call | X32, rules);
+    }
+    let refuse = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(refused, SeccompAction::Allow, refuse, architecture)?;
+    apply_filter_all_threads(&BpfProgram::try_from(filter)?)
+}
+
+#[cfg(target_arch = "x86_64")]
+const X32: i64 = 0x4000_0000;
+
 fn rules(sandbox: &Sandbox) -> Result<Rules, BackendError> {
     let mut rules: Rules = COMPUTING.iter().map(|call| (*call, Vec::new())).collect();
     #[cfg(target_arch = "x86_64")]

@@ -295,7 +295,8 @@ fn the_mode_of_files() {
             fs::write(scratch.path("file"), "").unwrap();
             let filtered = [Sandbox::computing(), Sandbox::computing().read("/")];
             refused_in(&filtered, changes, scratch.path("file")).await;
-            let readers = [Sandbox::computing().read("/"), Sandbox::computing().read("/").network()];
+            let readers =
+                [Sandbox::computing().read("/"), Sandbox::computing().read("/").network()];
             refused_in(&readers, changes_what_is_open, scratch.path("file")).await;
             let pool = pool_in(Sandbox::computing().write(scratch.path("file")));
             let got = pool.apply(changes_what_is_open, scratch.path("file")).await.unwrap();
@@ -308,6 +309,29 @@ fn the_mode_of_files() {
 fn the_network() {
     fn tcp(address: String) -> Got {
         got(TcpStream::connect(address))
+    }
+    /// The two that Landlock does not take for TCP.
+    fn tcp_by_other_names(port: u16) -> Vec<Got> {
+        const IPPROTO_MPTCP: libc::c_int = 262;
+        // SAFETY: all zero is an address.
+        let mut address: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+        address.sin_family = libc::AF_INET as u16;
+        address.sin_port = port.to_be();
+        address.sin_addr.s_addr = u32::from_ne_bytes([127, 0, 0, 1]);
+        let len = size_of_val(&address) as u32;
+        let to = (&raw const address).cast::<libc::sockaddr>();
+        // SAFETY: `address` is as long as we say, outlives the calls, and is only read.
+        unsafe {
+            let multipath = libc::socket(libc::AF_INET, libc::SOCK_STREAM, IPPROTO_MPTCP);
+            let multipath = called(multipath.into())
+                .and_then(|()| called(libc::connect(multipath, to, len).into()));
+            let fast = libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0);
+            let flag = libc::MSG_FASTOPEN;
+            let fast = called(fast.into()).and_then(|()| {
+                called(libc::sendto(fast, b"!".as_ptr().cast(), 1, flag, to, len) as libc::c_long)
+            });
+            vec![multipath, fast]
+        }
     }
     fn listening() -> Got {
         got(TcpListener::bind("127.0.0.1:0"))
@@ -323,7 +347,16 @@ fn the_network() {
         let address = server.local_addr().unwrap().to_string();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let datagrams = socket.local_addr().unwrap().to_string();
-        let without = [Sandbox::computing(), Sandbox::computing().write("/")];
+        let without = [
+            Sandbox::computing(),
+            Sandbox::computing().write("/"),
+            Sandbox::computing().read("/").any_syscall(),
+        ];
+        for sandbox in &without {
+            let port = server.local_addr().unwrap().port();
+            let all = pool_in(sandbox.clone()).apply(tcp_by_other_names, port).await.unwrap();
+            assert!(all.iter().all(|got| REFUSED.contains(got)), "{sandbox:?}: {all:?}");
+        }
         refused_in(&without, tcp, address.clone()).await;
         refused_in(&without, listening, ()).await;
         refused_in(&without, udp, datagrams.clone()).await;

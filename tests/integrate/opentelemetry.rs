@@ -62,11 +62,12 @@ fn items(n: u64) -> impl Iterator<Item = u64> {
 
 #[test]
 fn spans_of_workers_are_children_of_the_callers() {
-    let (layer, exporter) = exporting();
-    let subscriber =
-        tracing_subscriber::registry().with(tracing::level_filters::LevelFilter::INFO).with(layer);
-    let _guard = tracing::subscriber::set_default(subscriber);
     checked_current_thread(async {
+        let (layer, exporter) = exporting();
+        let subscriber = tracing_subscriber::registry()
+            .with(tracing::level_filters::LevelFilter::INFO)
+            .with(layer);
+        let _guard = tracing::subscriber::set_default(subscriber);
         let pool = Pool::builder().workers(1).initializer(export, ()).build().unwrap();
         for kind in ["apply", "map", "stream", "apply again"] {
             let request = info_span!("request", kind);

@@ -8,7 +8,9 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Instrument, Level, debug, info, info_span, trace, warn};
 
 use crate::records::{Keep, Record, heard, listen};
-use crate::support::{Scratch, checked, checked_current_thread, note, noted, notes, until};
+use crate::support::{
+    Scratch, checked, checked_current_thread, for_good, note, noted, notes, until,
+};
 use crate::tasks::{await_file, kill, open, pid, pool_of, square};
 
 /// A pool of one worker that forwards.
@@ -327,7 +329,7 @@ fn a_process_of_its_own_forwards_from_its_task() {
         talk(3)
     }
     // What the first process leaves for good.
-    Process::spawn(|| (), ()).unwrap().blocking_join();
+    for_good(|| assert!(Process::spawn(|| (), ()).unwrap().blocking_join().success()));
     checked(async {
         listen();
         let scratch = Scratch::new();

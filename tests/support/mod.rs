@@ -49,10 +49,18 @@ fn checked_on<F: Future<Output = ()>>(flavor: Flavor, test: F) {
     });
 }
 
+/// Held by the test that runs.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Does what leaves something behind for good while no test looks.
+pub(crate) fn for_good(act: impl FnOnce()) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    act();
+}
+
 /// Runs a test that makes its own runtimes, with the same checks.
 #[track_caller]
 pub(crate) fn alone(test: impl FnOnce()) {
-    static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     warm_up();
     let before = Leftovers::now();

@@ -118,6 +118,28 @@ impl Handle {
         }
     }
 
+    /// Takes all out, and drops it undecoded: how many items that were.
+    pub(super) fn clear(&self) -> Result<usize, QueueFault> {
+        let taking = match self.store.terms().kind {
+            Kind::Plain => Taking::ForGood,
+            // Nobody has to say of it that it is done, and whoever is killed over
+            // this loses one at most.
+            Kind::Joinable { .. } => Taking::Held,
+        };
+        // Not for ever, while somebody puts.
+        let most = self.len();
+        let mut cleared = 0;
+        while cleared < most {
+            let got = try_now(|| self.store.try_get(self.ends(), taking, false))?;
+            let Some(Got::Item(letter)) = got else { break };
+            if let Some(taken) = letter.hold {
+                self.store.finish(self.ends(), taken, false);
+            }
+            cleared += 1;
+        }
+        Ok(cleared)
+    }
+
     /// An item as it will be put.
     pub(super) fn encode<T: Serialize>(&self, item: &T) -> Result<Draft, PutErrorKind> {
         let header = HEADER_BYTES as usize;

@@ -133,6 +133,19 @@ macro_rules! put_methods {
 /// What consumers do.
 macro_rules! get_methods {
     () => {
+        /// Takes out all that is in the queue, and drops it. Returns how many items
+        /// that were. Of a joinable queue they count as done.
+        ///
+        /// What is put meanwhile may stay: close the queue before, for Python's
+        /// `shutdown(immediate=True)`.
+        ///
+        /// # Errors
+        ///
+        /// If the queue cannot be used.
+        pub fn clear(&self) -> Result<usize, QueueFault> {
+            self.handle.clear()
+        }
+
         /// Takes the next item, and waits while there is none.
         ///
         /// # Errors

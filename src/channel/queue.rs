@@ -13,7 +13,7 @@ use futures_util::{Sink, Stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::fault::{GetError, PutError, PutErrorKind};
+use super::fault::{GetError, PutError, PutErrorKind, QueueFault};
 use super::handle::{Handle, Limit, Settings};
 use super::store::{Letter, Taking};
 use crate::queue_state::Kind;

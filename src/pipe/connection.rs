@@ -160,6 +160,24 @@ impl<S, R> Connection<S, R> {
         self.sender.close().await
     }
 
+    /// See [`Sender::blocking_flush`].
+    ///
+    /// # Errors
+    ///
+    /// If nobody has the other end any more.
+    pub fn blocking_flush(&mut self) -> Result<(), SendError<S>> {
+        self.sender.blocking_flush()
+    }
+
+    /// See [`Sender::blocking_close`].
+    ///
+    /// # Errors
+    ///
+    /// If nobody has the other end any more.
+    pub fn blocking_close(&mut self) -> Result<(), SendError<S>> {
+        self.sender.blocking_close()
+    }
+
     /// See [`Sender::send_bytes`].
     ///
     /// # Errors
@@ -178,6 +196,15 @@ impl<S, R> Connection<S, R> {
         self.sender.blocking_send_bytes(bytes)
     }
 
+    /// See [`Sender::try_send_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Sender::try_send`].
+    pub fn try_send_bytes(&mut self, bytes: impl Into<Bytes>) -> Result<(), SendError<Bytes>> {
+        self.sender.try_send_bytes(bytes)
+    }
+
     /// See [`Receiver::recv_bytes`].
     ///
     /// # Errors
@@ -194,6 +221,15 @@ impl<S, R> Connection<S, R> {
     /// As [`Receiver::recv_bytes`].
     pub fn blocking_recv_bytes(&mut self, most: usize) -> Result<Option<Bytes>, RecvError> {
         self.receiver.blocking_recv_bytes(most)
+    }
+
+    /// See [`Receiver::try_recv_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Receiver::try_recv_bytes`].
+    pub fn try_recv_bytes(&mut self, most: usize) -> Result<Option<Bytes>, RecvError> {
+        self.receiver.try_recv_bytes(most)
     }
 
     /// See [`Receiver::is_readable`].

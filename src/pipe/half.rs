@@ -261,6 +261,26 @@ impl<T> Sender<T> {
         flushed
     }
 
+    /// As [`flush`](Self::flush), blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// If nobody has the other end any more.
+    pub fn blocking_flush(&mut self) -> Result<(), SendError<T>> {
+        self.block_drain(None).map_err(|kind| SendError::new(None, kind))
+    }
+
+    /// As [`close`](Self::close), blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// If nobody has the other end any more.
+    pub fn blocking_close(&mut self) -> Result<(), SendError<T>> {
+        let flushed = self.blocking_flush();
+        self.end();
+        flushed
+    }
+
     fn end(&mut self) {
         self.is_closed = true;
         fd::end(self.socket.as_fd(), Direction::Write);
@@ -279,6 +299,15 @@ impl<T> Sender<T> {
     /// As [`send`](Self::send).
     pub async fn send_bytes(&mut self, bytes: impl Into<Bytes>) -> Result<(), SendError<Bytes>> {
         self.send_as(bytes.into(), BYTES).await
+    }
+
+    /// As [`try_send`](Self::try_send), for a byte string.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_send`](Self::try_send).
+    pub fn try_send_bytes(&mut self, bytes: impl Into<Bytes>) -> Result<(), SendError<Bytes>> {
+        self.send_blocking(bytes.into(), BYTES, Some(Duration::ZERO))
     }
 
     /// As [`send_bytes`](Self::send_bytes), blocking the thread.
@@ -625,6 +654,16 @@ impl<T> Receiver<T> {
     /// As [`recv_bytes`](Self::recv_bytes).
     pub fn blocking_recv_bytes(&mut self, most: usize) -> Result<Option<Bytes>, RecvError> {
         self.block_next_message(None)?;
+        self.take_bytes(most)
+    }
+
+    /// The next byte string, if it has come.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes`](Self::recv_bytes), and [`RecvError::Empty`].
+    pub fn try_recv_bytes(&mut self, most: usize) -> Result<Option<Bytes>, RecvError> {
+        self.block_next_message(Some(Instant::now()))?;
         self.take_bytes(most)
     }
 

@@ -6,13 +6,16 @@ use std::fs;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use nix::sys::socket::UnixAddr;
 use tokio::time::{sleep, timeout};
 
 use super::connection::Connection;
@@ -51,7 +54,8 @@ use crate::sys::fd::{self, Direction};
 /// ```
 pub struct Listener {
     socket: Arc<Socket>,
-    file: MadeFile,
+    path: PathBuf,
+    _file: Option<MadeFile>,
     peers: Arc<Peers>,
     /// Those who have to prove something, oldest first.
     shaking: VecDeque<Shaking>,
@@ -61,6 +65,9 @@ type Shaking = Pin<Box<dyn Future<Output = io::Result<Arc<Socket>>> + Send>>;
 
 impl Listener {
     /// Makes a socket with this name, for processes of the same user.
+    ///
+    /// A name that begins with a NUL is an abstract one, of Linux: it is no file, and
+    /// gone with the listener, if that is killed, too.
     ///
     /// # Errors
     ///
@@ -76,17 +83,31 @@ impl Listener {
     ///
     /// As [`bind`](Self::bind).
     pub fn bind_with(path: impl AsRef<Path>, peers: Peers) -> io::Result<Listener> {
+        if let Some(name) = abstract_name(path.as_ref()) {
+            let address = SocketAddr::from_abstract_name(name)?;
+            let listener = UnixListener::bind_addr(&address)?;
+            return Listener::of(listener, path.as_ref().to_owned(), None, peers);
+        }
         // Absolute, as the working folder may be another one when it is removed.
         let path = std::path::absolute(path)?;
         let listener = UnixListener::bind(&path)?;
-        let file = MadeFile::new(path)?;
-        let socket = Socket::new(OwnedFd::from(listener))?;
-        Ok(Listener { socket, file, peers: Arc::new(peers), shaking: VecDeque::new() })
+        let file = MadeFile::new(path.clone())?;
+        Listener::of(listener, path, Some(file), peers)
     }
 
-    /// The name of the socket.
+    fn of(
+        listener: UnixListener,
+        path: PathBuf,
+        file: Option<MadeFile>,
+        peers: Peers,
+    ) -> io::Result<Listener> {
+        let socket = Socket::new(OwnedFd::from(listener))?;
+        Ok(Listener { socket, path, _file: file, peers: Arc::new(peers), shaking: VecDeque::new() })
+    }
+
+    /// The name of the socket, for [`connect`]: absolute, unless it is an abstract one.
     pub fn path(&self) -> &Path {
-        &self.file.path
+        &self.path
     }
 
     /// The next connection. A client that is slow to prove that it knows the key, or
@@ -152,8 +173,13 @@ async fn shake(peers: Arc<Peers>, socket: Arc<Socket>, role: Role) -> io::Result
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").field("path", &self.file.path).finish_non_exhaustive()
+        f.debug_struct("Listener").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+/// The name behind the NUL, if it is an abstract one.
+fn abstract_name(path: &Path) -> Option<&[u8]> {
+    path.as_os_str().as_bytes().strip_prefix(b"\0")
 }
 
 /// A socket's file, removed when this is dropped by the process that made it.
@@ -212,8 +238,12 @@ pub async fn connect_with<S, R>(
     path: impl AsRef<Path>,
     peers: Peers,
 ) -> io::Result<Connection<S, R>> {
+    let address = match abstract_name(path.as_ref()) {
+        Some(name) => UnixAddr::new_abstract(name)?,
+        None => UnixAddr::new(path.as_ref())?,
+    };
     let fd = loop {
-        match fd::connect_to(path.as_ref()) {
+        match fd::connect_to(&address) {
             // It has more to accept than the kernel keeps for it. Nobody says when
             // that is otherwise.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -1,9 +1,17 @@
 //! Which process this is, who started it, and whom it has started.
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::parent_id;
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::start::identity::{MAIN_NAME, birth};
 use crate::start::roll;
+use crate::sys::fd::{self, Direction};
+use crate::sys::wait;
 
 /// This process, see [`current`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -81,6 +89,88 @@ impl ParentProcess {
     pub fn is_alive(&self) -> bool {
         // Its children are given to another one when it ends.
         parent_id() == self.pid
+    }
+
+    /// Waits until it has ended. How is only known to its own parent. Needs a tokio
+    /// runtime with I/O.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor left.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn join(&self) -> io::Result<()> {
+        if let Some(pidfd) = self.pidfd()? {
+            #[allow(
+                deprecated,
+                reason = "what its successor asks of the type is so; older versions have none"
+            )]
+            let ended = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+            let _ = ended.readable().await?;
+        }
+        Ok(())
+    }
+
+    /// As [`join`](Self::join), but not for longer than `limit`. Returns whether it has
+    /// ended. Needs a runtime with time, too.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor left.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn join_timeout(&self, limit: Duration) -> io::Result<bool> {
+        match tokio::time::timeout(limit, self.join()).await {
+            Ok(joined) => joined.map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// As [`join`](Self::join), for where there is no runtime: blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor left.
+    pub fn blocking_join(&self) -> io::Result<()> {
+        self.wait(None).map(|_| ())
+    }
+
+    /// As [`blocking_join`](Self::blocking_join), but not for longer than `limit`.
+    /// Returns whether it has ended.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor left.
+    pub fn blocking_join_timeout(&self, limit: Duration) -> io::Result<bool> {
+        self.wait(Some(limit))
+    }
+
+    fn wait(&self, limit: Option<Duration>) -> io::Result<bool> {
+        let Some(pidfd) = self.pidfd()? else { return Ok(true) };
+        // A limit too long for the clock is none.
+        let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            fd::await_ready(pidfd.as_fd(), Direction::Read, left)?;
+            // A signal handler may have run.
+            if fd::is_readable(pidfd.as_fd()) {
+                return Ok(true);
+            }
+            if left == Some(Duration::ZERO) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Tells of its end. `None` if that has come.
+    fn pidfd(&self) -> io::Result<Option<OwnedFd>> {
+        let opened = wait::pidfd_open(self.pid as i32);
+        // Otherwise it may be somebody else's.
+        if self.is_alive() { opened.map(Some) } else { Ok(None) }
     }
 }
 

@@ -7,7 +7,6 @@ use std::io::{self, IoSlice, Read};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -429,11 +428,10 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// Connects to a named socket, and does not wait: where it would have to, it fails.
 /// What it returns does not wait, either.
-pub(crate) fn connect_to(path: &Path) -> io::Result<OwnedFd> {
-    let address = UnixAddr::new(path)?;
+pub(crate) fn connect_to(address: &UnixAddr) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    connect(socket.as_raw_fd(), &address)?;
+    connect(socket.as_raw_fd(), address)?;
     Ok(socket)
 }
 

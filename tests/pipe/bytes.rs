@@ -44,3 +44,32 @@ fn values_and_byte_strings_are_not_taken_for_each_other() {
         assert_eq!(receiver.recv_bytes(100).await.unwrap().unwrap(), "bytes");
     });
 }
+
+#[test]
+fn without_waiting() {
+    checked(async {
+        let (mut a, mut b) = pipe::<u8>().unwrap();
+        assert!(b.try_recv_bytes(10).unwrap_err().is_empty());
+        a.try_send_bytes(&b"first"[..]).unwrap();
+        assert_eq!(b.try_recv_bytes(10).unwrap().unwrap(), "first");
+        let mut sent = 0;
+        let refused = loop {
+            match a.try_send_bytes(vec![7; 60_000]) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(refused.is_full() && refused.into_inner().unwrap().len() == 60_000);
+        for _ in 1..sent {
+            assert_eq!(b.try_recv_bytes(usize::MAX).unwrap().unwrap().len(), 60_000);
+        }
+        // The rest of the last one.
+        a.blocking_flush().unwrap();
+        assert_eq!(b.try_recv_bytes(usize::MAX).unwrap().unwrap().len(), 60_000);
+        a.blocking_close().unwrap();
+        assert_eq!(b.try_recv_bytes(10).unwrap(), None);
+        assert!(a.try_send_bytes(vec![1]).unwrap_err().is_closed());
+        b.blocking_send_bytes(vec![1]).unwrap();
+        assert_eq!(a.try_recv_bytes(10).unwrap().unwrap().len(), 1);
+    });
+}

@@ -137,7 +137,7 @@ fn what_a_forked_copy_drops_ends_nothing() {
         let (a, mut b) = pipe::<u8>().unwrap();
         let (mut sender, mut receiver) = a.into_split();
         let (mut long, mut longs) = channel::<Vec<u8>>().unwrap();
-        long.try_send(vec![7; 10 << 20]).unwrap();
+        long.try_send(vec![7; 2 << 20]).unwrap();
         let came = longs.try_recv();
         assert!(came.unwrap_err().is_empty(), "there is room for more of it");
         // SAFETY: the child takes no lock of other threads, and does not return.
@@ -157,6 +157,6 @@ fn what_a_forked_copy_drops_ends_nothing() {
         assert_eq!(receiver.recv().await.unwrap(), Some(2));
         let (flushed, came) = tokio::join!(long.flush(), longs.recv());
         flushed.unwrap();
-        assert!(came.unwrap() == Some(vec![7; 10 << 20]));
+        assert!(came.unwrap() == Some(vec![7; 2 << 20]));
     });
 }

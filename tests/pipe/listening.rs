@@ -199,3 +199,22 @@ fn more_silent_clients_than_there_may_be() {
         drop(connected);
     });
 }
+
+#[test]
+fn an_abstract_name_is_no_file() {
+    checked(async {
+        let name = format!("\0procession-{}", std::process::id());
+        let error = connect::<u8, u8>(&name).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+        let mut listener = Listener::bind(&name).unwrap();
+        assert_eq!(listener.path(), std::path::Path::new(&name));
+        let error = Listener::bind(&name).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+        let (client, server) = tokio::join!(connect::<u8, u8>(&name), listener.accept::<u8, u8>());
+        client.unwrap().send(7).await.unwrap();
+        assert_eq!(server.unwrap().recv().await.unwrap(), Some(7));
+        drop(listener);
+        assert!(connect::<u8, u8>(&name).await.is_err());
+        Listener::bind(&name).unwrap();
+    });
+}

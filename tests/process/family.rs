@@ -1,7 +1,9 @@
 //! Who is who: names, pids, parents, children.
 
+use std::time::Duration;
+
 use procession::process::{active_children, current, parent};
-use procession::{Pool, Process};
+use procession::{Pool, Process, Producer, Queue};
 use serde::{Deserialize, Serialize};
 
 use crate::checked;
@@ -186,5 +188,51 @@ fn pools_and_processes_are_each_others_children() {
         assert_eq!(Process::spawn(pool_within, ()).unwrap().await.unwrap(), [0, 1, 4, 9]);
         let pool = Pool::builder().workers(1).build().unwrap();
         assert_eq!(pool.apply(process_within, ()).await.unwrap(), 25);
+    });
+}
+
+/// Only one that outlives it can tell.
+#[test]
+fn a_child_waits_for_the_end_of_its_parent() {
+    async fn wait(to: Producer<String>) {
+        let parent = parent().unwrap();
+        let moment = Duration::from_millis(1);
+        assert!(!parent.join_timeout(moment).await.unwrap());
+        assert!(!parent.blocking_join_timeout(moment).unwrap());
+        to.put("waits".into()).await.unwrap();
+        parent.join().await.unwrap();
+        assert!(!parent.is_alive());
+        // Once more, of a pid that may be another's.
+        parent.join().await.unwrap();
+        parent.blocking_join().unwrap();
+        assert!(parent.join_timeout(moment).await.unwrap());
+        assert!(parent.blocking_join_timeout(moment).unwrap());
+        to.put("is over".into()).await.unwrap();
+    }
+    fn wait_blocking(to: Producer<String>) {
+        to.blocking_put("waits".into()).unwrap();
+        parent().unwrap().blocking_join().unwrap();
+        to.blocking_put("is over".into()).unwrap();
+    }
+    fn start(to: Producer<String>, blocks: bool) {
+        let builder = Process::builder().daemon(false);
+        let _child = match blocks {
+            false => builder.spawn(wait, to).unwrap(),
+            true => builder.spawn(wait_blocking, to).unwrap(),
+        };
+        loop {
+            std::thread::park();
+        }
+    }
+    checked(async {
+        for blocks in [false, true] {
+            let (to, from) = Queue::new(0).unwrap().split();
+            let child = Process::spawn(start, (to, blocks)).unwrap();
+            assert_eq!(from.get().await.unwrap(), "waits");
+            child.kill();
+            child.join().await;
+            assert_eq!(from.get().await.unwrap(), "is over");
+            assert!(from.get().await.unwrap_err().is_closed(), "it has ended");
+        }
     });
 }

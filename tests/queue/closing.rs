@@ -1,6 +1,8 @@
 //! A queue ends when somebody closes it, or when one end is gone.
 
-use procession::{GetError, PutErrorKind, Queue};
+use std::os::unix::net::UnixStream;
+
+use procession::{Fd, GetError, JoinError, JoinableQueue, PutErrorKind, Queue};
 
 use crate::support::{alone, checked};
 
@@ -118,5 +120,59 @@ fn a_queue_is_both_ends_and_keeps_itself_open() {
         let consumer = queue.consumer();
         drop(queue);
         assert!(consumer.try_get().unwrap_err().is_closed());
+    });
+}
+
+/// Python's `shutdown(immediate=True)`.
+#[test]
+fn a_queue_that_is_closed_and_cleared() {
+    checked(async {
+        let queue: Queue<Vec<u8>> = Queue::new(3).unwrap();
+        assert_eq!(queue.clear().unwrap(), 0);
+        for n in 0..3 {
+            queue.put(vec![n; 50_000]).await.unwrap();
+        }
+        assert!(queue.is_full());
+        assert_eq!(queue.clear().unwrap(), 3);
+        assert!(queue.is_empty());
+        // Nothing else has changed.
+        queue.put(vec![7]).await.unwrap();
+        assert_eq!(queue.get().await.unwrap(), [7]);
+        queue.put(vec![8]).await.unwrap();
+        queue.close();
+        assert_eq!(queue.consumer().clear().unwrap(), 1);
+        assert!(queue.try_get().unwrap_err().is_closed());
+        assert!(queue.try_put(vec![9]).unwrap_err().is_closed());
+        assert_eq!(queue.clear().unwrap(), 0);
+    });
+}
+
+#[test]
+fn items_that_are_cleared_are_done_and_those_that_are_held_are_not() {
+    checked(async {
+        for requeue in [false, true] {
+            let queue: JoinableQueue<Fd<UnixStream>> =
+                JoinableQueue::builder().requeue_lost(requeue).build().unwrap();
+            let (_ours, theirs) = UnixStream::pair().unwrap();
+            let theirs = Fd::from(theirs);
+            for _ in 0..5 {
+                queue.put(theirs.clone()).await.unwrap();
+            }
+            let held = queue.take().await.unwrap();
+            let got = queue.get().await.unwrap();
+            queue.close();
+            assert_eq!(queue.clear().unwrap(), 3);
+            assert_eq!((queue.len(), queue.unfinished()), (0, 2));
+            let joining = tokio::spawn({
+                let queue = queue.clone();
+                async move { queue.join().await }
+            });
+            drop((got, held));
+            assert_eq!(queue.unfinished(), 1);
+            queue.task_done().unwrap();
+            joining.await.unwrap().unwrap();
+            assert!(matches!(queue.task_done(), Err(JoinError::OverDone)));
+            assert_eq!(queue.lost(), 0);
+        }
     });
 }

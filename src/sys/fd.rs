@@ -247,7 +247,8 @@ pub(crate) fn keep_for_this_thread(kept: &[OwnedFd]) -> io::Result<Vec<OwnedFd>>
 /// Closes what this process has inherited from `parent`, which has it open, beside
 /// the standard streams: files that something there has not opened close-on-exec. Not
 /// what was opened here, whatever number that has. Where the kernel does not tell
-/// the two apart, all stays open.
+/// the two apart, as in many containers, only pipes and sockets are closed, each of
+/// which has a name of its own.
 pub(crate) fn close_inherited(parent: i32) {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -266,13 +267,24 @@ pub(crate) fn close_inherited(parent: i32) {
 fn is_inherited(number: RawFd, parent: i32) -> bool {
     /// `KCMP_FILE` of kcmp(2).
     const SAME_FILE: libc::c_int = 0;
-    // SAFETY: takes integers and touches no memory of ours.
-    unsafe {
-        let flags = libc::fcntl(number, libc::F_GETFD);
-        flags != -1
-            && flags & libc::FD_CLOEXEC == 0
-            && libc::syscall(libc::SYS_kcmp, libc::getpid(), parent, SAME_FILE, number, number) == 0
+    // SAFETY: reads a flag.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags == -1 || flags & libc::FD_CLOEXEC != 0 {
+        return false;
     }
+    // SAFETY: takes integers and touches no memory of ours.
+    let compared =
+        unsafe { libc::syscall(libc::SYS_kcmp, libc::getpid(), parent, SAME_FILE, number, number) };
+    compared == 0 || compared == -1 && has_unique_name_of(number, parent)
+}
+
+/// Whether it is a pipe or a socket, and the one that `parent` has there.
+fn has_unique_name_of(number: RawFd, parent: i32) -> bool {
+    let name = |process: &str| fs::read_link(format!("/proc/{process}/fd/{number}"));
+    let (Ok(ours), Ok(theirs)) = (name("self"), name(&parent.to_string())) else { return false };
+    let ours = ours.as_os_str().as_encoded_bytes();
+    ours == theirs.as_os_str().as_encoded_bytes()
+        && (ours.starts_with(b"pipe:[") || ours.starts_with(b"socket:["))
 }
 
 /// Moves what is at descriptor 0 to one that programs do not inherit, and

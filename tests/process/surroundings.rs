@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use nix::libc;
 use procession::{Process, ProcessBuilder, Resource};
@@ -183,10 +184,10 @@ fn no_file_of_its_parent() {
         (was_open, is_there && child.stdout == b"/dev/null\n")
     }
     checked(async {
-        let file = fs::File::open("/dev/null").unwrap();
+        let (socket, _other) = UnixStream::pair().unwrap();
         // SAFETY: makes a descriptor, which is owned at once.
         let inheritable = unsafe {
-            let number = libc::fcntl(file.as_raw_fd(), libc::F_DUPFD, 60);
+            let number = libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD, 60);
             OwnedFd::from_raw_fd(number)
         };
         let number = inheritable.as_raw_fd();

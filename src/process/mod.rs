@@ -55,7 +55,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, mem};
 
 use serde::Serialize;
@@ -76,7 +76,7 @@ use crate::exit::Exit;
 use crate::proto::codec;
 use crate::registry::TaskFn;
 use crate::sys::cast::Sharing;
-use crate::sys::signal;
+use crate::sys::{fd, signal};
 
 /// One function, running in a process of its own: a future of its result.
 ///
@@ -273,6 +273,49 @@ impl<R: DeserializeOwned> Future for Process<R> {
             codec::decode_shared::<Sharing, R>(&reply, reply.whole())
                 .map_err(|failure| TaskError::from_decode(failure, Side::Result))
         }))
+    }
+}
+
+/// Waits until one of several processes has ended, or whatever else these descriptors
+/// stand for is readable, but not for longer than `limit`, if there is one. Blocks the
+/// thread. Python's `multiprocessing.connection.wait`.
+///
+/// Takes [`Process`]es, or [sentinels](Process::sentinel) where they are of different
+/// types. Returns which are ready, by their places, in order; none if it took too long,
+/// or there are none.
+/// In async code, wait for the first of many [`exited`](Process::exited).
+///
+/// # Errors
+///
+/// If there are more than this process may have open.
+///
+/// # Examples
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use procession::{Process, process};
+/// # fn example(processes: Vec<Process<u64>>) -> std::io::Result<()> {
+/// for at in process::blocking_wait(&processes, Duration::from_secs(5))? {
+///     println!("{} has ended", processes[at].name());
+/// }
+/// # Ok(()) }
+/// ```
+pub fn blocking_wait(
+    processes: &[impl AsFd],
+    limit: impl Into<Option<Duration>>,
+) -> io::Result<Vec<usize>> {
+    let fds: Vec<_> = processes.iter().map(AsFd::as_fd).collect();
+    if fds.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A limit too long for the clock is none.
+    let until = limit.into().and_then(|limit| Instant::now().checked_add(limit));
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let ready = fd::await_any_readable(&fds, left)?;
+        if !ready.is_empty() || left == Some(Duration::ZERO) {
+            return Ok(ready);
+        }
     }
 }
 

@@ -413,15 +413,35 @@ pub(crate) fn await_ready(
         Direction::Read => PollFlags::POLLIN,
         Direction::Write => PollFlags::POLLOUT,
     };
-    // Rounded up: whoever waits for less than a millisecond would not wait.
-    let rounded = |most: Duration| most.saturating_add(Duration::from_micros(999));
-    let most = most.map_or(PollTimeout::NONE, |most| {
-        PollTimeout::try_from(rounded(most)).unwrap_or(PollTimeout::MAX)
-    });
-    match poll(&mut [PollFd::new(fd, flags)], most) {
+    match poll(&mut [PollFd::new(fd, flags)], poll_timeout(most)) {
         Err(Errno::EINTR) => Ok(()),
         done => Ok(done.map(|_| ())?),
     }
+}
+
+/// Waits until one of these can be read, but not for longer than `most`, or less if a
+/// signal comes. Returns which can, by their places.
+pub(crate) fn await_any_readable(
+    fds: &[BorrowedFd<'_>],
+    most: Option<Duration>,
+) -> io::Result<Vec<usize>> {
+    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    match poll(&mut polled, poll_timeout(most)) {
+        Err(Errno::EINTR) => Ok(Vec::new()),
+        done => {
+            done?;
+            let is_ready = |(_, polled): &(usize, &PollFd<'_>)| polled.any() != Some(false);
+            Ok(polled.iter().enumerate().filter(is_ready).map(|(at, _)| at).collect())
+        }
+    }
+}
+
+/// Rounded up: whoever waits for less than a millisecond would not wait.
+fn poll_timeout(most: Option<Duration>) -> PollTimeout {
+    most.map_or(PollTimeout::NONE, |most| {
+        let rounded = most.saturating_add(Duration::from_micros(999));
+        PollTimeout::try_from(rounded).unwrap_or(PollTimeout::MAX)
+    })
 }
 
 /// Takes a connection that somebody has made, close-on-exec. It does not wait.

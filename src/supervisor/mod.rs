@@ -342,7 +342,7 @@ impl Supervisor {
             };
         let id = is_taken.then(|| core.sched.refuse().id)?;
         drop(core);
-        let place = (place == Some(QueuePlace::Admitted)).then_some(GiveBack(self));
+        let place = (place == Some(QueuePlace::Admitted)).then(|| GiveBack(self));
         observe::task_queued(&span, id);
         std::mem::forget(place);
         Some(id)

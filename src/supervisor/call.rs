@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::coop::consume_budget;
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
 
 use super::landing::Part;
 use super::watch::Watch;
@@ -21,7 +20,7 @@ use crate::error::{
 };
 use crate::id::TaskId;
 use crate::limits::CONTEXT_TEXT_BYTES_MAX;
-use crate::observe::{MEASURES, Times};
+use crate::observe::{HeldSpan, MEASURES, Times};
 use crate::proto::draft::{Payload, Reply};
 use crate::proto::message::{CallContext, Failure, Shape};
 use crate::registry::{FnId, Table};
@@ -81,7 +80,7 @@ struct Extras {
     /// `None` if nobody listens, or once the call has ended: the caller may keep
     /// the rest for long. Shared and not cloned under the pool's lock: to clone a
     /// span is to call the program's subscriber.
-    span: Mutex<Option<Arc<Span>>>,
+    span: Mutex<Option<Arc<HeldSpan>>>,
     token: Option<CancellationToken>,
     watch: OnceLock<Watch>,
     /// The caller's trace, for the worker's span.
@@ -92,7 +91,7 @@ struct Extras {
 pub(super) type Trace = (String, String);
 
 impl Extras {
-    fn span(&self) -> MutexGuard<'_, Option<Arc<Span>>> {
+    fn span(&self) -> MutexGuard<'_, Option<Arc<HeldSpan>>> {
         self.span.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -143,7 +142,7 @@ impl Call {
     pub(super) fn new(
         request: Request,
         sink: Sink,
-        span: Option<Arc<Span>>,
+        span: Option<Arc<HeldSpan>>,
         trace: Option<Trace>,
     ) -> Self {
         let Request { function, name: _, label, shape, args, token } = request;
@@ -194,12 +193,12 @@ impl Call {
         self.record().items.as_ref()
     }
 
-    pub(super) fn span(&self) -> Option<Arc<Span>> {
+    pub(super) fn span(&self) -> Option<Arc<HeldSpan>> {
         self.record().extras.as_ref()?.span().clone()
     }
 
     /// Its span, which ends with it.
-    pub(super) fn take_span(&self) -> Option<Arc<Span>> {
+    pub(super) fn take_span(&self) -> Option<Arc<HeldSpan>> {
         self.record().extras.as_ref()?.span().take()
     }
 

@@ -58,7 +58,7 @@ impl Driver {
                     Err(error) => {
                         // Its death will be told, and counts as a failed start.
                         let error = os_error("talk to a worker", error);
-                        tracing::debug!(pid, %error);
+                        observe::worker_not_served(&self.supervisor.plan.name, pid, &error);
                         self.supervisor.core().last_failure = Some(error);
                         let id = self.supervisor.id;
                         self.supervisor.warden.signal(id, worker, Stop::Kill);

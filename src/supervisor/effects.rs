@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use tracing::Span;
-
 use super::call::{Call, Ended, Failed, Obituary, ending_error, ending_started, wake};
 use super::{Core, Plan, Supervisor};
 use crate::id::{TaskId, WorkerId};
-use crate::observe::{self, Meter, Times};
+use crate::observe::{self, HeldSpan, Meter, Times};
 use crate::proto::draft::{Payload, Reply};
 use crate::proto::message::{Shape, put_bye};
 use crate::sched::{Action, Ending, Mode, TaskKey, WorkerKey};
@@ -26,7 +24,7 @@ pub(super) struct Effects {
     /// How long the next that is resolved took, where somebody asks.
     times: Option<Times>,
     /// Tasks that went to a worker, where somebody listens.
-    sent: Vec<(Arc<Span>, TaskId, WorkerId)>,
+    sent: Vec<(Arc<HeldSpan>, TaskId, WorkerId)>,
     /// Answers that nobody waits for: to give back much memory takes long.
     discarded: Vec<Reply>,
     /// Arguments that will not be sent again. They may be the user's memory.
@@ -102,15 +100,13 @@ impl Effects {
         }
         for (id, call, ended, outcome, _) in self.resolved {
             let span = call.take_span();
-            observe::guarded(move || {
-                let span = span.as_deref().unwrap_or(const { &Span::none() });
-                observe::task_ended(span, id, outcome);
-            });
+            observe::task_ended(span.as_deref().unwrap_or(&HeldSpan::NONE), id, outcome);
+            drop(span);
             self.wakers.0.extend(call.resolve(ended));
         }
         // After the endings that made room for them.
         for (span, task, worker) in self.sent {
-            observe::guarded(move || observe::task_sent(&span, task, worker));
+            observe::task_sent(&span, task, worker);
         }
         drop(self.wakers);
     }

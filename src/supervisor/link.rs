@@ -728,7 +728,7 @@ impl Core {
     ) {
         if MEASURES {
             let times = call.times(now, self.links.started_at(worker, seq), run_nanos);
-            self.ledger.note(times, || call.info(id));
+            self.ledger.note(now, times, || call.info(id));
             effects.measure(times);
         }
     }

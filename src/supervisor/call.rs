@@ -230,9 +230,11 @@ impl Call {
         CallContext { task, label, trace }
     }
 
-    /// Tells the caller, who is to be woken yet.
-    pub(super) fn resolve(mut self, ended: Ended) -> Option<Waker> {
-        self.record.take().and_then(|record| record.resolve(ended))
+    /// Tells the caller, who is to be woken yet, and lets go of the arguments.
+    pub(super) fn resolve(&mut self, ended: Ended) -> Option<Waker> {
+        let waker = self.record.take().and_then(|record| record.resolve(ended));
+        drop(mem::take(&mut self.args));
+        waker
     }
 }
 
@@ -503,7 +505,7 @@ mod tests {
     #[test]
     fn who_polled_last_is_woken_and_given_the_answer() {
         let (first, last) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
-        let call = call(Sink::One);
+        let mut call = call(Sink::One);
         let receiver = call.receiver();
         for bell in [&first, &last] {
             let waker = Arc::clone(bell).into();
@@ -555,7 +557,7 @@ mod tests {
     fn the_reader_of_items_is_woken_for_the_end() {
         let bell = Arc::new(Bell::default());
         let items = Arc::new(Items::with_credit(1));
-        let call = call(Sink::Stream(Arc::clone(&items)));
+        let mut call = call(Sink::Stream(Arc::clone(&items)));
         assert!(items.pop_or_wait(&Arc::clone(&bell).into()).is_none());
         call.resolve(answer(&[])).expect("the reader waits").wake();
         assert_eq!(bell.0.load(Ordering::Relaxed), 1);

@@ -202,6 +202,7 @@ impl Future for Driver {
                 this.handle_event(event);
             }
             while let Poll::Ready(Some(())) = this.links.poll_next_unpin(cx) {}
+            this.supervisor.tell_rest();
             if this.supervisor.core().is_over() {
                 return Poll::Ready(());
             }

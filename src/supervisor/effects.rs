@@ -20,7 +20,7 @@ use crate::start::warden::Stop;
 /// To be done without the lock: whatever wakes or drops what is the user's.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
-    resolved: Vec<(TaskId, Call, Ended, &'static str, Option<Times>)>,
+    resolved: Vec<Resolved>,
     /// How long the next that is resolved took, where somebody asks.
     times: Option<Times>,
     /// Tasks that went to a worker, where somebody listens.
@@ -40,6 +40,17 @@ pub(super) struct Effects {
     announce: bool,
 }
 
+/// A call that has ended. Its times stay here until its caller has been woken.
+#[derive(Debug)]
+struct Resolved {
+    id: TaskId,
+    call: Call,
+    /// `None` once the caller has it.
+    ended: Option<Ended>,
+    outcome: &'static str,
+    times: Option<Times>,
+}
+
 /// Woken in any case: where one of them panics, nobody else would tell the others.
 #[derive(Debug, Default)]
 struct Wakers(Vec<Waker>);
@@ -54,7 +65,7 @@ impl Effects {
     /// Tells a caller, later, and reports it as `outcome`.
     pub(super) fn resolve(&mut self, id: TaskId, call: Call, ended: Ended, outcome: &'static str) {
         let times = self.times.take();
-        self.resolved.push((id, call, ended, outcome, times));
+        self.resolved.push(Resolved { id, call, ended: Some(ended), outcome, times });
     }
 
     /// Gives places in the queue back, later.
@@ -93,22 +104,23 @@ impl Effects {
         if self.ring {
             supervisor.alarm.ring();
         }
-        if Meter::LISTENS {
-            let times = self.resolved.iter().filter_map(|(.., times)| *times);
-            times.for_each(|times| supervisor.meter.note_times(times));
-            supervisor.meter.tell(|| supervisor.levels());
-        }
-        for (id, call, ended, outcome, _) in self.resolved {
+        for Resolved { id, call, ended, outcome, .. } in &mut self.resolved {
             let span = call.take_span();
-            observe::task_ended(span.as_deref().unwrap_or(&HeldSpan::NONE), id, outcome);
+            observe::task_ended(span.as_deref().unwrap_or(&HeldSpan::NONE), *id, outcome);
             drop(span);
-            self.wakers.0.extend(call.resolve(ended));
+            self.wakers.0.extend(ended.take().and_then(|ended| call.resolve(ended)));
         }
         // After the endings that made room for them.
         for (span, task, worker) in self.sent {
             observe::task_sent(&span, task, worker);
         }
         drop(self.wakers);
+        // Nobody waits for this.
+        if Meter::LISTENS {
+            let times = self.resolved.iter().filter_map(|resolved| resolved.times);
+            times.for_each(|times| supervisor.meter.note_times(times));
+            supervisor.tell_levels();
+        }
     }
 }
 

@@ -549,6 +549,24 @@ impl Supervisor {
         result
     }
 
+    /// Tells the recorder what has changed. If that is more and more, the driver goes
+    /// on with it; where there is none any more, nobody else would.
+    fn tell_levels(&self) {
+        while !self.meter.tell(|| self.levels()) {
+            if !self.core().abandoned {
+                self.alarm.ring();
+                return;
+            }
+        }
+    }
+
+    /// For the driver: tells what others have left, once the alarm has called it.
+    fn tell_rest(&self) {
+        if !self.meter.tell_rest(|| self.levels()) {
+            self.alarm.ring();
+        }
+    }
+
     fn core(&self) -> MutexGuard<'_, Core> {
         // Poisoned only by a bug of ours, and handles must resolve even then.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)

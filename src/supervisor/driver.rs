@@ -97,9 +97,11 @@ impl Driver {
                 core.links.forget_abandoned(key);
                 if let End::Overdue = end {
                     core.counts.workers_abandoned += 1;
-                    observe::start_abandoned(&self.supervisor.plan.name, worker);
                 }
                 drop(core);
+                if let End::Overdue = end {
+                    observe::start_abandoned(&self.supervisor.plan.name, worker);
+                }
                 self.supervisor.act(|sched, now, links| match end {
                     End::Died(exit) => sched.handle_death(now, key, exit, links),
                     End::Overdue => sched.handle_overdue(now, key, links),

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use super::desk::{Arguments, Batch, Desk};
 use super::lookout::Lookout;
 use super::outbox::Outbox;
-use super::{PAGE, RUNNING, forget_callbacks, forward, guard, lifeline, memory};
+use super::{HOME, PAGE, RUNNING, forget_callbacks, forward, guard, lifeline, memory};
 use crate::attached::Arrived;
 use crate::limits::{
     FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_WAIT,
@@ -29,6 +29,7 @@ use crate::slot_word::Phase;
 use crate::start::boot::{Boot, Ties};
 use crate::sys::clock::monotonic_nanos;
 use crate::sys::fd::Received;
+use crate::sys::fork::Incarnation;
 use crate::sys::memory::Statm;
 use crate::sys::page::Page;
 use crate::sys::signal::exit_group_now;
@@ -61,7 +62,9 @@ pub(crate) fn run(boot: Boot) -> ! {
     // would find it, and give the worker another exit code.
     let mut kept = None;
     let once = boot.once;
-    let served = Worker::new(boot.socket, page, boot.ties).and_then(|worker| {
+    let served = Incarnation::current().and_then(|home| {
+        let _ = HOME.set(home);
+        let worker = Worker::new(boot.socket, page, boot.ties)?;
         let worker = kept.insert(ManuallyDrop::new(worker));
         if once { worker.serve_once() } else { worker.serve() }
     });

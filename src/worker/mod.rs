@@ -83,7 +83,7 @@ static CANCELLED: Notify = Notify::const_new();
 
 /// Whether somebody wants the running task to end.
 ///
-/// Costs two memory accesses; call it in inner loops. The first call makes
+/// Costs a few memory accesses; call it in inner loops. The first call makes
 /// cancelling this task polite, see the [module](self).
 pub fn is_cancelled() -> bool {
     running().is_some_and(|(page, seq)| {
@@ -141,7 +141,7 @@ pub fn on_terminate(f: impl FnOnce() + Send + 'static) {
 fn running() -> Option<(&'static Arc<Page>, u64)> {
     let page = PAGE.get().filter(|_| !is_in_a_copy())?;
     let seq = RUNNING.load(Ordering::Acquire);
-    (seq != 0).then_some((page, seq))
+    (seq != 0 && seq != CLAIMED).then_some((page, seq))
 }
 
 /// Whether this process is a copy of the worker, made by a task. It has the worker's

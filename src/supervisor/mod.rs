@@ -58,7 +58,7 @@ use self::effects::Effects;
 use self::link::Links;
 use crate::error::{Cause, SpawnError, TaskError, TaskInfo};
 use crate::id::TaskId;
-use crate::observe::{self, Ledger, Meter};
+use crate::observe::{self, HeldSpan, Ledger, Meter};
 use crate::proto::draft::Payload;
 #[cfg(feature = "sandbox")]
 use crate::sandbox::Sandbox;
@@ -288,7 +288,7 @@ impl Supervisor {
         let mut span = observe::task_span(&self.plan.name, request.name, request.label.as_deref());
         if span.is_disabled() && self.ears.may_forward() {
             // What the worker has to tell belongs there.
-            span = Span::current();
+            span = HeldSpan::open(Span::current);
         }
         let trace = self.ears.may_listen().then(|| observe::trace_of(&span)).flatten();
         Call::new(request, sink, (!span.is_disabled()).then(|| Arc::new(span)), trace)
@@ -336,8 +336,7 @@ impl Supervisor {
     }
 
     /// Tells who listens that a call is queued, before anybody can tell what becomes
-    /// of it. Should the program's subscriber panic, there is no call yet, and the
-    /// place that it has is free again. Returns the id that the call was told under.
+    /// of it. Returns the id that the call was told under.
     fn announce(&self, call: &Call, place: Option<QueuePlace>) -> Option<TaskId> {
         let span = call.span()?;
         let mut core = self.core();
@@ -348,9 +347,7 @@ impl Supervisor {
             };
         let id = is_taken.then(|| core.sched.refuse().id)?;
         drop(core);
-        let place = (place == Some(QueuePlace::Admitted)).then(|| GiveBack(self));
         observe::task_queued(&span, id);
-        std::mem::forget(place);
         Some(id)
     }
 
@@ -560,6 +557,24 @@ impl Supervisor {
         result
     }
 
+    /// Tells the recorder what has changed. If that is more and more, the driver goes
+    /// on with it; where there is none any more, nobody else would.
+    fn tell_levels(&self) {
+        while !self.meter.tell(|| self.levels()) {
+            if !self.core().abandoned {
+                self.alarm.ring();
+                return;
+            }
+        }
+    }
+
+    /// For the driver: tells what others have left, once the alarm has called it.
+    fn tell_rest(&self) {
+        if !self.meter.tell_rest(|| self.levels()) {
+            self.alarm.ring();
+        }
+    }
+
     fn core(&self) -> MutexGuard<'_, Core> {
         // Poisoned only by a bug of ours, and handles must resolve even then.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
@@ -657,15 +672,6 @@ impl Drop for Sleep {
         if let Some(sleep) = &self.0 {
             sleep.abort();
         }
-    }
-}
-
-/// Gives a place in the queue back, should its owner panic.
-struct GiveBack<'a>(&'a Supervisor);
-
-impl Drop for GiveBack<'_> {
-    fn drop(&mut self) {
-        self.0.give_back_place();
     }
 }
 

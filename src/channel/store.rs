@@ -723,7 +723,7 @@ fn receive_attached(side: BorrowedFd<'_>, header: &Header) -> io::Result<Option<
             return Ok(None);
         }
         let mut room = BytesMut::with_capacity(LABEL_BYTES);
-        let received = match fd::receive_now(side, &mut room) {
+        let received = match fd::receive_now(side, &mut room, usize::MAX) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             received => received?,
         };

@@ -362,6 +362,9 @@ impl Pool {
 
     /// The calls of the last ten minutes whose bodies ran longest, of those that were
     /// answered, up to ten, longest first. Feature `histograms`.
+    ///
+    /// No more than ten are kept in mind: what ten longer ones kept out is not found
+    /// again when those are ten minutes old.
     #[cfg(feature = "histograms")]
     pub fn slowest(&self) -> Vec<SlowTask> {
         SlowTask::all_of(&self.supervisor)

@@ -13,7 +13,6 @@ use std::task::{Context, Poll};
 
 use tokio::net::UnixStream;
 use tokio::time::{Instant, Sleep, sleep};
-use tracing::Span;
 
 use super::alarm::Alarm;
 use super::call::{Answer, Call, Failed, Obituary, failure_error};
@@ -26,7 +25,7 @@ use crate::id::TaskId;
 use crate::limits::{
     FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, SPARE_WAIT, WAITING_FDS_WAIT, WRITE_AGAIN_WAIT,
 };
-use crate::observe::{self, Echo, MEASURES};
+use crate::observe::{self, Echo, HeldSpan, MEASURES};
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::message::{Failure, FromWorker, Shape};
 use crate::proto::peer::{Peer, ProtocolError, Violation};
@@ -215,7 +214,7 @@ pub(super) struct Link {
     peer: Peer,
     stdout: Option<Output>,
     stderr: Option<Output>,
-    span: Span,
+    span: HeldSpan,
     echo: Echo,
     /// Messages between parsing and handling; kept for its memory.
     messages: Vec<FromWorker>,
@@ -451,8 +450,7 @@ impl Link {
         let core = self.supervisor.core();
         let span = core.sched.in_flight(self.worker, seq).and_then(Call::span);
         drop(core);
-        let span = span.as_deref().unwrap_or(&self.span);
-        observe::guarded(|| self.echo.tell(news, span));
+        self.echo.tell(news, span.as_deref().unwrap_or(&self.span));
         Ok(())
     }
 
@@ -730,7 +728,7 @@ impl Core {
     ) {
         if MEASURES {
             let times = call.times(now, self.links.started_at(worker, seq), run_nanos);
-            self.ledger.note(times, || call.info(id));
+            self.ledger.note(now, times, || call.info(id));
             effects.measure(times);
         }
     }

@@ -79,6 +79,9 @@ fn niceness_processors_and_limits() {
         let process = Process::builder().rlimits([(Resource::OpenFiles, 64)]);
         let limits = process.spawn(proc_self, "limits".into()).unwrap().await.unwrap();
         assert!(line_of(&limits, "Max open files").starts_with("64 "), "{limits}");
+        let process = Process::builder().no_new_privs();
+        let status = process.spawn(proc_self, "status".into()).unwrap().await.unwrap();
+        assert_eq!(line_of(&status, "NoNewPrivs:"), "1");
     });
 }
 

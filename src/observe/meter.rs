@@ -23,7 +23,7 @@ pub(crate) mod names {
     pub const IN_FLIGHT: &str = "procession.pool.tasks.in_flight";
     /// Counter: calls that have ended, by `outcome`.
     pub const TASKS: &str = "procession.pool.tasks";
-    /// Histogram, in seconds: from the call to the start of its body.
+    /// Histogram, in seconds: from a place in the queue to the start of the body.
     pub const WAIT_TIME: &str = "procession.pool.task.wait_time";
     /// Histogram, in seconds: from the start of a body to its end.
     pub const RUN_TIME: &str = "procession.pool.task.run_time";
@@ -169,7 +169,7 @@ fn describe() {
         describe_gauge!(names::PENDING, Unit::Count, "calls that no worker has been given");
         describe_gauge!(names::IN_FLIGHT, Unit::Count, "calls that a worker has been given");
         describe_counter!(names::TASKS, Unit::Count, "calls that have ended, by outcome");
-        describe_histogram!(names::WAIT_TIME, Unit::Seconds, "from the call to its body's start");
+        describe_histogram!(names::WAIT_TIME, Unit::Seconds, "from the queue to the body's start");
         describe_histogram!(names::RUN_TIME, Unit::Seconds, "from a body's start to its end");
         describe_counter!(names::STARTED, Unit::Count, "worker processes started");
         describe_counter!(names::RESPAWNED, Unit::Count, "workers that took another's place");

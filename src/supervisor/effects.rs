@@ -36,8 +36,6 @@ pub(super) struct Effects {
     ring: bool,
     /// The pool takes no more calls.
     refuse: bool,
-    /// Somebody waits for such changes.
-    announce: bool,
 }
 
 /// A call that has ended. Its times stay here until its caller has been woken.
@@ -62,12 +60,6 @@ impl Drop for Wakers {
 }
 
 impl Effects {
-    /// Tells a caller, later, and reports it as `outcome`.
-    pub(super) fn resolve(&mut self, id: TaskId, call: Call, ended: Ended, outcome: &'static str) {
-        let times = self.times.take();
-        self.resolved.push(Resolved { id, call, ended: Some(ended), outcome, times });
-    }
-
     /// Gives places in the queue back, later.
     pub(super) fn free_places(&mut self, places: usize) {
         self.permits += places;
@@ -91,14 +83,12 @@ impl Effects {
     }
 
     pub(super) fn run(mut self, supervisor: &Arc<Supervisor>) {
+        let told = Told(supervisor, self.resolved.len() as u64);
         if self.permits > 0 {
             supervisor.admission.add_permits(self.permits);
         }
         if self.refuse {
             supervisor.admission.close();
-        }
-        if self.announce {
-            supervisor.changed.notify_waiters();
         }
         // Before the program's subscriber is called: it may take its time.
         if self.ring {
@@ -115,11 +105,25 @@ impl Effects {
             observe::task_sent(&span, task, worker);
         }
         drop(self.wakers);
+        drop(told);
         // Nobody waits for this.
         if Meter::LISTENS {
             let times = self.resolved.iter().filter_map(|resolved| resolved.times);
             times.for_each(|times| supervisor.meter.note_times(times));
             supervisor.tell_levels();
+        }
+    }
+}
+
+/// The callers of so many calls have been told, however that went. Who waits for
+/// the pool's end may hear of it now, and finds all handles finished.
+struct Told<'a>(&'a Supervisor, u64);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.0.told.fetch_add(self.1, Ordering::SeqCst);
+        if self.0.waiting.load(Ordering::SeqCst) > 0 {
+            self.0.changed.notify_waiters();
         }
     }
 }
@@ -173,7 +177,6 @@ impl Core {
             }
         }
         effects.refuse |= self.sched.mode() != Mode::Open;
-        effects.announce |= self.waiting > 0;
     }
 
     /// Puts a task's frame on its way.
@@ -251,6 +254,20 @@ impl Core {
             effects.free_places(self.freed(1));
         }
         let outcome = self.counts.count(&ended);
-        effects.resolve(id, call, ended, outcome);
+        self.resolve(id, call, ended, outcome, effects);
+    }
+
+    /// Tells a caller, once the lock is free, and reports it as `outcome`.
+    pub(super) fn resolve(
+        &mut self,
+        id: TaskId,
+        call: Call,
+        ended: Ended,
+        outcome: &'static str,
+        effects: &mut Effects,
+    ) {
+        self.ended += 1;
+        let times = effects.times.take();
+        effects.resolved.push(Resolved { id, call, ended: Some(ended), outcome, times });
     }
 }

@@ -37,7 +37,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -124,6 +124,10 @@ pub(crate) struct Supervisor {
     admission: Semaphore,
     /// Something changed that `join` or `ready` may wait for.
     changed: Notify,
+    /// Callers that wait for `changed`; else nobody is told.
+    waiting: AtomicUsize,
+    /// Calls whose callers have been told of their end.
+    told: AtomicU64,
     /// Calls the driver.
     alarm: Alarm,
     ears: PoolEars,
@@ -163,8 +167,8 @@ struct Core {
     begun: usize,
     /// Callers that wait for the pool's end.
     joining: usize,
-    /// Callers that wait for `changed`.
-    waiting: usize,
+    /// Calls that have ended, of which some are still to be told so.
+    ended: u64,
 }
 
 impl Supervisor {
@@ -196,10 +200,12 @@ impl Supervisor {
                 feeding: 0,
                 begun: 0,
                 joining: 0,
-                waiting: 0,
+                ended: 0,
             }),
             admission: Semaphore::new(room),
             changed: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            told: AtomicU64::new(0),
             alarm: Alarm::default(),
             ears: PoolEars::default(),
             meter: Meter::new(&plan.name),
@@ -309,7 +315,7 @@ impl Supervisor {
                     effects.free_places(core.freed(1));
                 }
                 let task = core.sched.refuse();
-                effects.resolve(task.id, call, Err(Failed::new(why, false)), "refused");
+                core.resolve(task.id, call, Err(Failed::new(why, false)), "refused", &mut effects);
                 task
             }
             None => {
@@ -492,7 +498,9 @@ impl Supervisor {
     /// Waits until nothing is left: no task, no process.
     pub(crate) async fn drained(self: &Arc<Self>) {
         let _joining = Joining::new(self);
-        self.wait_for(|core| core.feeding == 0 && core.sched.is_drained()).await;
+        // Nor an answer that its caller could not take yet.
+        let is_told = |core: &Core| core.ended == self.told.load(Ordering::SeqCst);
+        self.wait_for(|core| core.feeding == 0 && core.sched.is_drained() && is_told(core)).await;
         // The warden reports to us even without a driver.
         self.wait_for(|_| self.processes.load(Ordering::Acquire) == 0).await;
     }
@@ -683,19 +691,20 @@ impl Drop for Joining<'_> {
     }
 }
 
-/// A caller waits for `changed`; else nobody is told.
+/// A caller waits for `changed`.
 struct Waiting<'a>(&'a Supervisor);
 
 impl<'a> Waiting<'a> {
     fn new(supervisor: &'a Supervisor) -> Self {
-        supervisor.core().waiting += 1;
+        // Before it looks, as whoever changes something looks here after that.
+        supervisor.waiting.fetch_add(1, Ordering::SeqCst);
         Waiting(supervisor)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.core().waiting -= 1;
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -2,7 +2,7 @@
 //! `start` and by the transport. What is received is owned at once, so that no
 //! error path leaks it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -103,10 +103,13 @@ pub(crate) fn receive_into(
     receive_flagged(socket, buffer, most, 0)
 }
 
-/// As [`receive_into`], all the room there is, and without waiting, however the
-/// socket is set.
-pub(crate) fn receive_now(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<Received> {
-    receive_flagged(socket, buffer, usize::MAX, libc::MSG_DONTWAIT)
+/// As [`receive_into`], without waiting, however the socket is set.
+pub(crate) fn receive_now(
+    socket: BorrowedFd<'_>,
+    buffer: &mut BytesMut,
+    most: usize,
+) -> io::Result<Received> {
+    receive_flagged(socket, buffer, most, libc::MSG_DONTWAIT)
 }
 
 fn receive_flagged(
@@ -240,6 +243,37 @@ pub(crate) fn keep_for_this_thread(kept: &[OwnedFd]) -> io::Result<Vec<OwnedFd>>
     // SAFETY: each number stands for two descriptors now, one in each table;
     // these are the others.
     Ok(kept.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) }).collect())
+}
+
+/// Closes what this process has inherited from `parent`, which has it open, beside
+/// the standard streams: files that something there has not opened close-on-exec. Not
+/// what was opened here, whatever number that has. Where the kernel does not tell
+/// the two apart, all stays open.
+pub(crate) fn close_inherited(parent: i32) {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // Not while the folder is read.
+    let numbers: Vec<RawFd> = numbers.filter(|number| *number > 2).collect();
+    for number in numbers {
+        if is_inherited(number, parent) {
+            // SAFETY: nothing in this program has opened it, so nothing owns it.
+            unsafe { libc::close(number) };
+        }
+    }
+}
+
+/// Whether it is open in `parent`, too, under the same number, and would have come
+/// from there.
+fn is_inherited(number: RawFd, parent: i32) -> bool {
+    /// `KCMP_FILE` of kcmp(2).
+    const SAME_FILE: libc::c_int = 0;
+    // SAFETY: takes integers and touches no memory of ours.
+    unsafe {
+        let flags = libc::fcntl(number, libc::F_GETFD);
+        flags != -1
+            && flags & libc::FD_CLOEXEC == 0
+            && libc::syscall(libc::SYS_kcmp, libc::getpid(), parent, SAME_FILE, number, number) == 0
+    }
 }
 
 /// Moves what is at descriptor 0 to one that programs do not inherit, and

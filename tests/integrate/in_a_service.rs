@@ -6,7 +6,7 @@ use axum::routing::get;
 use procession::{Pool, worker};
 
 fn primes_below(limit: u64) -> usize {
-    tracing::info!(limit, "counting"); // heard in the span of the request
+    tracing::info!(limit, "counting"); // heard here, in the request's span if it has one
     (2..limit).filter(|n| (2..*n).take_while(|d| d * d <= *n).all(|d| n % d != 0)).count()
 }
 

@@ -17,7 +17,8 @@
 //! | `procession.pool.workers.respawned` | counter | | those of them that took the place of another |
 //! | `procession.pool.workers.lost` | counter | | workers that died without having been asked to |
 //!
-//! A chunk of a map is one call. Gauges are zero once the pool has ended. They are told
+//! A chunk of a map is one call. Counters are there, at zero, from the pool's beginning
+//! on; gauges are zero once it has ended. They are told
 //! when something changes, from whatever thread that is done by, once callers have been
 //! woken, and not by a timer. A recorder that takes its time keeps a pool from nothing
 //! but its next change.

@@ -60,6 +60,20 @@ struct Keys {
     run_time: Key,
 }
 
+impl Keys {
+    /// Lets a recorder know of the counters, each of which is 0 yet: a rate is seen
+    /// from the second value on, and the first loss of a worker is to be seen.
+    fn begin_counters(&self) {
+        let Keys { tasks, started, respawned, lost, .. } = self;
+        guarded(|| {
+            for key in tasks.iter().chain([started, respawned, lost]) {
+                let counter = with_recorder(|recorder| recorder.register_counter(key, &METADATA));
+                counter.increment(0);
+            }
+        });
+    }
+}
+
 static METADATA: Metadata<'static> =
     Metadata::new("procession::pool", Level::INFO, Some(module_path!()));
 
@@ -85,6 +99,7 @@ impl Meter {
             wait_time: key(names::WAIT_TIME),
             run_time: key(names::RUN_TIME),
         };
+        keys.begin_counters();
         Meter { keys, told: Mutex::default(), is_stale: AtomicBool::new(false) }
     }
 

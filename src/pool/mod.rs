@@ -18,6 +18,7 @@ mod map;
 mod parts;
 #[cfg(feature = "tower")]
 mod place;
+mod source;
 mod status;
 mod stream;
 
@@ -44,7 +45,8 @@ pub use self::stream::TaskStream;
 
 use self::apply::Launch;
 use self::builder::WORKERS_MAX;
-use self::feed::{Encoded, Feed};
+use self::feed::Feed;
+use self::source::Encoded;
 use crate::error::{Side, SpawnError, TaskError};
 use crate::proto::codec;
 use crate::proto::draft::Draft;

@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, Sleep};
 
-use super::link::{End, Link};
+use super::link::Link;
+use super::links::End;
 use super::watch::Watch;
 use super::{Supervisor, os_error};
 use crate::error::{Cause, SpawnError};

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
 use super::Times;
 use crate::time::Time;
@@ -33,7 +34,7 @@ pub(crate) struct Slow<T> {
 /// Numbers that so many hundredths of all times are not above, each off by at most
 /// one part in a hundred. Feature `histograms`.
 #[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Percentiles {
     /// How many times there were.
     pub count: u64,
@@ -47,6 +48,21 @@ pub struct Percentiles {
     pub p999: Duration,
     /// The longest.
     pub max: Duration,
+}
+
+/// The count, and seconds.
+impl Serialize for Percentiles {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Percentiles { count, p50, p90, p99, p999, max } = self;
+        let mut all = serializer.serialize_struct("Percentiles", 6)?;
+        all.serialize_field("count", count)?;
+        all.serialize_field("p50", &p50.as_secs_f64())?;
+        all.serialize_field("p90", &p90.as_secs_f64())?;
+        all.serialize_field("p99", &p99.as_secs_f64())?;
+        all.serialize_field("p999", &p999.as_secs_f64())?;
+        all.serialize_field("max", &max.as_secs_f64())?;
+        all.end()
+    }
 }
 
 /// Times are counted in microseconds, to two digits: some 30 KiB for up to an hour.

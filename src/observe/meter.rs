@@ -23,7 +23,7 @@ pub(crate) mod names {
     pub const IN_FLIGHT: &str = "procession.pool.tasks.in_flight";
     /// Counter: calls that have ended, by `outcome`.
     pub const TASKS: &str = "procession.pool.tasks";
-    /// Histogram, in seconds: from the call to the start of its body.
+    /// Histogram, in seconds: from a place in the queue to the start of the body.
     pub const WAIT_TIME: &str = "procession.pool.task.wait_time";
     /// Histogram, in seconds: from the start of a body to its end.
     pub const RUN_TIME: &str = "procession.pool.task.run_time";
@@ -60,6 +60,20 @@ struct Keys {
     run_time: Key,
 }
 
+impl Keys {
+    /// Lets a recorder know of the counters, each of which is 0 yet: a rate is seen
+    /// from the second value on, and the first loss of a worker is to be seen.
+    fn begin_counters(&self) {
+        let Keys { tasks, started, respawned, lost, .. } = self;
+        guarded(|| {
+            for key in tasks.iter().chain([started, respawned, lost]) {
+                let counter = with_recorder(|recorder| recorder.register_counter(key, &METADATA));
+                counter.increment(0);
+            }
+        });
+    }
+}
+
 static METADATA: Metadata<'static> =
     Metadata::new("procession::pool", Level::INFO, Some(module_path!()));
 
@@ -85,6 +99,7 @@ impl Meter {
             wait_time: key(names::WAIT_TIME),
             run_time: key(names::RUN_TIME),
         };
+        keys.begin_counters();
         Meter { keys, told: Mutex::default(), is_stale: AtomicBool::new(false) }
     }
 
@@ -169,7 +184,7 @@ fn describe() {
         describe_gauge!(names::PENDING, Unit::Count, "calls that no worker has been given");
         describe_gauge!(names::IN_FLIGHT, Unit::Count, "calls that a worker has been given");
         describe_counter!(names::TASKS, Unit::Count, "calls that have ended, by outcome");
-        describe_histogram!(names::WAIT_TIME, Unit::Seconds, "from the call to its body's start");
+        describe_histogram!(names::WAIT_TIME, Unit::Seconds, "from the queue to the body's start");
         describe_histogram!(names::RUN_TIME, Unit::Seconds, "from a body's start to its end");
         describe_counter!(names::STARTED, Unit::Count, "worker processes started");
         describe_counter!(names::RESPAWNED, Unit::Count, "workers that took another's place");

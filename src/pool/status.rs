@@ -112,8 +112,8 @@ pub struct Stats {
     /// Workers that were killed and did not die within 5 seconds, whatever
     /// became of them later.
     pub workers_abandoned: u64,
-    /// How long calls that were answered have waited for their bodies to begin.
-    /// Feature `histograms`.
+    /// How long calls that were answered, or panicked, have waited in the queue for
+    /// their bodies to begin; not how long for a place there. Feature `histograms`.
     #[cfg(feature = "histograms")]
     pub wait: Percentiles,
     /// How long their bodies ran. Feature `histograms`.
@@ -227,7 +227,7 @@ impl Serialize for RunningTask {
 pub struct SlowTask {
     /// Which call it was.
     pub info: TaskInfo,
-    /// How long it waited for its body to begin.
+    /// How long it waited in the queue for its body to begin.
     pub waited: Duration,
     /// How long its body ran.
     pub ran: Duration,

@@ -15,9 +15,7 @@ use tracing::{Event, Level, Metadata, Subscriber, info, info_span};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::support::within;
-
-const SOON: Duration = Duration::from_secs(30);
+use crate::support::{LIMIT, alone, within};
 
 /// Which it is, in a process of its own: a subscriber is for good.
 const KIND: &str = "PROCESSION_PANICKING_AT";
@@ -86,17 +84,19 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Panicking {
 /// Runs `life_with` with such a subscriber.
 fn lives_with(kind: Kind, test: &str, met: &[&str]) {
     if std::env::var_os(KIND).is_none() {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([&format!("panicking_subscribers::{test}"), "--exact", "--nocapture"])
-            .env(KIND, "1")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        alone(|| {
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([&format!("panicking_subscribers::{test}"), "--exact", "--nocapture"])
+                .env(KIND, "1")
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        });
         return;
     }
     let subscriber = tracing_subscriber::registry().with(Panicking(kind));
     tracing::subscriber::set_global_default(subscriber).unwrap();
-    tokio::runtime::Runtime::new().unwrap().block_on(within(SOON, life()));
+    tokio::runtime::Runtime::new().unwrap().block_on(within(LIMIT, life()));
     let panicked_at = PANICKED_AT.lock().unwrap();
     for met in met {
         assert!(panicked_at.contains(*met), "not at {met:?}, but at {panicked_at:?}");

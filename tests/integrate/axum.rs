@@ -98,3 +98,10 @@ fn a_full_queue_says_when_to_come_again() {
         drop(busy);
     });
 }
+
+#[test]
+fn the_program_in_the_readme_is_one_that_compiles() {
+    let readme = include_str!("../../README.md");
+    let program = include_str!("in_a_service.rs");
+    assert!(readme.contains(&format!("```rust,ignore\n{program}```")));
+}

@@ -2,6 +2,8 @@
 
 mod axum;
 mod histograms;
+#[expect(dead_code, reason = "a program to be read; it is compiled")]
+mod in_a_service;
 mod metrics;
 mod opentelemetry;
 mod tower;

@@ -74,6 +74,13 @@ fn a_recorder_is_told_what_happens() {
             |heard: &Heard, state: &str| heard.of(names::WORKERS, &format!("measured {state}"));
         let all = ["idle", "busy", "starting"].map(|state| workers(&heard, state));
         assert_eq!(all, [2.0, 0.0, 0.0]);
+        // Whoever asks for their rate would not see the first otherwise.
+        let outcomes = ["completed", "panicked", "cancelled", "timed out", "lost", "failed"];
+        let counters = outcomes.map(|outcome| format!("{} measured {outcome}", names::TASKS));
+        let others = [names::RESPAWNED, names::LOST].map(|name| format!("{name} measured"));
+        for counter in counters.iter().chain(&others) {
+            assert_eq!(heard.values.get(counter), Some(&vec![0.0]), "{counter}");
+        }
 
         let scratch = Scratch::new();
         let journal = scratch.path("journal");

@@ -18,6 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
+use crate::support::is_alive;
+
 /// What is done to the process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Blow {
@@ -169,8 +171,9 @@ impl Tracer {
         for &thread in &threads {
             match ptrace(libc::PTRACE_SEIZE, thread, options) {
                 Ok(()) => {}
-                // Its pool was dropped.
+                // Its pool was dropped, or it has left just now.
                 Err(Errno::ESRCH) => return false,
+                Err(Errno::EPERM) if !is_alive(self.pid) => return false,
                 Err(errno) => panic!("this system does not let us trace: {errno}"),
             }
             let _ = ptrace(libc::PTRACE_INTERRUPT, thread, 0);

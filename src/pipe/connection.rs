@@ -17,7 +17,8 @@ use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
 use super::fault::{RecvError, SendError};
-use super::half::{Receiver, Sender, unread_of};
+use super::receiver::{Receiver, unread_of};
+use super::sender::Sender;
 use super::socket::Socket;
 use crate::fd::{Descriptor, Fd};
 use crate::sys::fd::{self, Direction};

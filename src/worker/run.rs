@@ -14,7 +14,7 @@ use tracing::Span;
 use super::desk::{Arguments, Batch, Desk};
 use super::lookout::Lookout;
 use super::outbox::Outbox;
-use super::{PAGE, RUNNING, forget_callbacks, forward, guard, lifeline, memory};
+use super::{RUNNING, begin, forget_callbacks, forward, guard, lifeline, memory};
 use crate::attached::Arrived;
 use crate::limits::{
     FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_WAIT,
@@ -56,7 +56,7 @@ const EXIT_CUT_OFF: i32 = 125;
 /// Serves the parent until it says goodbye or is gone.
 pub(crate) fn run(boot: Boot) -> ! {
     let page = Arc::new(boot.page);
-    let _ = PAGE.set(Arc::clone(&page));
+    begin(&page);
     guard::install_hook();
     // Kept until the process has ended. Dropped, its runtime would wait for
     // blocking work that async tasks have left behind; forgotten, leak checkers

@@ -215,7 +215,7 @@ pub(crate) const QUEUE_LEASE_WAIT: Duration = Duration::from_millis(50);
 /// A queue's lock is held for microseconds. Whoever finds it taken tries again at
 /// once so often, then lets others run so often, and then sleeps between tries: its
 /// holder has been stopped, or moves many megabytes.
-pub(crate) const QUEUE_SPINS: u32 = 8;
+pub(crate) const QUEUE_SPINS: u32 = 64;
 pub(crate) const QUEUE_YIELDS: u32 = 32;
 pub(crate) const QUEUE_LOCK_WAIT_LEAST: Duration = Duration::from_millis(1);
 pub(crate) const QUEUE_LOCK_WAIT_MOST: Duration = Duration::from_millis(20);

@@ -121,6 +121,11 @@ impl Sandbox {
     /// Goes on with what this system has, down to nothing. What is in force is
     /// in [`WorkerInfo::sandbox`](crate::WorkerInfo::sandbox). Without this, a
     /// worker that cannot have all of it does not start.
+    ///
+    /// Without Landlock, a worker that may open files, or make
+    /// [any system call](Self::any_syscall), has the files and processes of its user.
+    /// What else is refused it can then have another process do: count on nothing
+    /// where [`processes`](SandboxReport::processes) is not fully held.
     pub fn best_effort(mut self) -> Self {
         self.best_effort = true;
         self
@@ -148,6 +153,10 @@ pub enum Held {
 
 /// What is in force of a worker's [`Sandbox`], as the worker said before it was
 /// given its first task.
+///
+/// Each line is of what the worker can do itself, and those that it starts. Where
+/// `processes` or `files` is not fully held, a worker that was taken over can make
+/// other processes of its user do the rest for it, this one among them.
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
 pub struct SandboxReport {

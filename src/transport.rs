@@ -134,15 +134,15 @@ impl Outgoing {
         self.is_empty()
     }
 
-    /// Writes all there is to a socket that does not wait. What it does not take
-    /// stays, and is an error.
+    /// Writes all there is to a socket, without waiting, however that is set. What it
+    /// does not take stays, and is an error.
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         while !self.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.slices(&mut slices);
             let sent = match self.attached() {
                 [] => fd::send_slices(socket, &slices[..count]),
-                attached => descriptor::send(socket, &slices[..count], attached),
+                attached => descriptor::send_now(socket, &slices[..count], attached),
             };
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -146,7 +146,8 @@ impl Store {
         };
         let (producers, consumers) = Bell::pair()?;
         let (to, from) = side_pair()?;
-        let store = Store { board, claim: Claim::of_maker(file.into())?, joiners };
+        // Opened again: to be mapped keeps a file open, in copies of this process too.
+        let store = Store { board, claim: Claim::of_receiver(file.into(), true)?, joiners };
         let inlet = Inlet { ear: Ear::new(producers), side: to };
         Ok((store, inlet, Outlet { ear: Ear::new(consumers), side: from }))
     }
@@ -203,7 +204,7 @@ impl Store {
 
     /// Begins an operation. `None` if somebody else is at one.
     fn begin<'a>(&'a self, ends: Ends<'a>) -> Result<Option<Operation<'a>>, QueueFault> {
-        let Some(locked) = self.claim.try_lock()? else { return Ok(None) };
+        let Some(locked) = self.claim.try_lock(self.board.holder())? else { return Ok(None) };
         let state = self.board.load();
         state.check(self.terms())?;
         Ok(Some(Operation { store: self, ends, locked, state }))
@@ -722,7 +723,7 @@ fn receive_attached(side: BorrowedFd<'_>, header: &Header) -> io::Result<Option<
             return Ok(None);
         }
         let mut room = BytesMut::with_capacity(LABEL_BYTES);
-        let received = match fd::receive_now(side, &mut room) {
+        let received = match fd::receive_now(side, &mut room, usize::MAX) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             received => received?,
         };

@@ -18,7 +18,9 @@
 //! | `procession.pool.workers.lost` | counter | | workers that died without having been asked to |
 //!
 //! A chunk of a map is one call. Gauges are zero once the pool has ended. They are told
-//! when something changes, from whatever thread that is done by, and not by a timer.
+//! when something changes, from whatever thread that is done by, once callers have been
+//! woken, and not by a timer. A recorder that takes its time keeps a pool from nothing
+//! but its next change.
 
 pub use crate::observe::names::{
     IN_FLIGHT, LOST, PENDING, RESPAWNED, RUN_TIME, STARTED, TASKS, WAIT_TIME, WORKERS,

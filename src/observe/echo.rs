@@ -8,6 +8,7 @@ use tracing::field::{self, Value as Recorded};
 use tracing::{Dispatch, Event, Metadata, Span, dispatcher};
 
 use super::places::{self, Known};
+use super::{HeldSpan, guarded};
 use crate::limits::{
     TRACE_BURST_HEARD_BYTES, TRACE_BYTES_PER_SECOND, TRACE_BYTES_PER_SECOND_MOST,
     TRACE_PLACES_EACH_MAX, TRACE_SPANS_MAX,
@@ -35,7 +36,7 @@ pub(crate) struct Echo {
 
 #[derive(Debug)]
 struct Open {
-    span: Span,
+    span: HeldSpan,
     /// `None` if nobody listens to it.
     known: Option<&'static Known>,
 }
@@ -79,24 +80,12 @@ impl Echo {
         }
         let dropped = news.dropped.saturating_add(std::mem::take(&mut self.unheard));
         if dropped > 0 {
-            within(call, |parent| {
-                tracing::warn!(
-                    target: "procession::worker", parent: parent, dropped,
-                    worker.name = self.name, worker.pid = self.pid,
-                    "said too much at once"
-                );
-            });
+            guarded(|| self.tell_dropped(dropped, call));
         }
         match news.record {
             None => {}
             Some(Record::Event { span, scene }) => {
-                let span = self.spans.get(&span).map_or(call, |open| &open.span);
-                let Some(known) = listened_to(span, &scene, false, &mut self.places_left) else {
-                    return;
-                };
-                self.with_values(known, &scene.fields, Some(&scene), |metadata, values| {
-                    within(span, |parent| Event::child_of(parent.id(), metadata, values));
-                });
+                guarded(|| self.tell_event(span, &scene, call));
             }
             Some(Record::Span { id, parent, scene }) => {
                 // A number is used once; and if there is no room, what is in it is
@@ -104,26 +93,56 @@ impl Echo {
                 if self.spans.len() >= TRACE_SPANS_MAX || self.spans.contains_key(&id) {
                     return;
                 }
-                let parent = self.spans.get(&parent).map_or(call, |open| &open.span);
-                let known = listened_to(parent, &scene, true, &mut self.places_left);
-                let span = match known {
-                    Some(known) => {
-                        self.with_values(known, &scene.fields, Some(&scene), |metadata, values| {
-                            within(parent, |parent| Span::child_of(parent.id(), metadata, values))
-                        })
-                    }
-                    None => parent.clone(),
-                };
-                self.spans.insert(id, Open { span, known });
-            }
-            Some(Record::Values { span, fields }) => {
-                let Some(Open { span, known: Some(known) }) = self.spans.get(&span) else { return };
-                if !known.is_shared {
-                    self.with_values(known, &fields, None, |_, values| {
-                        span.record_all(values);
-                    });
+                if let Some(open) = guarded(|| self.open(parent, &scene, call)) {
+                    self.spans.insert(id, open);
                 }
             }
+            Some(Record::Values { span, fields }) => {
+                guarded(|| self.tell_values(span, &fields));
+            }
+        }
+    }
+
+    fn tell_dropped(&self, dropped: u64, call: &Span) {
+        within(call, |parent| {
+            tracing::warn!(
+                target: "procession::worker", parent: parent, dropped,
+                worker.name = self.name, worker.pid = self.pid,
+                "said too much at once"
+            );
+        });
+    }
+
+    fn tell_event(&mut self, span: u64, scene: &Scene, call: &Span) {
+        let span = self.spans.get(&span).map_or(call, |open| &open.span);
+        let Some(known) = listened_to(span, scene, false, &mut self.places_left) else {
+            return;
+        };
+        self.with_values(known, &scene.fields, Some(scene), |metadata, values| {
+            within(span, |parent| Event::child_of(parent.id(), metadata, values));
+        });
+    }
+
+    fn open(&mut self, parent: u64, scene: &Scene, call: &Span) -> Open {
+        let parent = self.spans.get(&parent).map_or(call, |open| &open.span);
+        let known = listened_to(parent, scene, true, &mut self.places_left);
+        let span = HeldSpan::open(|| match known {
+            Some(known) => {
+                self.with_values(known, &scene.fields, Some(scene), |metadata, values| {
+                    within(parent, |parent| Span::child_of(parent.id(), metadata, values))
+                })
+            }
+            None => parent.clone(),
+        });
+        Open { span, known }
+    }
+
+    fn tell_values(&self, span: u64, fields: &[Field]) {
+        let Some(Open { span, known: Some(known) }) = self.spans.get(&span) else { return };
+        if !known.is_shared {
+            self.with_values(known, fields, None, |_, values| {
+                span.record_all(values);
+            });
         }
     }
 

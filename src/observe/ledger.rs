@@ -1,12 +1,13 @@
 //! Feature `histograms`: how long calls have waited and run, in few numbers, and which
-//! of late took longest. Under the pool's lock: calls nobody's code.
+//! of late took longest. Under the pool's lock: calls nobody's code, reads no clock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::Times;
+use crate::time::Time;
 
 /// How many of the calls that took longest are kept in mind, and for how long.
 const SLOW_TASKS: usize = 10;
@@ -26,7 +27,7 @@ pub(crate) struct Ledger<T> {
 pub(crate) struct Slow<T> {
     pub(crate) task: T,
     pub(crate) times: Times,
-    pub(crate) ended: Instant,
+    pub(crate) ended: Time,
 }
 
 /// Numbers that so many hundredths of all times are not above, each off by at most
@@ -58,21 +59,21 @@ impl<T> Ledger<T> {
         Ledger { waited: histogram(), ran: histogram(), slowest: Vec::new() }
     }
 
-    /// Notes a call that was answered.
-    pub(crate) fn note(&mut self, times: Times, task: impl FnOnce() -> T) {
+    /// Notes a call that was answered at `now`.
+    pub(crate) fn note(&mut self, now: Time, times: Times, task: impl FnOnce() -> T) {
         let micros = |time: Duration| time.as_micros().try_into().unwrap_or(u64::MAX >> 1);
         // Never grows beyond what a day takes.
         let most = micros(Duration::from_secs(24 * 3600));
         let _ = self.waited.record(micros(times.waited).min(most));
         let _ = self.ran.record(micros(times.ran).min(most));
+        // First, so that no call is kept out by what nobody is told of any more.
+        self.forget_old(now);
         let is_longer = |slow: &Slow<T>| slow.times.ran > times.ran;
         let place = self.slowest.iter().take_while(|slow| is_longer(slow)).count();
         if place == SLOW_TASKS {
             return;
         }
-        let ended = Instant::now();
-        self.slowest.insert(place, Slow { task: task(), times, ended });
-        self.forget_old(ended);
+        self.slowest.insert(place, Slow { task: task(), times, ended: now });
         self.slowest.truncate(SLOW_TASKS);
     }
 
@@ -82,13 +83,13 @@ impl<T> Ledger<T> {
     }
 
     /// Those of late that took longest, longest first.
-    pub(crate) fn slowest(&mut self) -> &[Slow<T>] {
-        self.forget_old(Instant::now());
+    pub(crate) fn slowest(&mut self, now: Time) -> &[Slow<T>] {
+        self.forget_old(now);
         &self.slowest
     }
 
-    fn forget_old(&mut self, now: Instant) {
-        self.slowest.retain(|slow| now.duration_since(slow.ended) < SLOW_WAIT);
+    fn forget_old(&mut self, now: Time) {
+        self.slowest.retain(|slow| now - slow.ended < SLOW_WAIT);
     }
 }
 
@@ -108,6 +109,12 @@ fn percentiles(times: &Histogram<u64>) -> Percentiles {
 mod tests {
     use super::*;
 
+    const NOW: Time = Time(1 << 40);
+
+    fn slowest(ledger: &mut Ledger<u64>, now: Time) -> Vec<u64> {
+        ledger.slowest(now).iter().map(|slow| slow.task).collect()
+    }
+
     fn times(millis: u64) -> Times {
         let ran = Duration::from_millis(millis);
         Times { waited: ran / 2, ran }
@@ -117,7 +124,7 @@ mod tests {
     fn numbers_are_right_to_one_part_in_a_hundred() {
         let mut ledger = Ledger::new();
         for millis in 1..=1000 {
-            ledger.note(times(millis), || millis);
+            ledger.note(NOW, times(millis), || millis);
         }
         let (waited, ran) = ledger.percentiles();
         assert_eq!((waited.count, ran.count), (1000, 1000));
@@ -132,16 +139,32 @@ mod tests {
     fn the_slowest_are_kept_longest_first() {
         let mut ledger = Ledger::new();
         for millis in [3, 1, 50, 2, 7, 9, 8, 1, 1, 1, 40, 6, 5, 4, 1] {
-            ledger.note(times(millis), || millis);
+            ledger.note(NOW, times(millis), || millis);
         }
-        let slowest: Vec<_> = ledger.slowest().iter().map(|slow| slow.task).collect();
-        assert_eq!(slowest, [50, 40, 9, 8, 7, 6, 5, 4, 3, 2]);
+        assert_eq!(slowest(&mut ledger, NOW), [50, 40, 9, 8, 7, 6, 5, 4, 3, 2]);
+    }
+
+    #[test]
+    fn what_is_too_old_keeps_nothing_out() {
+        let mut ledger = Ledger::new();
+        for millis in 100..120 {
+            ledger.note(NOW, times(millis), || millis);
+        }
+        let later = NOW + SLOW_WAIT;
+        let before = Time(later.0 - 1);
+        ledger.note(before, times(5), || 5);
+        assert_eq!(slowest(&mut ledger, before).len(), SLOW_TASKS);
+        for millis in [7, 6] {
+            ledger.note(later, times(millis), || millis);
+        }
+        assert_eq!(slowest(&mut ledger, later), [7, 6]);
+        assert!(slowest(&mut ledger, later + SLOW_WAIT).is_empty());
     }
 
     #[test]
     fn nothing_is_too_long() {
         let mut ledger = Ledger::new();
-        ledger.note(Times { waited: Duration::MAX, ran: Duration::MAX }, || ());
+        ledger.note(NOW, Times { waited: Duration::MAX, ran: Duration::MAX }, || ());
         assert!(ledger.percentiles().1.max >= Duration::from_secs(24 * 3600));
     }
 }

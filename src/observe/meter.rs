@@ -1,13 +1,17 @@
 //! Feature `metrics`: what a pool does, told to the `metrics` facade. `names` is
 //! public, and `integrate/metrics.rs` says what each is.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Mutex, TryLockError};
 use std::time::Duration;
 
 use metrics::{Key, Label, Level, Metadata, Unit, with_recorder};
 
 use super::{Levels, OUTCOMES, STATES, Times, guarded};
+
+/// How often one who tells looks whether there is more, before it goes on with what
+/// it was doing.
+const ROUNDS_MAX: usize = 4;
 
 /// What a recorder is told of.
 pub(crate) mod names {
@@ -97,22 +101,40 @@ impl Meter {
     }
 
     /// Tells what has changed. Whoever comes while that is being done, even from
-    /// within, leaves it to whoever does it.
-    pub(crate) fn tell(&self, read: impl Fn() -> Levels) {
-        self.is_stale.store(true, Ordering::Release);
-        while self.is_stale.load(Ordering::Acquire) {
+    /// within, leaves it to whoever does it, who does it a few times and no more:
+    /// others may make news faster than a recorder takes them. Returns whether none
+    /// is left, or somebody else sees to it.
+    pub(crate) fn tell(&self, read: impl Fn() -> Levels) -> bool {
+        self.is_stale.store(true, Ordering::Relaxed);
+        self.tell_rest(read)
+    }
+
+    /// Tells what nobody has told yet.
+    pub(crate) fn tell_rest(&self, read: impl Fn() -> Levels) -> bool {
+        for _ in 0..ROUNDS_MAX {
+            // Between the end of telling and the look at whether to go on, and between
+            // bringing news and the look at whether somebody tells: one of two sees
+            // the other's.
+            fence(Ordering::SeqCst);
+            if !self.is_stale.load(Ordering::Relaxed) {
+                return true;
+            }
             let mut told = match self.told.try_lock() {
                 Ok(told) => told,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
+                Err(TryLockError::WouldBlock) => return true,
             };
-            self.is_stale.store(false, Ordering::Release);
+            self.is_stale.store(false, Ordering::Relaxed);
+            // What is read now is no older than the news.
+            fence(Ordering::SeqCst);
             let now = read();
             if *told != now {
                 guarded(|| self.tell_levels(&told, &now));
                 *told = now;
             }
         }
+        fence(Ordering::SeqCst);
+        !self.is_stale.load(Ordering::Relaxed)
     }
 
     fn tell_levels(&self, before: &Levels, now: &Levels) {
@@ -163,15 +185,35 @@ mod tests {
     fn whoever_comes_meanwhile_leaves_its_news_to_the_other() {
         let meter = Meter::new("a");
         let reads = std::cell::Cell::new(0);
-        meter.tell(|| {
+        let is_told = meter.tell(|| {
             reads.set(reads.get() + 1);
             if reads.get() == 1 {
                 // From within, as a recorder might.
-                meter.tell(|| panic!("it is not read here"));
+                assert!(meter.tell(|| panic!("it is not read here")));
             }
             Levels { queued: reads.get(), ..Levels::default() }
         });
+        assert!(is_told);
         assert_eq!(reads.get(), 2);
         assert_eq!(meter.told.lock().unwrap().queued, 2);
+    }
+
+    #[test]
+    fn news_without_end_are_left_to_another_and_not_lost() {
+        let meter = Meter::new("a");
+        let reads = std::cell::Cell::new(0);
+        let read = || Levels { queued: reads.get(), ..Levels::default() };
+        let is_told = meter.tell(|| {
+            let levels = read();
+            reads.set(reads.get() + 1);
+            meter.tell(|| panic!("it is not read here"));
+            levels
+        });
+        assert!(!is_told);
+        assert_eq!(reads.get(), ROUNDS_MAX);
+        assert_eq!(meter.told.lock().unwrap().queued, ROUNDS_MAX - 1);
+        assert!(meter.tell_rest(read));
+        assert_eq!(meter.told.lock().unwrap().queued, ROUNDS_MAX);
+        assert!(meter.tell_rest(|| panic!("there is nothing new")));
     }
 }

@@ -3,13 +3,18 @@
 //! `procession::task`, `procession::worker` and `procession::output`.
 //!
 //! - `echo`: what a worker's `tracing` was told;
-//! - `places`: where in its program that was.
-
+//! - `places`: where in its program that was;
+//! - `held`: spans of what goes on.
+//!
+//! The program's subscriber may panic wherever it is called. The panic hook has told
+//! of that, and it costs what was being told: [`guarded`] is around each such call, so
+//! that none who tells here has to expect it.
 //!
 //! Features have their places here, and only here: `remote` for traces, `meter` for
 //! metrics, `ledger` for percentiles. Where one is off, its calls do nothing.
 
 mod echo;
+mod held;
 #[cfg(feature = "histograms")]
 mod ledger;
 #[cfg(not(feature = "histograms"))]
@@ -29,6 +34,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 pub(crate) use self::echo::Echo;
+pub(crate) use self::held::HeldSpan;
 pub(crate) use self::ledger::Ledger;
 #[cfg(feature = "histograms")]
 pub use self::ledger::Percentiles;
@@ -44,37 +50,50 @@ use crate::proto::message::CallContext;
 
 /// The span of a task's life, a child of the caller's. Nothing, unless
 /// somebody listens.
-pub(crate) fn task_span(pool: &str, name: &'static str, label: Option<&str>) -> Span {
-    tracing::span!(target: "procession::task", Level::DEBUG, "task", pool, name, label)
+pub(crate) fn task_span(pool: &str, name: &'static str, label: Option<&str>) -> HeldSpan {
+    HeldSpan::open(
+        || tracing::span!(target: "procession::task", Level::DEBUG, "task", pool, name, label),
+    )
 }
 
 pub(crate) fn task_queued(span: &Span, task: TaskId) {
-    tracing::trace!(target: "procession::task", parent: span, task = task.as_u64(), "queued");
+    guarded(|| {
+        tracing::trace!(target: "procession::task", parent: span, task = task.as_u64(), "queued");
+    });
 }
 
 pub(crate) fn task_sent(span: &Span, task: TaskId, worker: WorkerId) {
-    tracing::trace!(
-        target: "procession::task", parent: span,
-        task = task.as_u64(), worker = worker.as_u64(), "sent"
-    );
+    guarded(|| {
+        tracing::trace!(
+            target: "procession::task", parent: span,
+            task = task.as_u64(), worker = worker.as_u64(), "sent"
+        );
+    });
 }
 
 pub(crate) fn task_ended(span: &Span, task: TaskId, outcome: &'static str) {
-    tracing::debug!(target: "procession::task", parent: span, task = task.as_u64(), outcome, "ended");
+    guarded(|| {
+        tracing::debug!(
+            target: "procession::task", parent: span,
+            task = task.as_u64(), outcome, "ended"
+        );
+    });
 }
 
 /// Target and name of the spans of calls.
 const CALL: (&str, &str) = ("procession::task", "task");
 
 /// In a worker: the span of a call, which is the caller's going on here.
-pub(crate) fn call_span(name: &'static str, context: &CallContext) -> Span {
-    let span = tracing::span!(
-        target: "procession::task", parent: None, Level::INFO, "task",
-        name, label = context.label.as_deref(), task = context.task.as_u64()
-    );
+pub(crate) fn call_span(name: &'static str, context: &CallContext) -> HeldSpan {
+    let span = HeldSpan::open(|| {
+        tracing::span!(
+            target: "procession::task", parent: None, Level::INFO, "task",
+            name, label = context.label.as_deref(), task = context.task.as_u64()
+        )
+    });
     #[cfg(feature = "opentelemetry")]
     if let Some(trace) = &context.trace {
-        remote::go_on(&span, trace);
+        guarded(|| remote::go_on(&span, trace));
     }
     span
 }
@@ -83,7 +102,7 @@ pub(crate) fn call_span(name: &'static str, context: &CallContext) -> Span {
 /// and a feature that asks.
 pub(crate) fn trace_of(span: &Span) -> Option<(String, String)> {
     #[cfg(feature = "opentelemetry")]
-    return remote::trace_of(span);
+    return guarded(|| remote::trace_of(span)).flatten();
     #[cfg(not(feature = "opentelemetry"))]
     {
         let _ = span;
@@ -125,7 +144,7 @@ pub(crate) const OUTCOMES: [&str; 6] =
 
 /// In a worker: whether somebody hears of such a span.
 pub(crate) fn hears_of_calls() -> bool {
-    tracing::span_enabled!(target: "procession::task", Level::INFO)
+    guarded(|| tracing::span_enabled!(target: "procession::task", Level::INFO)).unwrap_or(false)
 }
 
 /// Whether this is such a span.
@@ -134,63 +153,84 @@ pub(crate) fn is_call_span(metadata: &Metadata<'_>) -> bool {
 }
 
 /// The span of a worker's life.
-pub(crate) fn worker_span(pool: &str, worker: WorkerId, pid: i32) -> Span {
-    tracing::span!(
-        target: "procession::worker", parent: None, Level::INFO, "worker",
-        pool, worker = worker.as_u64(), pid
-    )
+pub(crate) fn worker_span(pool: &str, worker: WorkerId, pid: i32) -> HeldSpan {
+    HeldSpan::open(|| {
+        tracing::span!(
+            target: "procession::worker", parent: None, Level::INFO, "worker",
+            pool, worker = worker.as_u64(), pid
+        )
+    })
 }
 
 pub(crate) fn worker_started(span: &Span) {
-    tracing::debug!(target: "procession::worker", parent: span, "started");
+    guarded(|| tracing::debug!(target: "procession::worker", parent: span, "started"));
 }
 
 pub(crate) fn worker_ready(span: &Span) {
-    tracing::debug!(target: "procession::worker", parent: span, "ready");
+    guarded(|| tracing::debug!(target: "procession::worker", parent: span, "ready"));
 }
 
 /// `expected`: somebody asked for it.
 pub(crate) fn worker_ended(span: &Span, exit: Exit, expected: bool) {
-    if expected {
-        tracing::debug!(target: "procession::worker", parent: span, %exit, "ended");
-    } else {
-        tracing::warn!(target: "procession::worker", parent: span, %exit, "lost");
-    }
+    guarded(|| {
+        if expected {
+            tracing::debug!(target: "procession::worker", parent: span, %exit, "ended");
+        } else {
+            tracing::warn!(target: "procession::worker", parent: span, %exit, "lost");
+        }
+    });
 }
 
 pub(crate) fn worker_abandoned(span: &Span) {
-    tracing::error!(target: "procession::worker", parent: span, "was killed and does not die");
+    guarded(|| {
+        tracing::error!(
+            target: "procession::worker", parent: span,
+            "was killed and does not die"
+        );
+    });
 }
 
 pub(crate) fn start_abandoned(pool: &str, worker: WorkerId) {
-    tracing::error!(
-        target: "procession::worker", pool, worker = worker.as_u64(),
-        "was killed while it was being started, and is not back"
-    );
+    guarded(|| {
+        tracing::error!(
+            target: "procession::worker", pool, worker = worker.as_u64(),
+            "was killed while it was being started, and is not back"
+        );
+    });
 }
 
 pub(crate) fn worker_misbehaved(span: &Span, error: &dyn std::fmt::Display) {
-    tracing::error!(target: "procession::worker", parent: span, %error, "broke the protocol");
+    guarded(|| {
+        tracing::error!(target: "procession::worker", parent: span, %error, "broke the protocol");
+    });
 }
 
 pub(crate) fn worker_not_started(pool: &str, error: &(dyn std::error::Error + 'static)) {
-    tracing::warn!(target: "procession::worker", pool, error, "could not start");
+    guarded(|| {
+        tracing::warn!(target: "procession::worker", pool, error, "could not start");
+    });
+}
+
+/// A process that has started cannot be talked to.
+pub(crate) fn worker_not_served(pool: &str, pid: i32, error: &(dyn std::error::Error + 'static)) {
+    guarded(|| {
+        tracing::debug!(target: "procession::worker", pool, pid, error, "cannot be served");
+    });
 }
 
 pub(crate) fn pool_broken(pool: &str, error: &(dyn std::error::Error + 'static)) {
-    tracing::error!(target: "procession::worker", pool, error, "pool is broken");
+    guarded(|| {
+        tracing::error!(target: "procession::worker", pool, error, "pool is broken");
+    });
 }
 
 /// A line that a worker printed.
 pub(crate) fn worker_printed(span: &Span, stream: &'static str, line: &str) {
-    tracing::info!(target: "procession::output", parent: span, stream, "{line}");
+    guarded(|| tracing::info!(target: "procession::output", parent: span, stream, "{line}"));
 }
 
-/// Tells something on which others' calls depend. A panic of the program's
-/// subscriber, which the panic hook has told of, is none of theirs.
-pub(crate) fn guarded(tell: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(tell)) {
-        // Dropping it could panic again.
-        mem::forget(payload);
-    }
+/// What `tell` returns, unless it panics.
+pub(crate) fn guarded<R>(tell: impl FnOnce() -> R) -> Option<R> {
+    // Dropping the payload could panic again.
+    catch_unwind(AssertUnwindSafe(tell)).map_err(mem::forget).ok()
 }

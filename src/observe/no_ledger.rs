@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use super::Times;
+use crate::time::Time;
 
 #[derive(Debug)]
 pub(crate) struct Ledger<T>(PhantomData<fn() -> T>);
@@ -12,5 +13,5 @@ impl<T> Ledger<T> {
         Ledger(PhantomData)
     }
 
-    pub(crate) fn note(&mut self, _times: Times, _task: impl FnOnce() -> T) {}
+    pub(crate) fn note(&mut self, _now: Time, _times: Times, _task: impl FnOnce() -> T) {}
 }

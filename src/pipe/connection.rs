@@ -110,6 +110,7 @@ impl<S, R> Connection<S, R> {
     /// Both directions. Dropping the sender ends the stream of messages, for the other
     /// end; dropping the receiver lets the other end's sending fail. Neither half can be
     /// sent to another process, since the other half would keep the connection open.
+    /// What a forked copy of this program drops ends nothing.
     pub fn into_split(self) -> (Sender<S>, Receiver<R>) {
         let Connection { mut sender, mut receiver } = self;
         (sender.is_half, receiver.is_half) = (true, true);

@@ -368,6 +368,9 @@ impl<T> Drop for Sending<'_, T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
+        if !self.socket.is_home() {
+            return;
+        }
         if !self.outgoing.is_empty() {
             // As much as there is room for.
             let _ = self.outgoing.send(self.socket.as_fd());
@@ -652,7 +655,7 @@ fn decode_error(reason: &str) -> RecvError {
 
 fn read_once(socket: &Socket, reader: &mut FrameReader) -> io::Result<usize> {
     let (buffer, most) = reader.next_read();
-    let Received { len, fds, cut_short } = fd::receive_into(socket.as_fd(), buffer, most)?;
+    let Received { len, fds, cut_short } = fd::receive_now(socket.as_fd(), buffer, most)?;
     if !fds.is_empty() || cut_short {
         reader.attach(descriptor::receive(fds, None).0, cut_short);
     }
@@ -728,7 +731,7 @@ impl<T: DeserializeOwned> Receiver<T> {
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        if self.is_half {
+        if self.is_half && self.socket.is_home() {
             fd::end(self.socket.as_fd(), Direction::Read);
         }
     }

@@ -10,11 +10,15 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Handle};
 
 use crate::sys::fd::{self, Direction};
+use crate::sys::fork::Incarnation;
 
 #[derive(Debug)]
 pub(super) struct Socket {
-    /// Does not wait.
+    /// Whoever has sent it to us may still have it, and set it to wait: each call says
+    /// that it does not.
     fd: Arc<OwnedFd>,
+    /// Who has it. In a copy of this process, made by `fork`, it is the original's.
+    home: Incarnation,
     /// Where each runtime waits for it.
     seats: Mutex<Vec<(runtime::Id, Arc<Seat>)>>,
 }
@@ -28,11 +32,17 @@ impl Socket {
 
     pub(super) fn shared(fd: Arc<OwnedFd>) -> io::Result<Arc<Self>> {
         fd::set_nonblocking(fd.as_fd())?;
-        Ok(Arc::new(Socket { fd, seats: Mutex::default() }))
+        let home = Incarnation::current()?;
+        Ok(Arc::new(Socket { fd, home, seats: Mutex::default() }))
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Whether this is the process that has it, and not a copy of that one.
+    pub(super) fn is_home(&self) -> bool {
+        self.home.is_current()
     }
 
     /// For sending it elsewhere.

@@ -10,22 +10,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::stream::Stream;
-use serde::Serialize;
 use tokio::task::coop::consume_budget;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::flight::{Chunk, Fed, Flight, Flights, Form, info};
-use crate::error::{Side, TaskError, TaskInfo};
-use crate::limits::{ATTACHED_MAX, TALLY_BYTES};
-use crate::proto::codec;
+use super::source::{Pull, Pulled, Source};
+use crate::error::{TaskError, TaskInfo};
+use crate::limits::TALLY_BYTES;
 use crate::proto::draft::{Draft, Mark};
 use crate::proto::message::Shape;
 use crate::sched::{TaskKey, Terms};
 use crate::supervisor::{Begun, Ended, Landing, Part, Request, Sleep, Supervisor};
-use crate::sys::cast::Sharing;
 use crate::sys::layout::Tallied;
 
 /// A chunk should take about this long: some forty times its fixed cost of
@@ -51,8 +48,8 @@ const STALL_MAX: Duration = Duration::from_secs(1);
 const CHUNK_GROWTH: usize = 16;
 
 /// Most items and bytes of a chunk that nobody gave a size.
-const CHUNK_ITEMS_MAX: usize = 1 << 16;
-const CHUNK_BYTES_MAX: usize = 256 << 10;
+pub(super) const CHUNK_ITEMS_MAX: usize = 1 << 16;
+pub(super) const CHUNK_BYTES_MAX: usize = 256 << 10;
 
 /// Chunks do not shrink below this towards the end of the input: to send one
 /// takes about as long.
@@ -68,101 +65,6 @@ const GROWING_CHUNKS_PER_WORKER: usize = 2;
 
 /// The same where the size is given: they may be of one tiny item each.
 const FIXED_CHUNKS_PER_WORKER: usize = 256;
-
-/// Where the input comes from, whatever its type.
-pub(super) trait Source: Send {
-    /// Appends the arguments of as many items as `out` wants.
-    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Pulled, limit: usize) -> Poll<Pull>;
-
-    /// How many items are left, if that is known.
-    fn left(&self) -> Option<usize>;
-}
-
-/// What pulling came to.
-pub(super) enum Pull {
-    Enough,
-    /// There is an item, and it cannot be sent.
-    Failed(TaskError),
-    End,
-}
-
-/// Items on their way into a chunk.
-pub(super) struct Pulled {
-    args: Draft,
-    /// The end of those that are whole.
-    whole: Mark,
-    /// Where the arguments of each but the last end, which is before
-    /// `CHUNK_BYTES_MAX`.
-    ends: Vec<u32>,
-    count: usize,
-    wanted: usize,
-    /// How long the input may take for them: then those that there are have waited
-    /// long enough.
-    patience: Option<Duration>,
-}
-
-impl Pulled {
-    /// Makes room for those behind the first, of which there are so many, if they
-    /// are as long: what grows on the way is copied again and again.
-    #[cold]
-    fn reserve(&mut self, left: usize) {
-        let items = left.min(self.wanted - 1).min(CHUNK_ITEMS_MAX);
-        let args = self.args.tail();
-        args.reserve(items.saturating_mul(args.len() + 1).min(CHUNK_BYTES_MAX));
-        self.ends.reserve(items);
-    }
-}
-
-/// A stream of arguments as a source.
-pub(super) struct Encoded<S>(pub(super) Pin<Box<S>>);
-
-impl<S> Source for Encoded<S>
-where
-    S: Stream<Item: Serialize> + Send,
-{
-    fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Pulled, limit: usize) -> Poll<Pull> {
-        let mut len = out.args.len();
-        let begun = out.patience.map(|_| Instant::now());
-        while out.count < out.wanted
-            && len < CHUNK_BYTES_MAX
-            && out.args.attached().len() < ATTACHED_MAX
-            // Its descriptors are the worker's alone once it has begun, for which
-            // nothing else may have to be sent again.
-            && out.args.attached_count().descriptors == 0
-        {
-            let Some(args) = ready!(self.0.as_mut().poll_next(cx)) else {
-                return Poll::Ready(Pull::End);
-            };
-            // What fits into a frame alone fits into one behind others: the
-            // slack beyond the limit is at least as long as a chunk.
-            if let Err(failure) = codec::draft::<Sharing, _>(&args, &mut out.args, limit) {
-                let error = TaskError::from_encode(failure, Side::Arguments);
-                return Poll::Ready(Pull::Failed(error));
-            }
-            match out.count {
-                0 => out.reserve(self.left().unwrap_or(0)),
-                _ => out.ends.push(len as u32),
-            }
-            out.count += 1;
-            if let (Some(patience), Some(begun)) = (out.patience, begun) {
-                // As often as the count doubles.
-                if out.count.is_power_of_two() && begun.elapsed() >= patience {
-                    out.wanted = out.count;
-                }
-            }
-            out.whole = out.args.mark();
-            len = out.args.len();
-        }
-        Poll::Ready(Pull::Enough)
-    }
-
-    fn left(&self) -> Option<usize> {
-        match self.0.size_hint() {
-            (least, Some(most)) if least == most => Some(least),
-            _ => None,
-        }
-    }
-}
 
 /// The chunks of one `map` or `imap`.
 pub(super) struct Feed {

@@ -18,6 +18,7 @@ mod map;
 mod parts;
 #[cfg(feature = "tower")]
 mod place;
+mod source;
 mod status;
 mod stream;
 
@@ -44,7 +45,8 @@ pub use self::stream::TaskStream;
 
 use self::apply::Launch;
 use self::builder::WORKERS_MAX;
-use self::feed::{Encoded, Feed};
+use self::feed::Feed;
+use self::source::Encoded;
 use crate::error::{Side, SpawnError, TaskError};
 use crate::proto::codec;
 use crate::proto::draft::Draft;
@@ -362,6 +364,9 @@ impl Pool {
 
     /// The calls of the last ten minutes whose bodies ran longest, of those that were
     /// answered, up to ten, longest first. Feature `histograms`.
+    ///
+    /// No more than ten are kept in mind: what ten longer ones kept out is not found
+    /// again when those are ten minutes old.
     #[cfg(feature = "histograms")]
     pub fn slowest(&self) -> Vec<SlowTask> {
         SlowTask::all_of(&self.supervisor)

@@ -125,7 +125,7 @@ impl Stats {
     pub(super) fn new(supervisor: &Supervisor) -> Self {
         let counts = supervisor.view().counts;
         #[cfg(feature = "histograms")]
-        let (wait, run) = supervisor.with_ledger(|ledger| ledger.percentiles());
+        let (wait, run) = supervisor.percentiles();
         Stats {
             submitted: counts.submitted,
             completed: counts.completed,
@@ -252,16 +252,14 @@ impl Serialize for SlowTask {
 impl SlowTask {
     /// Those of late that took longest, longest first.
     pub(super) fn all_of(supervisor: &Supervisor) -> Vec<Self> {
-        supervisor.with_ledger(|ledger| {
-            let slowest = ledger.slowest().iter();
-            let tasks = slowest.map(|slow| SlowTask {
-                info: slow.task.clone(),
-                waited: slow.times.waited,
-                ran: slow.times.ran,
-                ended: slow.ended,
-            });
-            tasks.collect()
-        })
+        let slowest = supervisor.slowest().into_iter();
+        let tasks = slowest.map(|(info, times, ended)| SlowTask {
+            info,
+            waited: times.waited,
+            ran: times.ran,
+            ended,
+        });
+        tasks.collect()
     }
 }
 

@@ -174,6 +174,14 @@ impl ProcessBuilder {
         self
     }
 
+    /// Denies the process, and all that it starts, any right that it does not have
+    /// already: a program with a set-user-id bit runs as it does
+    /// (`PR_SET_NO_NEW_PRIVS`). Default: off.
+    pub fn no_new_privs(mut self) -> Self {
+        self.surroundings.no_new_privs = true;
+        self
+    }
+
     /// Largest arguments or result, in encoded bytes. Default: 256 MiB. At least
     /// 64 KiB, at most 2 GiB.
     pub fn frame_limit(mut self, bytes: usize) -> Self {

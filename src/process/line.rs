@@ -16,7 +16,7 @@ use super::streams::Tap;
 use crate::error::{Cause, RemotePanic, SpawnError, TaskError};
 use crate::exit::Exit;
 use crate::limits::{FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, WRITE_AGAIN_WAIT};
-use crate::observe::{self, Echo};
+use crate::observe::{Echo, HeldSpan};
 use crate::proto::draft::{Payload, Reply};
 use crate::proto::frame::{FrameReader, HEADER_BYTES};
 use crate::proto::message::{Failure, FromWorker, Setup, Shape, put_setup};
@@ -42,7 +42,7 @@ pub(super) struct Line {
     heard: Heard,
     echo: Echo,
     /// The span that the process was made in.
-    caller: Span,
+    caller: HeldSpan,
     /// What the process has printed last, if anybody can know.
     tap: Option<Weak<Tap>>,
     frame_bytes_max: usize,
@@ -84,7 +84,7 @@ impl Line {
         Line {
             peer: Peer::new(setup.fingerprint, life.pid() as i32),
             echo: Echo::new(Time(monotonic_nanos()), life.name().to_owned(), life.pid(), true),
-            caller: Span::current(),
+            caller: HeldSpan::open(Span::current),
             life,
             socket,
             outgoing,
@@ -195,8 +195,7 @@ impl Line {
     /// Tells what the process's `tracing` was told.
     fn tell(&mut self, body: &[u8]) -> Result<(), ProtocolError> {
         if self.echo.admits(Time(monotonic_nanos()), body.len() + HEADER_BYTES)? {
-            let news = News::decode(body)?;
-            observe::guarded(|| self.echo.tell(news, &self.caller));
+            self.echo.tell(News::decode(body)?, &self.caller);
         }
         Ok(())
     }

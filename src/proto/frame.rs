@@ -120,10 +120,9 @@ pub(crate) struct FrameReader {
     /// Those of large frames before, oldest first.
     spares: Vec<Spare>,
     has_new_spare: bool,
-    /// What has come and belongs to frames that are not whole yet.
-    arrived: VecDeque<Passed>,
-    /// More came than this process had room for.
-    arrived_short: bool,
+    /// What has come and belongs to frames that are not whole yet. `None` where more
+    /// came than this process had room for: what follows is not that frame's.
+    arrived: VecDeque<Option<Passed>>,
 }
 
 /// The buffer of a large frame, which others may still hold.
@@ -152,7 +151,6 @@ impl FrameReader {
             spares: Vec::new(),
             has_new_spare: false,
             arrived: VecDeque::new(),
-            arrived_short: false,
         }
     }
 
@@ -161,11 +159,14 @@ impl FrameReader {
         FrameReader { laden_bytes_max: usize::MAX, ..self }
     }
 
-    /// Takes in what has come attached to bytes that are in the buffer. `is_short`: this process had no room for more,
-    /// and what is missing from the next frame is not its sender's fault.
+    /// Takes in what has come attached to bytes that are in the buffer, by one read.
+    /// `is_short`: this process had no room for more, and what is missing from their
+    /// frame is not its sender's fault.
     pub(crate) fn attach(&mut self, arrived: Vec<Passed>, is_short: bool) {
-        self.arrived.extend(arrived);
-        self.arrived_short |= is_short;
+        self.arrived.extend(arrived.into_iter().map(Some));
+        if is_short {
+            self.arrived.push_back(None);
+        }
     }
 
     /// The buffer, with room for the next read. Append to it only.
@@ -314,10 +315,11 @@ impl FrameReader {
     /// least so much, unless there was no room for it, and at most so much.
     #[inline]
     fn check_arrived(&self, least: usize, most: usize) -> Result<(), FrameError> {
-        if self.arrived.len() > most {
+        let count = self.arrived.iter().flatten().count();
+        if count > most {
             return Err(FrameError::Unannounced);
         }
-        if self.arrived.len() < least && !self.arrived_short {
+        if count < least && count == self.arrived.len() {
             return Err(FrameError::Missing);
         }
         Ok(())
@@ -330,9 +332,10 @@ impl FrameReader {
             return Ok(Arrived::NOTHING);
         }
         self.check_arrived(announced.all(), usize::MAX)?;
-        let is_short = std::mem::take(&mut self.arrived_short);
-        let count = announced.all().min(self.arrived.len());
-        let mut list = self.arrived.drain(..count);
+        let next = || self.arrived.pop_front().flatten();
+        let came: Vec<_> = std::iter::from_fn(next).take(announced.all()).collect();
+        let is_short = came.len() < announced.all();
+        let mut list = came.into_iter();
         let memory = list.by_ref().take(announced.memory).map(|came| came.to_memory());
         let memory: Option<Vec<_>> = memory.collect();
         let descriptors = list.collect();
@@ -341,7 +344,7 @@ impl FrameReader {
         if size > self.laden_bytes_max {
             return Err(FrameError::TooLong { size, limit: self.laden_bytes_max });
         }
-        Ok(Arrived::new(memory, descriptors, is_short && count < announced.all()))
+        Ok(Arrived::new(memory, descriptors, is_short))
     }
 
     /// Length of the frame at the front, header included, if its length field
@@ -829,6 +832,31 @@ mod tests {
         // That is over with this frame.
         reader.buffer().extend_from_slice(&laden(Kind::Done, 1, b""));
         assert_eq!(reader.next_frame().unwrap_err(), FrameError::Missing);
+    }
+
+    /// A frame of which part comes with the next, whose descriptors are its own.
+    #[test]
+    fn what_there_was_no_room_for_is_not_taken_from_the_next_frame() {
+        let frame = laden(Kind::Item, 2, b"body");
+        for there in 0..2 {
+            let mut reader = FrameReader::new(1000);
+            let mut next = |bytes: &[u8], attached: &[usize], is_short| {
+                reader.buffer().extend_from_slice(bytes);
+                reader.attach(fakes(attached), is_short);
+                std::iter::from_fn(|| reader.next_frame().unwrap())
+                    .map(|frame| (lengths(&frame), frame.arrived.is_short()))
+                    .collect::<Vec<_>>()
+            };
+            let (first, rest) = frame.split_at(HEADER_BYTES);
+            assert_eq!(next(first, &[7, 8][..there], true), []);
+            let rest_and_next = [rest, &frame].concat();
+            let cut = ([7, 8][..there].to_vec(), true);
+            assert_eq!(next(&rest_and_next, &[1, 2], false), [cut, (vec![1, 2], false)]);
+            // And the other way round.
+            assert_eq!(next(first, &[3, 4], false), []);
+            let cut = ([9][..there].to_vec(), true);
+            assert_eq!(next(&rest_and_next, &[9][..there], true), [(vec![3, 4], false), cut]);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The protocol of OWNERSHIP.md as a model: the real scheduler against workers
+//! Who owns a task, as `slot_word` has it, as a model: the real scheduler against workers
 //! that are a few lines each, in every order in which things can happen.
 //!
 //! A [`Model`] is one moment of a pool: the scheduler, its workers with their
@@ -59,6 +59,8 @@ pub(super) struct Call {
     pub(super) polite: bool,
     /// Its worker asks to be replaced afterwards.
     pub(super) retire: bool,
+    /// The parent lets go of its arguments once its worker says that it has begun.
+    pub(super) laden: bool,
 }
 
 /// How often what need not happen may happen.
@@ -73,6 +75,8 @@ pub(super) struct Budget {
     pub(super) eofs: u8,
     /// A worker that was killed does not die, or not soon.
     pub(super) overdue: u8,
+    /// A worker is not read for a while.
+    pub(super) holds: u8,
     pub(super) closes: u8,
     pub(super) terminates: u8,
     pub(super) resizes: Vec<usize>,
@@ -130,6 +134,8 @@ pub(super) enum Event {
     Garbage(WorkerKey),
     /// The parent hears that the socket is closed.
     Eof(WorkerKey),
+    /// The parent has no room for what it may send.
+    Hold(WorkerKey),
     /// The parent hears of the death, and takes in what is left.
     Bury(WorkerKey),
 }
@@ -169,6 +175,7 @@ enum Doing {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Reply {
+    Began { seq: u64, task: usize },
     Ran { seq: u64, task: usize },
     Skipped { seq: u64 },
 }
@@ -219,6 +226,8 @@ struct Entry {
     starts: u32,
     end: Option<End>,
     cancelled: bool,
+    /// Its arguments are.
+    gone: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -300,6 +309,11 @@ impl World {
                         process.doing = Doing::Running { seq, task };
                         if setup.tasks[task].polite {
                             process.polite |= 1 << (seq % 64);
+                        }
+                        if setup.tasks[task].laden {
+                            // It is sent at once, however lazy the worker is.
+                            process.replies.push_back(Reply::Began { seq, task });
+                            process.sent = process.replies.len();
                         }
                         self.started.push((key, seq, now));
                         self.note_start(task);
@@ -542,6 +556,9 @@ impl Model {
                     if budget.garbage > 0 && !process.accused {
                         may.push(Event::Garbage(key));
                     }
+                    if budget.holds > 0 && !process.accused {
+                        may.push(Event::Hold(key));
+                    }
                 }
                 Life::Failed => {}
                 Life::Overdue => may.push(Event::Die(key)),
@@ -674,6 +691,10 @@ impl Model {
                 outside.0.get_mut().process(key).expect("it is probed").probe = false;
                 self.deliver_all(key);
             }
+            Event::Hold(key) => {
+                budget.holds -= 1;
+                sched.handle_hold(now, key);
+            }
             Event::Die(key) => self.die(key),
             Event::Overdue(key) => {
                 budget.overdue -= 1;
@@ -771,10 +792,14 @@ impl Model {
         let run_nanos = self.setup.run_nanos;
         let world = self.world();
         let (now, bug) = (world.now, world.setup.bug);
+        if let Reply::Began { seq, task } = reply {
+            return self.deliver_began(key, seq, task);
+        }
         if let Some(process) = world.process(key) {
             process.landed += 1;
         }
         let (seq, answer, ran) = match reply {
+            Reply::Began { .. } => unreachable!("see above"),
             Reply::Ran { seq, task } => {
                 let retire = self.setup.tasks[task].retire;
                 (seq, Answer::Ran { run_nanos, retire }, Some(task))
@@ -805,6 +830,24 @@ impl Model {
                 self.fault(format_args!("task {task} is given the answer of {ran:?}"));
             }
             self.world().note_end(task, End::Answered);
+        }
+    }
+
+    fn deliver_began(&mut self, key: WorkerKey, seq: u64, task: usize) {
+        let now = self.world().now;
+        let fault = match self.sched.handle_began(now, key, seq, &self.outside) {
+            Ok(None) => None,
+            Ok(Some((&mut begun, _))) if begun != task => {
+                Some(format!("task {begun} is said to have begun, and {task} has"))
+            }
+            Ok(Some((_, may_run_again))) => {
+                self.outside.0.get_mut().ledger[task].gone |= !may_run_again;
+                None
+            }
+            Err(error) => Some(format!("an honest worker is accused: {error}")),
+        };
+        if let Some(fault) = fault {
+            self.fault(fault);
         }
     }
 
@@ -847,6 +890,9 @@ impl Model {
                     let label = self.sched.data(task).copied();
                     let depth = self.setup.settings.depth_max as u64;
                     let world = self.outside.0.get_mut();
+                    if label.is_some_and(|task| world.ledger[task].gone) {
+                        world.fault(format_args!("task {label:?} is sent without its arguments"));
+                    }
                     let Some(process) = world.process(worker) else {
                         world.fault("a task is sent to nobody");
                         continue;
@@ -1198,6 +1244,7 @@ pub(super) const SHORT: Call = Call {
     endless: false,
     polite: false,
     retire: false,
+    laden: false,
 };
 pub(super) const ENDLESS: Call = Call { endless: true, ..SHORT };
 pub(super) const POLITE: Call = Call { polite: true, ..SHORT };
@@ -1273,6 +1320,19 @@ fn one_goes_alone() {
     let alone = Call { terms: Terms { timeout: None, retries: 1, alone: true, id: None }, ..SHORT };
     let mut setup = setup(2, 2, &[SHORT, alone, SHORT]);
     setup.budget = Budget { crashes: 1, ..Budget::default() };
+    assert_holds(setup);
+}
+
+/// What its worker has begun is not sent again, whatever becomes of that one, and
+/// whoever is not read is not blamed for being silent.
+#[test]
+fn arguments_that_are_let_go_are_not_missed() {
+    let terms = |retries| Terms { timeout: None, retries, alone: true, id: None };
+    let laden = Call { terms: terms(0), laden: true, ..SHORT };
+    let retried = Call { terms: terms(1), ..laden };
+    let mut setup = setup(1, 2, &[laden, retried, SHORT]);
+    setup.budget = Budget { cancels: 1, crashes: 1, holds: 1, ticks: 1, ..Budget::default() };
+    setup.meddling = true;
     assert_holds(setup);
 }
 

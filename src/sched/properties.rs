@@ -17,20 +17,21 @@ fn call() -> impl Strategy<Value = Call> {
     ];
     let retries = prop_oneof![3 => Just(0), 1 => 1u32..3];
     let rarely = || prop::bool::weighted(0.15);
-    (timeout, retries, rarely(), any::<bool>(), rarely()).prop_map(
-        |(timeout, retries, endless, polite, retire)| Call {
-            terms: Terms { timeout, retries, alone: false, id: None },
+    (timeout, retries, rarely(), any::<bool>(), rarely(), rarely()).prop_map(
+        |(timeout, retries, endless, polite, retire, laden)| Call {
+            terms: Terms { timeout, retries, alone: laden, id: None },
             endless,
             polite,
             retire,
+            laden,
         },
     )
 }
 
 fn budget() -> impl Strategy<Value = Budget> {
     let resizes = prop::collection::vec(1usize..5, 0..4);
-    (resizes, 0u8..8, 0u8..4, 0u8..2, 0u8..3, 0u8..3, 0u8..4).prop_map(
-        |(resizes, cancels, crashes, garbage, start_failures, eofs, overdue)| Budget {
+    (resizes, 0u8..8, 0u8..4, 0u8..2, 0u8..3, 0u8..3, 0u8..4, 0u8..4).prop_map(
+        |(resizes, cancels, crashes, garbage, start_failures, eofs, overdue, holds)| Budget {
             cancels,
             crashes,
             garbage,
@@ -38,6 +39,7 @@ fn budget() -> impl Strategy<Value = Budget> {
             start_failures,
             eofs,
             overdue,
+            holds,
             closes: 1,
             terminates: 1,
             resizes,

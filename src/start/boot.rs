@@ -43,8 +43,8 @@ pub(crate) struct Ties {
 }
 
 /// Makes this process a worker if it was started as one. Afterwards standard
-/// input and output are the parent's choice, and signals are those of a fresh
-/// process. `None`: go on as the program.
+/// input and output are the parent's choice, no other file is the parent's, and
+/// signals are those of a fresh process. `None`: go on as the program.
 ///
 /// Does not return if this is a worker whose parent has died meanwhile. If this is a
 /// fork server, returns in each of its workers, and never in itself.
@@ -69,6 +69,7 @@ pub(crate) fn boot(hooks: Hooks) -> io::Result<Option<Boot>> {
         // worker, and even less a second copy of the program.
         process::exit(1);
     }
+    fd::close_inherited(parent);
     if flags.fork_server {
         drop(page);
         prepare(&ties, birth, stdin, stdout)?;

@@ -80,9 +80,8 @@ pub enum StartMethod {
     /// - The function is called on a new thread, with a fresh stack and fresh
     ///   thread-locals. What the calling thread held locked, as a guard of a `Mutex`,
     ///   is locked for good.
-    /// - Descriptors are those that another program would have: standard input, output
-    ///   and error, what is not close-on-exec, and what comes as an argument, such as ends of
-    ///   pipes and queues. So a pipe ends as soon as the original closes it. The others are
+    /// - Descriptors are those that a spawned process has: standard input, output and
+    ///   error, and what comes as an argument, such as ends of pipes and queues. So a pipe ends as soon as the original closes it. The others are
     ///   closed; but where one was a file or a Unix socket, there is something under its
     ///   number that talks to nobody: what a `static` holds, such as a log's file, meets
     ///   nobody else, and has to be opened anew.

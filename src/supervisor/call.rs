@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::coop::consume_budget;
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
 
 use super::landing::Part;
 use super::watch::Watch;
@@ -21,7 +20,7 @@ use crate::error::{
 };
 use crate::id::TaskId;
 use crate::limits::CONTEXT_TEXT_BYTES_MAX;
-use crate::observe::{MEASURES, Times};
+use crate::observe::{HeldSpan, MEASURES, Times};
 use crate::proto::draft::{Payload, Reply};
 use crate::proto::message::{CallContext, Failure, Shape};
 use crate::registry::{FnId, Table};
@@ -81,7 +80,7 @@ struct Extras {
     /// `None` if nobody listens, or once the call has ended: the caller may keep
     /// the rest for long. Shared and not cloned under the pool's lock: to clone a
     /// span is to call the program's subscriber.
-    span: Mutex<Option<Arc<Span>>>,
+    span: Mutex<Option<Arc<HeldSpan>>>,
     token: Option<CancellationToken>,
     watch: OnceLock<Watch>,
     /// The caller's trace, for the worker's span.
@@ -92,7 +91,7 @@ struct Extras {
 pub(super) type Trace = (String, String);
 
 impl Extras {
-    fn span(&self) -> MutexGuard<'_, Option<Arc<Span>>> {
+    fn span(&self) -> MutexGuard<'_, Option<Arc<HeldSpan>>> {
         self.span.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -143,7 +142,7 @@ impl Call {
     pub(super) fn new(
         request: Request,
         sink: Sink,
-        span: Option<Arc<Span>>,
+        span: Option<Arc<HeldSpan>>,
         trace: Option<Trace>,
     ) -> Self {
         let Request { function, name: _, label, shape, args, token } = request;
@@ -194,12 +193,12 @@ impl Call {
         self.record().items.as_ref()
     }
 
-    pub(super) fn span(&self) -> Option<Arc<Span>> {
+    pub(super) fn span(&self) -> Option<Arc<HeldSpan>> {
         self.record().extras.as_ref()?.span().clone()
     }
 
     /// Its span, which ends with it.
-    pub(super) fn take_span(&self) -> Option<Arc<Span>> {
+    pub(super) fn take_span(&self) -> Option<Arc<HeldSpan>> {
         self.record().extras.as_ref()?.span().take()
     }
 
@@ -231,9 +230,11 @@ impl Call {
         CallContext { task, label, trace }
     }
 
-    /// Tells the caller, who is to be woken yet.
-    pub(super) fn resolve(mut self, ended: Ended) -> Option<Waker> {
-        self.record.take().and_then(|record| record.resolve(ended))
+    /// Tells the caller, who is to be woken yet, and lets go of the arguments.
+    pub(super) fn resolve(&mut self, ended: Ended) -> Option<Waker> {
+        let waker = self.record.take().and_then(|record| record.resolve(ended));
+        drop(mem::take(&mut self.args));
+        waker
     }
 }
 
@@ -504,7 +505,7 @@ mod tests {
     #[test]
     fn who_polled_last_is_woken_and_given_the_answer() {
         let (first, last) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
-        let call = call(Sink::One);
+        let mut call = call(Sink::One);
         let receiver = call.receiver();
         for bell in [&first, &last] {
             let waker = Arc::clone(bell).into();
@@ -556,7 +557,7 @@ mod tests {
     fn the_reader_of_items_is_woken_for_the_end() {
         let bell = Arc::new(Bell::default());
         let items = Arc::new(Items::with_credit(1));
-        let call = call(Sink::Stream(Arc::clone(&items)));
+        let mut call = call(Sink::Stream(Arc::clone(&items)));
         assert!(items.pop_or_wait(&Arc::clone(&bell).into()).is_none());
         call.resolve(answer(&[])).expect("the reader waits").wake();
         assert_eq!(bell.0.load(Ordering::Relaxed), 1);

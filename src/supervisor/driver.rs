@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, Sleep};
 
-use super::link::{End, Link};
+use super::link::Link;
+use super::links::End;
 use super::watch::Watch;
 use super::{Supervisor, os_error};
 use crate::error::{Cause, SpawnError};
@@ -58,7 +59,7 @@ impl Driver {
                     Err(error) => {
                         // Its death will be told, and counts as a failed start.
                         let error = os_error("talk to a worker", error);
-                        tracing::debug!(pid, %error);
+                        observe::worker_not_served(&self.supervisor.plan.name, pid, &error);
                         self.supervisor.core().last_failure = Some(error);
                         let id = self.supervisor.id;
                         self.supervisor.warden.signal(id, worker, Stop::Kill);
@@ -97,9 +98,11 @@ impl Driver {
                 core.links.forget_abandoned(key);
                 if let End::Overdue = end {
                     core.counts.workers_abandoned += 1;
-                    observe::start_abandoned(&self.supervisor.plan.name, worker);
                 }
                 drop(core);
+                if let End::Overdue = end {
+                    observe::start_abandoned(&self.supervisor.plan.name, worker);
+                }
                 self.supervisor.act(|sched, now, links| match end {
                     End::Died(exit) => sched.handle_death(now, key, exit, links),
                     End::Overdue => sched.handle_overdue(now, key, links),
@@ -202,6 +205,7 @@ impl Future for Driver {
                 this.handle_event(event);
             }
             while let Poll::Ready(Some(())) = this.links.poll_next_unpin(cx) {}
+            this.supervisor.tell_rest();
             if this.supervisor.core().is_over() {
                 return Poll::Ready(());
             }

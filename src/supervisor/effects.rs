@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use tracing::Span;
-
 use super::call::{Call, Ended, Failed, Obituary, ending_error, ending_started, wake};
 use super::{Core, Plan, Supervisor};
 use crate::id::{TaskId, WorkerId};
-use crate::observe::{self, Meter, Times};
+use crate::observe::{self, HeldSpan, Meter, Times};
 use crate::proto::draft::{Payload, Reply};
 use crate::proto::message::{Shape, put_bye};
 use crate::sched::{Action, Ending, Mode, TaskKey, WorkerKey};
@@ -23,11 +21,11 @@ use crate::start::warden::Stop;
 /// To be done without the lock: whatever wakes or drops what is the user's.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
-    resolved: Vec<(TaskId, Call, Ended, &'static str, Option<Times>)>,
+    resolved: Vec<Resolved>,
     /// How long the next that is resolved took, where somebody asks.
     times: Option<Times>,
     /// Tasks that went to a worker, where somebody listens.
-    sent: Vec<(Arc<Span>, TaskId, WorkerId)>,
+    sent: Vec<(Arc<HeldSpan>, TaskId, WorkerId)>,
     /// Answers that nobody waits for: to give back much memory takes long.
     discarded: Vec<Reply>,
     /// Arguments that will not be sent again. They may be the user's memory.
@@ -42,8 +40,17 @@ pub(super) struct Effects {
     ring: bool,
     /// The pool takes no more calls.
     refuse: bool,
-    /// Somebody waits for such changes.
-    announce: bool,
+}
+
+/// A call that has ended. Its times stay here until its caller has been woken.
+#[derive(Debug)]
+struct Resolved {
+    id: TaskId,
+    call: Call,
+    /// `None` once the caller has it.
+    ended: Option<Ended>,
+    outcome: &'static str,
+    times: Option<Times>,
 }
 
 #[derive(Debug)]
@@ -63,12 +70,6 @@ impl Drop for Wakers {
 }
 
 impl Effects {
-    /// Tells a caller, later, and reports it as `outcome`.
-    pub(super) fn resolve(&mut self, id: TaskId, call: Call, ended: Ended, outcome: &'static str) {
-        let times = self.times.take();
-        self.resolved.push((id, call, ended, outcome, times));
-    }
-
     /// Gives places in the queue back, later.
     pub(super) fn free_places(&mut self, places: usize) {
         self.permits += places;
@@ -101,37 +102,48 @@ impl Effects {
                 }
             }
         }
+        let told = Told(supervisor, self.resolved.len() as u64);
         if self.permits > 0 {
             supervisor.admission.add_permits(self.permits);
         }
         if self.refuse {
             supervisor.admission.close();
         }
-        if self.announce {
-            supervisor.changed.notify_waiters();
-        }
         // Before the program's subscriber is called: it may take its time.
         if self.ring {
             supervisor.alarm.ring();
         }
-        if Meter::LISTENS {
-            let times = self.resolved.iter().filter_map(|(.., times)| *times);
-            times.for_each(|times| supervisor.meter.note_times(times));
-            supervisor.meter.tell(|| supervisor.levels());
-        }
-        for (id, call, ended, outcome, _) in self.resolved {
+        for Resolved { id, call, ended, outcome, .. } in &mut self.resolved {
             let span = call.take_span();
-            observe::guarded(move || {
-                let span = span.as_deref().unwrap_or(const { &Span::none() });
-                observe::task_ended(span, id, outcome);
-            });
-            self.wakers.0.extend(call.resolve(ended));
+            observe::task_ended(span.as_deref().unwrap_or(&HeldSpan::NONE), *id, outcome);
+            drop(span);
+            self.wakers.0.extend(ended.take().and_then(|ended| call.resolve(ended)));
         }
         // After the endings that made room for them.
         for (span, task, worker) in self.sent {
-            observe::guarded(move || observe::task_sent(&span, task, worker));
+            observe::task_sent(&span, task, worker);
         }
         drop(self.wakers);
+        drop(told);
+        // Nobody waits for this.
+        if Meter::LISTENS {
+            let times = self.resolved.iter().filter_map(|resolved| resolved.times);
+            times.for_each(|times| supervisor.meter.note_times(times));
+            supervisor.tell_levels();
+        }
+    }
+}
+
+/// The callers of so many calls have been told, however that went. Who waits for
+/// the pool's end may hear of it now, and finds all handles finished.
+struct Told<'a>(&'a Supervisor, u64);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.0.told.fetch_add(self.1, Ordering::SeqCst);
+        if self.0.waiting.load(Ordering::SeqCst) > 0 {
+            self.0.changed.notify_waiters();
+        }
     }
 }
 
@@ -199,7 +211,6 @@ impl Core {
             }
         }
         effects.refuse |= self.sched.mode() != Mode::Open;
-        effects.announce |= self.waiting > 0;
     }
 
     /// Puts a task's frame on its way.
@@ -277,6 +288,20 @@ impl Core {
             effects.free_places(self.freed(1));
         }
         let outcome = self.counts.count(&ended);
-        effects.resolve(id, call, ended, outcome);
+        self.resolve(id, call, ended, outcome, effects);
+    }
+
+    /// Tells a caller, once the lock is free, and reports it as `outcome`.
+    pub(super) fn resolve(
+        &mut self,
+        id: TaskId,
+        call: Call,
+        ended: Ended,
+        outcome: &'static str,
+        effects: &mut Effects,
+    ) {
+        self.ended += 1;
+        let times = effects.times.take();
+        effects.resolved.push(Resolved { id, call, ended: Some(ended), outcome, times });
     }
 }

@@ -29,6 +29,8 @@ mod ears;
 mod effects;
 mod landing;
 mod link;
+mod links;
+mod messages;
 mod output;
 mod report;
 mod watch;
@@ -37,7 +39,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -55,10 +57,10 @@ use self::alarm::Alarm;
 use self::call::{Call, Sink};
 use self::ears::PoolEars;
 use self::effects::Effects;
-use self::link::Links;
+use self::links::Links;
 use crate::error::{Cause, SpawnError, TaskError, TaskInfo};
 use crate::id::TaskId;
-use crate::observe::{self, Ledger, Meter};
+use crate::observe::{self, HeldSpan, Ledger, Meter};
 use crate::proto::draft::Payload;
 #[cfg(feature = "sandbox")]
 use crate::sandbox::Sandbox;
@@ -124,6 +126,10 @@ pub(crate) struct Supervisor {
     admission: Semaphore,
     /// Something changed that `join` or `ready` may wait for.
     changed: Notify,
+    /// Callers that wait for `changed`; else nobody is told.
+    waiting: AtomicUsize,
+    /// Calls whose callers have been told of their end.
+    told: AtomicU64,
     /// Calls the driver.
     alarm: Alarm,
     ears: PoolEars,
@@ -163,8 +169,8 @@ struct Core {
     begun: usize,
     /// Callers that wait for the pool's end.
     joining: usize,
-    /// Callers that wait for `changed`.
-    waiting: usize,
+    /// Calls that have ended, of which some are still to be told so.
+    ended: u64,
 }
 
 impl Supervisor {
@@ -200,10 +206,12 @@ impl Supervisor {
                 feeding: 0,
                 begun: 0,
                 joining: 0,
-                waiting: 0,
+                ended: 0,
             }),
             admission: Semaphore::new(room),
             changed: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            told: AtomicU64::new(0),
             alarm: Alarm::default(),
             ears: PoolEars::default(),
             meter: Meter::new(&plan.name),
@@ -286,7 +294,7 @@ impl Supervisor {
         let mut span = observe::task_span(&self.plan.name, request.name, request.label.as_deref());
         if span.is_disabled() && self.ears.may_forward() {
             // What the worker has to tell belongs there.
-            span = Span::current();
+            span = HeldSpan::open(Span::current);
         }
         let trace = self.ears.may_listen().then(|| observe::trace_of(&span)).flatten();
         Call::new(request, sink, (!span.is_disabled()).then(|| Arc::new(span)), trace)
@@ -313,7 +321,7 @@ impl Supervisor {
                     effects.free_places(core.freed(1));
                 }
                 let task = core.sched.refuse();
-                effects.resolve(task.id, call, Err(Failed::new(why, false)), "refused");
+                core.resolve(task.id, call, Err(Failed::new(why, false)), "refused", &mut effects);
                 task
             }
             None => {
@@ -334,8 +342,7 @@ impl Supervisor {
     }
 
     /// Tells who listens that a call is queued, before anybody can tell what becomes
-    /// of it. Should the program's subscriber panic, there is no call yet, and the
-    /// place that it has is free again. Returns the id that the call was told under.
+    /// of it. Returns the id that the call was told under.
     fn announce(&self, call: &Call, place: Option<QueuePlace>) -> Option<TaskId> {
         let span = call.span()?;
         let mut core = self.core();
@@ -346,9 +353,7 @@ impl Supervisor {
             };
         let id = is_taken.then(|| core.sched.refuse().id)?;
         drop(core);
-        let place = (place == Some(QueuePlace::Admitted)).then_some(GiveBack(self));
         observe::task_queued(&span, id);
-        std::mem::forget(place);
         Some(id)
     }
 
@@ -499,7 +504,9 @@ impl Supervisor {
     /// Waits until nothing is left: no task, no process.
     pub(crate) async fn drained(self: &Arc<Self>) {
         let _joining = Joining::new(self);
-        self.wait_for(|core| core.feeding == 0 && core.sched.is_drained()).await;
+        // Nor an answer that its caller could not take yet.
+        let is_told = |core: &Core| core.ended == self.told.load(Ordering::SeqCst);
+        self.wait_for(|core| core.feeding == 0 && core.sched.is_drained() && is_told(core)).await;
         // The warden reports to us even without a driver.
         self.wait_for(|_| self.processes.load(Ordering::Acquire) == 0).await;
     }
@@ -561,6 +568,24 @@ impl Supervisor {
         drop(core);
         effects.run(self);
         result
+    }
+
+    /// Tells the recorder what has changed. If that is more and more, the driver goes
+    /// on with it; where there is none any more, nobody else would.
+    fn tell_levels(&self) {
+        while !self.meter.tell(|| self.levels()) {
+            if !self.core().abandoned {
+                self.alarm.ring();
+                return;
+            }
+        }
+    }
+
+    /// For the driver: tells what others have left, once the alarm has called it.
+    fn tell_rest(&self) {
+        if !self.meter.tell_rest(|| self.levels()) {
+            self.alarm.ring();
+        }
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
@@ -663,15 +688,6 @@ impl Drop for Sleep {
     }
 }
 
-/// Gives a place in the queue back, should its owner panic.
-struct GiveBack<'a>(&'a Supervisor);
-
-impl Drop for GiveBack<'_> {
-    fn drop(&mut self) {
-        self.0.give_back_place();
-    }
-}
-
 /// A caller waits for the pool's end.
 struct Joining<'a>(&'a Arc<Supervisor>);
 
@@ -688,19 +704,20 @@ impl Drop for Joining<'_> {
     }
 }
 
-/// A caller waits for `changed`; else nobody is told.
+/// A caller waits for `changed`.
 struct Waiting<'a>(&'a Supervisor);
 
 impl<'a> Waiting<'a> {
     fn new(supervisor: &'a Supervisor) -> Self {
-        supervisor.core().waiting += 1;
+        // Before it looks, as whoever changes something looks here after that.
+        supervisor.waiting.fetch_add(1, Ordering::SeqCst);
         Waiting(supervisor)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.core().waiting -= 1;
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

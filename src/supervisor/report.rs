@@ -5,9 +5,13 @@ use std::time::Instant;
 
 use super::Supervisor;
 use super::call::Ended;
-use crate::error::{TaskError, TaskInfo};
+use crate::error::TaskError;
+#[cfg(feature = "histograms")]
+use crate::error::TaskInfo;
 use crate::id::WorkerId;
-use crate::observe::{Ledger, Levels};
+use crate::observe::Levels;
+#[cfg(feature = "histograms")]
+use crate::observe::{Percentiles, Times};
 #[cfg(feature = "sandbox")]
 use crate::sandbox::SandboxReport;
 use crate::sched::{Mode, Place, Stage, TaskKey, WorkerKey};
@@ -145,10 +149,18 @@ impl Supervisor {
         levels
     }
 
-    /// What is kept of how long calls have taken.
-    #[cfg_attr(not(feature = "histograms"), expect(dead_code, reason = "a feature asks"))]
-    pub(crate) fn with_ledger<R>(&self, f: impl FnOnce(&mut Ledger<TaskInfo>) -> R) -> R {
-        f(&mut self.core().ledger)
+    /// How long calls have waited, and run.
+    #[cfg(feature = "histograms")]
+    pub(crate) fn percentiles(&self) -> (Percentiles, Percentiles) {
+        self.core().ledger.percentiles()
+    }
+
+    /// The calls of late that took longest, longest first, and when each ended.
+    #[cfg(feature = "histograms")]
+    pub(crate) fn slowest(&self) -> Vec<(TaskInfo, Times, Instant)> {
+        let mut core = self.core();
+        let slowest = core.ledger.slowest(Time(monotonic_nanos())).iter();
+        slowest.map(|slow| (slow.task.clone(), slow.times, instant(slow.ended))).collect()
     }
 
     pub(crate) fn view(&self) -> PoolView {

@@ -6,6 +6,7 @@
 //! ```text
 //!      0  magic │ layout version │ terms │ whether it is closed
 //!     64  which state counts
+//!     96  who has the lock
 //!    128  state 0
 //!    384  state 1
 //!   4096  256 records of 32 bytes, of items that are held: word, at, number, length
@@ -42,13 +43,14 @@ use crate::sys::memfd;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procqueu");
 const NAME: &CStr = c"procession-queue";
-const LAYOUT_VERSION: u64 = 1;
+const LAYOUT_VERSION: u64 = 2;
 
 /// Where the ring begins.
 const RING_START: u64 = mem::size_of::<Layout>() as u64;
 
 const _: () = {
     assert!(offset_of!(Layout, turn) == 64);
+    assert!(offset_of!(Layout, turn) + offset_of!(Turn, holder) == 96);
     assert!(offset_of!(Layout, states) == 128);
     assert!(mem::size_of::<StateWords>() == 256);
     assert!(offset_of!(Layout, leases) == 4096);
@@ -66,9 +68,14 @@ struct Layout {
     leases: Leases,
 }
 
-/// Counts changes: its last bit says which state counts.
 #[repr(C, align(64))]
-struct Turn(AtomicU64);
+struct Turn {
+    /// Counts changes: its last bit says which state counts.
+    count: AtomicU64,
+    _apart: [u64; 3],
+    /// The lock: see `claim`. Whoever takes it looks at the count next.
+    holder: AtomicU64,
+}
 
 #[repr(C, align(128))]
 struct StateWords([AtomicU64; STATE_WORDS]);
@@ -163,6 +170,11 @@ impl Board {
         &self.terms
     }
 
+    /// The word that says who may change the state.
+    pub(crate) fn holder(&self) -> &AtomicU64 {
+        &self.layout().turn.holder
+    }
+
     fn layout(&self) -> &Layout {
         // SAFETY: by the field's invariant the mapping is live and long
         // enough; it is aligned to a page; any bytes are a valid `Layout`.
@@ -172,14 +184,14 @@ impl Board {
     /// The state that counts. Without the lock, that of a moment ago.
     pub(crate) fn load(&self) -> State {
         let layout = self.layout();
-        let mut turn = layout.turn.0.load(Ordering::Acquire);
+        let mut turn = layout.turn.count.load(Ordering::Acquire);
         let mut looks = 0;
         loop {
             let words = &layout.states[(turn & 1) as usize].0;
             let words = std::array::from_fn(|n| words[n].load(Ordering::Relaxed));
             // It is written to again only after the other one has counted.
             fence(Ordering::Acquire);
-            let now = layout.turn.0.load(Ordering::Relaxed);
+            let now = layout.turn.count.load(Ordering::Relaxed);
             looks += 1;
             if now == turn || looks == LOOKS_MAX {
                 let closed = layout.closed.load(Ordering::SeqCst) != 0;
@@ -194,14 +206,14 @@ impl Board {
     /// Makes `state` the one that counts. Only whoever has the lock may.
     pub(crate) fn store(&self, state: State) {
         let layout = self.layout();
-        let turn = layout.turn.0.load(Ordering::Relaxed).wrapping_add(1);
+        let turn = layout.turn.count.load(Ordering::Relaxed).wrapping_add(1);
         // Whoever reads the words as they become sees that the turn has changed.
         fence(Ordering::Release);
         let words = &layout.states[(turn & 1) as usize].0;
         for (word, value) in words.iter().zip(state.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
-        layout.turn.0.store(turn, Ordering::Release);
+        layout.turn.count.store(turn, Ordering::Release);
     }
 
     /// Nothing can be put any more. Takes no lock.

@@ -1,22 +1,32 @@
-//! Who may change what processes share: locks that the kernel keeps, on bytes of
-//! the shared file, and takes back from whoever dies. Called by `channel`.
+//! Who may change what processes share, and who has which item. Called by `channel`.
 //!
-//! They belong to an open file (fcntl(2), "open file description locks"), so each
-//! process has the file opened for itself: it would share the locks with whoever
-//! has sent it otherwise, or with the process that it is a copy of. And since the
-//! threads of a process share them in any case, these have a word of their own.
+//! The lock is a word that all share: 0, or the *name* of the process that has it. To
+//! take it and to give it back are no system calls. A name is a byte of the shared
+//! file, beyond its end, that the kernel keeps locked for its process for as long as
+//! that lives. So whoever finds the lock taken for long asks the kernel whether its
+//! holder is still there, and takes it over if not: what the dead one has left is
+//! whole (see `board`). Names are drawn at random from so many that none comes twice.
+//!
+//! A lease is a byte that is locked, too. Such locks belong to an open file (fcntl(2),
+//! "open file description locks"), so each process has the file opened for itself: it
+//! would share them with whoever has sent it otherwise, or with the process that it is
+//! a copy of. And since the threads of a process share a name and the leases in any
+//! case, these have a word of their own.
 
 use std::fs::OpenOptions;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::process;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::queue_state::QUEUE_LEASES;
+use crate::sys::clock;
 use crate::sys::fork::Incarnation;
 
 /// A shared file, with the locks of this process on it.
@@ -27,24 +37,36 @@ pub(crate) struct Claim {
     file: OwnedFd,
     /// The incarnation that has opened it.
     home: AtomicU64,
+    /// What that one is called in the word that all share.
+    name: AtomicU64,
     /// The incarnation one of whose threads has the lock, or tries to get it;
     /// 0 if none. That of another is what the copy of a process finds.
     holder: AtomicU64,
+    /// Who was found to have the lock the last time, and how often in a row.
+    suspect: AtomicU64,
+    found: AtomicU32,
     /// Bytes that are locked for this process, or will be unlocked yet.
     leases: [AtomicU64; QUEUE_LEASES / 64],
 }
 
-/// The byte that is locked by whoever changes the state. Those of leases follow.
-const STATE_BYTE: libc::off_t = 0;
+/// Names are bytes of this range. Those of leases are below.
+const NAMES: std::ops::Range<u64> = 1 << 32..1 << 62;
+
+/// Whoever has been found to have the lock so often in a row may be dead.
+const FINDS_BEFORE_A_LOOK: u32 = 32;
 
 impl Claim {
     /// For the process that has made the file, and nobody else has had it.
     pub(crate) fn of_maker(file: OwnedFd) -> io::Result<Claim> {
         let home = Incarnation::current()?.number();
+        let name = take_name(file.as_fd())?;
         Ok(Claim {
             file,
             home: AtomicU64::new(home),
+            name: AtomicU64::new(name),
             holder: AtomicU64::new(0),
+            suspect: AtomicU64::new(0),
+            found: AtomicU32::new(0),
             leases: Default::default(),
         })
     }
@@ -69,8 +91,8 @@ impl Claim {
         self.file.as_fd()
     }
 
-    /// Takes the lock, unless somebody has it.
-    pub(crate) fn try_lock(&self) -> io::Result<Option<Locked<'_>>> {
+    /// Takes the lock, which is `word`, unless somebody has it.
+    pub(crate) fn try_lock<'a>(&'a self, word: &'a AtomicU64) -> io::Result<Option<Locked<'a>>> {
         let us = Incarnation::current()?.number();
         let holder = self.holder.load(Ordering::Relaxed);
         let taken = holder != us
@@ -82,15 +104,29 @@ impl Claim {
             return Ok(None);
         }
         // From here on, so that any failure lets go of the word.
-        let mut locked = Locked { claim: self, is_locked: false };
+        let mut locked = Locked { claim: self, word, is_locked: false };
         if self.home.load(Ordering::Relaxed) != us {
             self.move_in(us)?;
         }
-        if !self.set(STATE_BYTE, libc::F_WRLCK)? {
-            return Ok(None);
+        let name = self.name.load(Ordering::Relaxed);
+        locked.is_locked = match take(word, 0, name) {
+            Ok(()) => true,
+            Err(other) => self.is_free(other, name)? && take(word, other, name).is_ok(),
+        };
+        Ok(locked.is_locked.then_some(locked))
+    }
+
+    /// Whether whoever has the lock cannot have it. Asks the kernel now and then.
+    fn is_free(&self, holder: u64, us: u64) -> io::Result<bool> {
+        // No thread of ours has it. Somebody means to confuse.
+        if holder == us || !NAMES.contains(&holder) {
+            return Ok(true);
         }
-        locked.is_locked = true;
-        Ok(Some(locked))
+        if self.suspect.swap(holder, Ordering::Relaxed) != holder {
+            self.found.store(0, Ordering::Relaxed);
+        }
+        let found = self.found.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        Ok(found % FINDS_BEFORE_A_LOOK == 0 && !is_locked(self.file(), holder as libc::off_t)?)
     }
 
     /// In a copy of the process that has opened the file.
@@ -101,6 +137,7 @@ impl Claim {
         // SAFETY: replaces what a descriptor of ours stands for, by the same file.
         let moved = unsafe { libc::dup3(own.as_raw_fd(), self.file.as_raw_fd(), libc::O_CLOEXEC) };
         Errno::result(moved)?;
+        self.name.store(take_name(self.file())?, Ordering::Relaxed);
         for word in &self.leases {
             word.store(0, Ordering::Relaxed);
         }
@@ -120,19 +157,6 @@ impl Claim {
         us.is_ok_and(|us| us == self.home())
     }
 
-    /// Locks or unlocks a byte. `false` if somebody else has it.
-    fn set(&self, byte: libc::off_t, kind: libc::c_int) -> io::Result<bool> {
-        let lock = lock_of(byte, kind);
-        loop {
-            match fcntl(self.file(), FcntlArg::F_OFD_SETLK(&lock)) {
-                Ok(_) => return Ok(true),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-
     /// Whether this process has a lease, or is about to give it up.
     pub(crate) fn has_lease(&self, lease: usize) -> bool {
         self.leases[lease / 64].load(Ordering::Acquire) >> (lease % 64) & 1 != 0
@@ -140,7 +164,7 @@ impl Claim {
 
     /// Gives a lease up. What was written about it must be there already.
     pub(crate) fn unlock_lease(&self, lease: usize) {
-        let _ = self.set(lease_byte(lease), libc::F_UNLCK);
+        let _ = set(self.file(), lease_byte(lease), libc::F_UNLCK);
         // Not before it is unlocked: another thread that took it now would lose it.
         self.leases[lease / 64].fetch_and(!(1 << (lease % 64)), Ordering::Release);
     }
@@ -150,6 +174,7 @@ impl Claim {
 #[derive(Debug)]
 pub(crate) struct Locked<'a> {
     claim: &'a Claim,
+    word: &'a AtomicU64,
     is_locked: bool,
 }
 
@@ -161,7 +186,7 @@ impl<'a> Locked<'a> {
     /// Takes a lease, unless somebody has it.
     pub(crate) fn try_lease(&self, lease: usize) -> io::Result<bool> {
         let is_ours = self.claim.has_lease(lease);
-        if is_ours || !self.claim.set(lease_byte(lease), libc::F_WRLCK)? {
+        if is_ours || !set(self.file(), lease_byte(lease), libc::F_WRLCK)? {
             return Ok(false);
         }
         self.claim.leases[lease / 64].fetch_or(1 << (lease % 64), Ordering::AcqRel);
@@ -174,24 +199,63 @@ impl<'a> Locked<'a> {
         if self.claim.has_lease(lease) {
             return Ok(true);
         }
-        let mut lock = lock_of(lease_byte(lease), libc::F_WRLCK);
-        fcntl(self.claim.file(), FcntlArg::F_OFD_GETLK(&mut lock))?;
-        Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+        is_locked(self.file(), lease_byte(lease))
     }
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         if self.is_locked {
-            // It fails only if the descriptor is none, and then nothing is locked.
-            let _ = self.claim.set(STATE_BYTE, libc::F_UNLCK);
+            // Unless somebody has taken it away, who has no right to.
+            let name = self.claim.name.load(Ordering::Relaxed);
+            let _ = self.word.compare_exchange(name, 0, Ordering::Release, Ordering::Relaxed);
         }
         self.claim.holder.store(0, Ordering::Release);
     }
 }
 
+/// Makes the lock another's. Whose it is if it is not `from`'s.
+fn take(word: &AtomicU64, from: u64, to: u64) -> Result<(), u64> {
+    word.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).map(drop)
+}
+
+/// A name that nobody has, or will have.
+fn take_name(file: BorrowedFd<'_>) -> io::Result<u64> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        // Each seed is random; but copies of a process have the same, and the same count.
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let known = (process::id(), count, clock::monotonic_nanos());
+        let random = RandomState::new().hash_one(known);
+        let name = NAMES.start + random % (NAMES.end - NAMES.start);
+        if set(file, name as libc::off_t, libc::F_WRLCK)? {
+            return Ok(name);
+        }
+    }
+}
+
 fn lease_byte(lease: usize) -> libc::off_t {
-    STATE_BYTE + 1 + lease as libc::off_t
+    lease as libc::off_t
+}
+
+/// Locks or unlocks a byte. `false` if somebody else has it.
+fn set(file: BorrowedFd<'_>, byte: libc::off_t, kind: libc::c_int) -> io::Result<bool> {
+    let lock = lock_of(byte, kind);
+    loop {
+        match fcntl(file, FcntlArg::F_OFD_SETLK(&lock)) {
+            Ok(_) => return Ok(true),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether another process has locked a byte. Our own locks are none to us.
+fn is_locked(file: BorrowedFd<'_>, byte: libc::off_t) -> io::Result<bool> {
+    let mut lock = lock_of(byte, libc::F_WRLCK);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
 }
 
 fn lock_of(byte: libc::off_t, kind: libc::c_int) -> libc::flock {
@@ -213,6 +277,9 @@ fn open_again(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
 
@@ -225,34 +292,70 @@ mod tests {
         (Claim::of_maker(file.into()).unwrap(), other)
     }
 
-    fn is_free(claim: &Claim) -> bool {
-        claim.try_lock().unwrap().is_some()
+    fn is_free(claim: &Claim, word: &AtomicU64) -> bool {
+        claim.try_lock(word).unwrap().is_some()
+    }
+
+    /// As often as it takes to find a holder that is dead.
+    fn is_free_at_last(claim: &Claim, word: &AtomicU64) -> bool {
+        (0..FINDS_BEFORE_A_LOOK).any(|_| is_free(claim, word))
     }
 
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no locks")]
     fn one_at_a_time_has_the_lock() {
+        let ((one, other), word) = (two(), AtomicU64::new(0));
+        let locked = one.try_lock(&word).unwrap().unwrap();
+        assert!(!is_free_at_last(&one, &word) && !is_free_at_last(&other, &word));
+        drop(locked);
+        assert!(is_free(&one, &word));
+        let locked = other.try_lock(&word).unwrap();
+        assert!(!is_free_at_last(&one, &word));
+        drop(locked);
+        assert!(is_free(&one, &word) && is_free(&other, &word));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no locks")]
+    fn a_holder_that_cannot_be_keeps_nobody_waiting() {
+        let ((one, other), word) = (two(), AtomicU64::new(0));
+        std::mem::forget(other.try_lock(&word).unwrap());
+        assert!(!is_free_at_last(&one, &word));
+        drop(other);
+        assert!(is_free_at_last(&one, &word), "it has gone with its file");
+        // What nobody is called, what no byte is, and what we are ourselves.
+        let nobody = NAMES.start + (one.name.load(Ordering::Relaxed) + 1) % NAMES.start;
+        for written in [nobody, 1, u64::MAX, one.name.load(Ordering::Relaxed)] {
+            word.store(written, Ordering::Relaxed);
+            assert!(is_free_at_last(&one, &word), "{written:x}");
+            assert_eq!(word.load(Ordering::Relaxed), 0);
+        }
+        let locked = one.try_lock(&word).unwrap();
+        word.store(7, Ordering::Relaxed);
+        drop(locked);
+        assert_eq!(word.load(Ordering::Relaxed), 7, "it is not ours to give back");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no locks")]
+    fn no_two_have_one_name() {
         let (one, other) = two();
-        let locked = one.try_lock().unwrap().unwrap();
-        assert!(!is_free(&one) && !is_free(&other));
-        drop(locked);
-        assert!(is_free(&one));
-        let locked = other.try_lock().unwrap();
-        assert!(!is_free(&one));
-        drop(locked);
-        assert!(is_free(&one) && is_free(&other));
+        let names = [&one, &other].map(|claim| claim.name.load(Ordering::Relaxed));
+        assert_ne!(names[0], names[1]);
+        assert!(names.iter().all(|name| NAMES.contains(name)));
+        assert!(!set(other.file(), names[0] as libc::off_t, libc::F_WRLCK).unwrap());
     }
 
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no locks")]
     fn leases_are_seen_and_given_up() {
-        let (one, other) = two();
-        let locked = one.try_lock().unwrap().unwrap();
+        let ((one, other), word) = (two(), AtomicU64::new(0));
+        let locked = one.try_lock(&word).unwrap().unwrap();
         assert!(locked.try_lease(7).unwrap() && locked.try_lease(8).unwrap());
         assert!(!locked.try_lease(7).unwrap(), "it is ours already");
         assert!(locked.is_leased(7).unwrap() && !locked.is_leased(9).unwrap());
         drop(locked);
-        let locked = other.try_lock().unwrap().unwrap();
+        let locked = other.try_lock(&word).unwrap().unwrap();
         assert!(locked.is_leased(7).unwrap() && !locked.is_leased(6).unwrap());
         assert!(!locked.try_lease(7).unwrap());
         one.unlock_lease(7);
@@ -265,14 +368,16 @@ mod tests {
     #[cfg_attr(miri, ignore = "Miri has no fork")]
     fn a_copy_of_this_process_has_locks_of_its_own() {
         let (one, other) = two();
-        let locked = one.try_lock().unwrap().unwrap();
+        let word = shared_word();
+        let locked = one.try_lock(word).unwrap().unwrap();
         assert!(locked.try_lease(3).unwrap());
         // SAFETY: the child takes no lock of the allocator's that another thread
         // could have held for long, and does not return.
         let child = match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
-                let alone = one.try_lock().is_ok_and(|locked| locked.is_none());
                 // The original still has it.
+                let alone = (0..2 * FINDS_BEFORE_A_LOOK)
+                    .all(|_| one.try_lock(word).is_ok_and(|locked| locked.is_none()));
                 let code = if alone && one.is_home() && !one.has_lease(3) { 7 } else { 1 };
                 // SAFETY: ends this process, which has nothing to clean up.
                 unsafe { libc::_exit(code) }
@@ -280,8 +385,39 @@ mod tests {
             ForkResult::Parent { child } => child,
         };
         assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 7));
-        assert!(!is_free(&other), "the end of the copy has unlocked nothing");
+        assert!(!is_free_at_last(&other, word), "the end of the copy has unlocked nothing");
         drop(locked);
-        assert!(is_free(&other) && one.has_lease(3));
+        assert!(is_free(&other, word) && one.has_lease(3));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no fork")]
+    fn a_copy_that_ends_with_the_lock_has_it_no_more() {
+        let (one, other) = two();
+        let word = shared_word();
+        // SAFETY: as above.
+        let child = match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let locked = one.try_lock(word).is_ok_and(|locked| {
+                    std::mem::forget(locked);
+                    word.load(Ordering::Relaxed) != 0
+                });
+                // SAFETY: as above.
+                unsafe { libc::_exit(if locked { 7 } else { 1 }) }
+            }
+            ForkResult::Parent { child } => child,
+        };
+        assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 7));
+        assert_ne!(word.load(Ordering::Relaxed), 0);
+        assert!(is_free_at_last(&other, word) && is_free(&one, word));
+    }
+
+    fn shared_word() -> &'static AtomicU64 {
+        let len = NonZeroUsize::new(size_of::<AtomicU64>()).unwrap();
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, which lies over nothing else.
+        let page = unsafe { mmap_anonymous(None, len, access, MapFlags::MAP_SHARED) }.unwrap();
+        // SAFETY: mapped, zeroed, aligned to a page, never unmapped.
+        unsafe { page.cast().as_ref() }
     }
 }

@@ -147,7 +147,7 @@ impl Halt {
     pub(super) fn strangers(&mut self) -> io::Result<Vec<String>> {
         let ours = gettid().as_raw();
         let mut strangers = Vec::new();
-        for id in ids()? {
+        for id in self.all()? {
             if id == ours || self.crew.ids.contains(&id) {
                 continue;
             }
@@ -162,20 +162,48 @@ impl Halt {
         Ok(strangers)
     }
 
+    /// All threads. A list of the kernel's ends early where it comes to one that is just
+    /// ending; how many there are it says without fail.
+    fn all(&self) -> io::Result<Vec<i32>> {
+        loop {
+            let listed = ids()?;
+            if listed.len() == count()? {
+                return Ok(listed);
+            }
+            if Instant::now() > self.until {
+                let problem = "threads come and go too fast to be listed";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+            }
+            thread::sleep(Duration::from_micros(100));
+        }
+    }
+
     /// This is the copy: there is nobody but this thread.
     pub(super) fn disband(mut self) {
         *self.crew = Crew { ids: Vec::new(), leaving: Vec::new(), working: 0, halts: 0 };
     }
 }
 
+/// How many threads this process has.
+fn count() -> io::Result<usize> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let count = number(&stat, 20).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(count as usize)
+}
+
+/// A field of proc_pid_stat(5) behind the second, which is a name, in parentheses, and may
+/// contain anything.
+fn number(stat: &str, field: usize) -> Option<u64> {
+    stat.rsplit(')').next()?.split_whitespace().nth(field - 3)?.parse().ok()
+}
+
 /// Whether the thread is there, and not in the kernel on its way to its end, where it
 /// still is when others have been told of that already.
 fn is_running(id: i32) -> bool {
-    /// In the ninth field of proc_pid_stat(5).
+    /// In the field of flags.
     const PF_EXITING: u64 = 0x4;
     let Ok(stat) = fs::read_to_string(format!("/proc/self/task/{id}/stat")) else { return false };
-    let flags = || stat.rsplit(')').next()?.split_whitespace().nth(9 - 3)?.parse::<u64>().ok();
-    flags().is_none_or(|flags| flags & PF_EXITING == 0)
+    number(&stat, 9).is_none_or(|flags| flags & PF_EXITING == 0)
 }
 
 #[cfg(test)]

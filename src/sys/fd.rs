@@ -104,10 +104,13 @@ pub(crate) fn receive_into(
     receive_flagged(socket, buffer, most, 0)
 }
 
-/// As [`receive_into`], all the room there is, and without waiting, however the
-/// socket is set.
-pub(crate) fn receive_now(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<Received> {
-    receive_flagged(socket, buffer, usize::MAX, libc::MSG_DONTWAIT)
+/// As [`receive_into`], without waiting, however the socket is set.
+pub(crate) fn receive_now(
+    socket: BorrowedFd<'_>,
+    buffer: &mut BytesMut,
+    most: usize,
+) -> io::Result<Received> {
+    receive_flagged(socket, buffer, most, libc::MSG_DONTWAIT)
 }
 
 fn receive_flagged(
@@ -243,6 +246,37 @@ pub(crate) fn keep_for_this_thread(kept: &[OwnedFd]) -> io::Result<Vec<OwnedFd>>
     Ok(kept.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) }).collect())
 }
 
+/// Closes what this process has inherited from `parent`, which has it open, beside
+/// the standard streams: files that something there has not opened close-on-exec. Not
+/// what was opened here, whatever number that has. Where the kernel does not tell
+/// the two apart, all stays open.
+pub(crate) fn close_inherited(parent: i32) {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // Not while the folder is read.
+    let numbers: Vec<RawFd> = numbers.filter(|number| *number > 2).collect();
+    for number in numbers {
+        if is_inherited(number, parent) {
+            // SAFETY: nothing in this program has opened it, so nothing owns it.
+            unsafe { libc::close(number) };
+        }
+    }
+}
+
+/// Whether it is open in `parent`, too, under the same number, and would have come
+/// from there.
+fn is_inherited(number: RawFd, parent: i32) -> bool {
+    /// `KCMP_FILE` of kcmp(2).
+    const SAME_FILE: libc::c_int = 0;
+    // SAFETY: takes integers and touches no memory of ours.
+    unsafe {
+        let flags = libc::fcntl(number, libc::F_GETFD);
+        flags != -1
+            && flags & libc::FD_CLOEXEC == 0
+            && libc::syscall(libc::SYS_kcmp, libc::getpid(), parent, SAME_FILE, number, number) == 0
+    }
+}
+
 /// Moves what is at descriptor 0 to one that programs do not inherit, and
 /// leaves `/dev/null` at 0.
 pub(crate) fn move_stdin_away() -> io::Result<OwnedFd> {
@@ -256,8 +290,8 @@ pub(crate) fn move_stdin_away() -> io::Result<OwnedFd> {
     Ok(moved)
 }
 
-/// To be called in a copy of this process: lets go of all that the copy would not have
-/// if it were another program, but of `kept`. So whoever waits for the other ends of
+/// To be called in a copy of this process: lets go of all that a worker would not have
+/// that was executed, but of `kept`. So whoever waits for the other ends of
 /// pipes and sockets to be closed waits for nobody but the original.
 ///
 /// Where it was a file or a Unix socket, there is something that talks to nobody under
@@ -267,17 +301,18 @@ pub(crate) fn let_go_of_all_but(kept: &[OwnedFd]) -> io::Result<()> {
     let numbers: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|number| kept.iter().all(|fd| fd.as_raw_fd() != *number))
+        .filter(|number| *number > 2 && kept.iter().all(|fd| fd.as_raw_fd() != *number))
         .collect();
     let mut known = Vec::new();
     for number in numbers {
         // SAFETY: a number may stand for nothing, which is an error then. The folder that
         // was read is closed by now.
         let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-        if flags == -1 || flags & libc::FD_CLOEXEC == 0 {
+        if flags == -1 {
             continue;
         }
-        match kind(number) {
+        // What is meant to be inherited is not Rust's.
+        match kind(number).filter(|_| flags & libc::FD_CLOEXEC != 0) {
             Some(kind) => known.push((number, kind)),
             // SAFETY: as below; and who would have it in a static, for all time, has more
             // than a descriptor to make anew.

@@ -71,6 +71,14 @@ fn map_word() -> io::Result<&'static AtomicU64> {
     Ok(unsafe { page.cast::<AtomicU64>().as_ref() })
 }
 
+/// Ends this process, which is a copy, and says why. Takes no lock, which others may
+/// have held when it was made, and runs nothing that is to run at the original's exit.
+pub(crate) fn end_copy(why: &str) -> ! {
+    let _ = nix::unistd::write(io::stderr(), why.as_bytes());
+    // SAFETY: touches no memory of ours.
+    unsafe { libc::_exit(libc::EXIT_FAILURE) }
+}
+
 /// How many threads this process has.
 pub(crate) fn threads() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())

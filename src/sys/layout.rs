@@ -61,11 +61,13 @@ pub(super) struct Slot {
     started_at: AtomicU64,
     item: AtomicU32,
     credit: AtomicU32,
-    polite: AtomicU32,
     /// Changes whenever a thread waiting for credit must look again. Credit
     /// itself cannot be slept on: a cancel leaves it as it is, and would be
     /// missed by a thread just about to sleep.
     nudge: AtomicU32,
+    /// The last task here that has asked to hear of a cancel. A number and no flag:
+    /// what a task has left behind may ask for it when the slot is another's.
+    polite: AtomicU64,
     /// Of a chunk that is tallied: how many items were begun, and in the upper
     /// half how many may be.
     claimed: AtomicU64,
@@ -102,8 +104,8 @@ impl Layout {
             started_at: AtomicU64::new(0),
             item: AtomicU32::new(0),
             credit: AtomicU32::new(0),
-            polite: AtomicU32::new(0),
             nudge: AtomicU32::new(0),
+            polite: AtomicU64::new(0),
             claimed: AtomicU64::new(0),
             tally: AtomicU64::new(0),
         });
@@ -172,12 +174,27 @@ impl Layout {
 
     /// Whether the task may end by itself when it is cancelled.
     pub(crate) fn polite(&self, seq: u64) -> bool {
-        self.slot(seq).polite.load(Ordering::Relaxed) != 0
+        self.slot(seq).polite.load(Ordering::Relaxed) == seq
     }
 
-    /// Worker: the task has asked to hear of a cancel.
+    /// Worker: the task has asked to hear of a cancel, or has not.
     pub(crate) fn set_polite(&self, seq: u64, polite: bool) {
-        self.slot(seq).polite.store(polite.into(), Ordering::Relaxed);
+        let cell = &self.slot(seq).polite;
+        let swap = |from, to| {
+            cell.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).map(drop)
+        };
+        if !polite {
+            let _ = swap(seq, 0);
+            return;
+        }
+        let mut known = cell.load(Ordering::Relaxed);
+        // Nothing to do if it has asked before, or the slot is a later one's.
+        while known < seq {
+            match swap(known, seq) {
+                Ok(()) => return,
+                Err(now) => known = now,
+            }
+        }
     }
 
     /// Which item of a chunk is being run.

@@ -6,7 +6,7 @@
 //! ```text
 //!      0  magic │ layout version │ cancel bell │ lookout │ over memory │ sandbox
 //!     64  outbox filled │ held from
-//!   4096  256 slots of 64 bytes: word, started at, item, credit, polite, nudge,
+//!   4096  256 slots of 64 bytes: word, started at, item, credit, nudge, polite,
 //!         claimed, tally
 //!  20480  outbox: a ring of 64 KiB
 //!  86016  tally: 16 KiB
@@ -36,7 +36,7 @@ use crate::sys::memfd;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
 const NAME: &CStr = c"procession-page";
-const LAYOUT_VERSION: u32 = 7;
+const LAYOUT_VERSION: u32 = 8;
 
 const _: () = {
     assert!(offset_of!(Header, outbox) == 64);
@@ -308,6 +308,25 @@ mod tests {
         parent.enqueue(3 + SLOTS as u64, 1);
         assert_eq!((parent.started_at(3), parent.item(3), parent.polite(3)), (0, 0, false));
         assert_eq!(worker.credit(3), 1);
+    }
+
+    /// A thread that a task has left behind may be about to ask for it.
+    #[test]
+    fn what_one_task_asks_for_is_not_another_ones() {
+        let page = Layout::new();
+        let (parent, worker) = (&page, &page);
+        let next = 3 + SLOTS as u64;
+        parent.enqueue(3, 0);
+        worker.set_polite(3, true);
+        parent.enqueue(next, 0);
+        worker.set_polite(3, true);
+        assert!(!parent.polite(next));
+        worker.set_polite(next, true);
+        worker.set_polite(3, true);
+        worker.set_polite(3, false);
+        assert!(parent.polite(next) && !parent.polite(3));
+        worker.set_polite(next, false);
+        assert!(!parent.polite(next));
     }
 
     #[test]

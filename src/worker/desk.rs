@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::forward::Post;
 use super::outbox::Outbox;
-use super::{forget_callbacks, guard, is_asked_to_end};
+use super::{end_copies, forget_callbacks, guard, is_asked_to_end};
 use crate::attached::Arrived;
 use crate::limits::{BATCH_REPLY_BYTES, SPARE_BYTES_MAX};
 use crate::proto::answers;
@@ -231,6 +231,7 @@ impl Host for Errands {
     }
 
     fn item(&mut self, out: &mut Draft) -> bool {
+        end_copies();
         let Stream { seq, sent, .. } = self.stream;
         // While it waits here no code of the user's runs: it can be asked to end
         // and need not be killed.

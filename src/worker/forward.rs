@@ -24,7 +24,7 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_core::span::Current;
 
 use super::outbox::Outbox;
-use super::{PAGE, RUNNING};
+use super::{PAGE, RUNNING, is_in_a_copy};
 use crate::limits::{
     TRACE_BURST_BYTES, TRACE_BYTES_LEAST, TRACE_BYTES_PER_SECOND, TRACE_FIELDS_MAX, TRACE_SPANS_MAX,
 };
@@ -304,7 +304,7 @@ impl Line {
     }
 }
 
-/// The subscriber.
+/// The subscriber. In a copy of the worker it does nothing and takes no lock.
 struct Forward {
     most: LevelFilter,
     next_id: AtomicU64,
@@ -370,6 +370,9 @@ impl Subscriber for Forward {
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        if is_in_a_copy() {
+            return Id::from_u64(id);
+        }
         let metadata = attributes.metadata();
         let open = if observe::is_call_span(metadata) {
             // The parent has the call's own.
@@ -388,6 +391,9 @@ impl Subscriber for Forward {
     }
 
     fn record(&self, span: &Id, values: &SpanRecord<'_>) {
+        if is_in_a_copy() {
+            return;
+        }
         let id = span.into_u64();
         let around = self.around(false, Some(span));
         if around.shown == id {
@@ -400,6 +406,9 @@ impl Subscriber for Forward {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
+        if is_in_a_copy() {
+            return;
+        }
         let around = self.around(event.is_contextual(), event.parent());
         let scene = scene(event.metadata(), |fields| event.record(fields));
         LINE.tell(around.seq, Some(Record::Event { span: around.shown, scene }));
@@ -420,6 +429,9 @@ impl Subscriber for Forward {
     }
 
     fn clone_span(&self, span: &Id) -> Id {
+        if is_in_a_copy() {
+            return span.clone();
+        }
         if let Some(open) = self.spans().get_mut(&span.into_u64()) {
             open.handles += 1;
         }
@@ -427,6 +439,9 @@ impl Subscriber for Forward {
     }
 
     fn try_close(&self, span: Id) -> bool {
+        if is_in_a_copy() {
+            return false;
+        }
         let id = span.into_u64();
         let mut spans = self.spans();
         let Some(open) = spans.get_mut(&id) else { return false };
@@ -445,7 +460,7 @@ impl Subscriber for Forward {
     }
 
     fn current_span(&self) -> Current {
-        let Some(id) = innermost() else { return Current::none() };
+        let Some(id) = innermost().filter(|_| !is_in_a_copy()) else { return Current::none() };
         match self.spans().get(&id) {
             Some(open) => Current::new(Id::from_u64(id), open.metadata),
             None => Current::none(),

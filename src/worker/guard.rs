@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::end_copies;
 use crate::proto::message::PanicReport;
 
 thread_local! {
@@ -35,6 +36,7 @@ pub(super) fn install_hook() {
 pub(super) fn guarded<R>(f: impl FnOnce() -> R) -> Result<R, PanicReport> {
     GUARDED.set(true);
     let result = catch_unwind(AssertUnwindSafe(f));
+    end_copies();
     GUARDED.set(false);
     result.map_err(|payload| {
         let report = REPORT.with_borrow_mut(Option::take);

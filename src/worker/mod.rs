@@ -14,7 +14,9 @@
 //! worker lives on. If it does not, it is killed.
 //!
 //! Outside a worker nothing is ever cancelled: the functions may be called and
-//! have no effect.
+//! have no effect. So it is in a copy of the worker that a task has made by `fork`,
+//! which is no worker. It ends, with exit code 1, if it returns from the task or
+//! panics out of it, and what it tells `tracing` is not forwarded.
 //!
 //! ```
 //! use procession::worker;
@@ -56,11 +58,15 @@ pub(crate) use self::run::{preload, run};
 
 use crate::slot_word::Phase;
 use crate::sys::crew;
+use crate::sys::fork::{self, Incarnation};
 use crate::sys::latest::Latest;
 use crate::sys::page::Page;
 
 /// The status page, in a worker.
 static PAGE: Latest<Arc<Page>> = Latest::new();
+
+/// The process that is the worker.
+static HOME: Latest<Incarnation> = Latest::new();
 
 /// Number of the task that runs; 0 between tasks.
 static RUNNING: AtomicU64 = AtomicU64::new(0);
@@ -82,7 +88,7 @@ static CANCELLED: Notify = Notify::const_new();
 
 /// Whether somebody wants the running task to end.
 ///
-/// Costs two memory accesses; call it in inner loops. The first call makes
+/// Costs a few memory accesses; call it in inner loops. The first call makes
 /// cancelling this task polite, see the [module](self).
 pub fn is_cancelled() -> bool {
     running().is_some_and(|(page, seq)| {
@@ -138,9 +144,23 @@ pub fn on_terminate(f: impl FnOnce() + Send + 'static) {
 }
 
 fn running() -> Option<(&'static Arc<Page>, u64)> {
-    let page = PAGE.get()?;
+    let page = PAGE.get().filter(|_| !is_in_a_copy())?;
     let seq = RUNNING.load(Ordering::Acquire);
-    (seq != 0).then_some((page, seq))
+    (seq != 0 && seq != CLAIMED).then_some((page, seq))
+}
+
+/// Whether this process is a copy of the worker, made by a task. It has the worker's
+/// socket and its page, and whatever it did with them the worker would have done.
+/// It may have been made while other threads held any lock.
+fn is_in_a_copy() -> bool {
+    HOME.get().is_some_and(|home| !home.is_current())
+}
+
+/// Nothing but the worker comes past here.
+fn end_copies() {
+    if is_in_a_copy() {
+        fork::end_copy("procession: a forked copy of a worker ends where its task does\n");
+    }
 }
 
 fn is_asked_to_end(page: &Page, seq: u64) -> bool {
@@ -153,8 +173,9 @@ fn callbacks() -> MutexGuard<'static, Vec<Callback>> {
 }
 
 /// This process becomes a worker. It may be a copy of one that was a worker, too.
-fn begin(page: &Arc<Page>) {
+fn begin(page: &Arc<Page>, home: Incarnation) {
     PAGE.set(Arc::clone(page));
+    HOME.set(home);
     RUNNING.store(0, Ordering::Release);
     WATCHES.store(false, Ordering::Release);
     // They are the original's to call and to drop.

@@ -9,8 +9,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tracing::Span;
-
 use super::desk::{Arguments, Batch, Desk};
 use super::lookout::Lookout;
 use super::outbox::Outbox;
@@ -19,7 +17,7 @@ use crate::attached::Arrived;
 use crate::limits::{
     FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_WAIT,
 };
-use crate::observe;
+use crate::observe::{self, HeldSpan};
 use crate::proto::VERSION;
 use crate::proto::frame::{FrameReader, REPORT_BYTES_MAX};
 use crate::proto::message::{
@@ -31,6 +29,7 @@ use crate::slot_word::Phase;
 use crate::start::boot::{Boot, Ties};
 use crate::sys::clock::monotonic_nanos;
 use crate::sys::fd::Received;
+use crate::sys::fork::Incarnation;
 use crate::sys::memory::Statm;
 use crate::sys::page::Page;
 use crate::sys::signal::exit_group_now;
@@ -56,14 +55,15 @@ const EXIT_CUT_OFF: i32 = 125;
 /// Serves the parent until it says goodbye or is gone.
 pub(crate) fn run(boot: Boot) -> ! {
     let page = Arc::new(boot.page);
-    begin(&page);
     guard::install_hook();
     // Kept until the process has ended. Dropped, its runtime would wait for
     // blocking work that async tasks have left behind; forgotten, leak checkers
     // would find it, and give the worker another exit code.
     let mut kept = None;
     let once = boot.once;
-    let served = Worker::new(boot.socket, page, boot.ties).and_then(|worker| {
+    let served = Incarnation::current().and_then(|home| {
+        begin(&page, home);
+        let worker = Worker::new(boot.socket, page, boot.ties)?;
         let worker = kept.insert(ManuallyDrop::new(worker));
         if once { worker.serve_once() } else { worker.serve() }
     });
@@ -489,33 +489,24 @@ fn park_for_good() -> ! {
 /// Who in this process listens to `tracing`.
 fn ears() -> Ears {
     let forwards = forward::is_wanted();
-    let mut listens = forwards;
-    observe::guarded(|| listens |= observe::hears_of_calls());
-    Ears { listens, forwards }
+    Ears { listens: forwards || observe::hears_of_calls(), forwards }
 }
 
 /// The span of a call, entered. Whatever a subscriber of the task's does, the worker
 /// goes on.
-struct CallSpan(Span);
+struct CallSpan(HeldSpan);
 
 impl CallSpan {
     fn open(name: &'static str, context: &CallContext) -> Option<Self> {
-        let mut span = None;
-        observe::guarded(|| {
-            let opened = observe::call_span(name, context);
-            opened.with_subscriber(|(id, dispatch)| dispatch.enter(id));
-            span = Some(CallSpan(opened));
-        });
-        span
+        let span = observe::call_span(name, context);
+        observe::guarded(|| span.with_subscriber(|(id, dispatch)| dispatch.enter(id)))?;
+        Some(CallSpan(span))
     }
 }
 
 impl Drop for CallSpan {
     fn drop(&mut self) {
-        let span = std::mem::replace(&mut self.0, Span::none());
-        observe::guarded(move || {
-            span.with_subscriber(|(id, dispatch)| dispatch.exit(id));
-        });
+        observe::guarded(|| self.0.with_subscriber(|(id, dispatch)| dispatch.exit(id)));
     }
 }
 

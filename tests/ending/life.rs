@@ -228,6 +228,52 @@ fn terminate_ends_what_ignores_sigterm() {
     });
 }
 
+/// However long it takes to tell those who made the calls.
+#[test]
+fn after_terminate_all_handles_are_finished() {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    /// Memory that is given back only once the test says so.
+    struct Slow(Vec<u8>, Sender<()>, Receiver<()>);
+    impl AsRef<[u8]> for Slow {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            self.1.send(()).unwrap();
+            self.2.recv().unwrap();
+        }
+    }
+    checked(async {
+        let before = children();
+        let scratch = Scratch::new();
+        let pool = pool(1);
+        let running = pool.apply_async(spin, scratch.path("spinning"));
+        noted(&scratch.path("spinning")).await;
+        let (drops, dropped) = channel();
+        let (go, gone) = channel();
+        // Long enough to be sent from where it is.
+        let slow = bytes::Bytes::from_owner(Slow(vec![0; 64 << 10], drops, gone));
+        let first = pool.apply_async(|bytes: bytes::Bytes| bytes.len(), slow);
+        let queued = pool.apply_async(|| (), ());
+        let ends = pool.clone();
+        let ending = std::thread::spawn(move || futures::executor::block_on(ends.terminate()));
+        tokio::task::spawn_blocking(move || dropped.recv().unwrap()).await.unwrap();
+        until("the worker is gone", || children() == before).await;
+        let mut terminated = std::pin::pin!(pool.terminate());
+        for _ in 0..1000 {
+            assert!(futures::poll!(&mut terminated).is_pending());
+            tokio::task::yield_now().await;
+        }
+        go.send(()).unwrap();
+        terminated.await;
+        assert!(running.is_finished() && first.is_finished() && queued.is_finished());
+        tokio::task::spawn_blocking(|| ending.join().unwrap()).await.unwrap();
+    });
+}
+
 /// Whichever of them come in whichever order.
 #[test]
 fn endings_in_any_order() {

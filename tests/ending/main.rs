@@ -12,6 +12,7 @@ mod given_up;
 mod inheritance;
 mod life;
 mod orphans;
+mod panicking_subscribers;
 mod parents;
 mod polite;
 mod resize;

@@ -224,3 +224,32 @@ fn callbacks_are_called_for_their_own_task_only() {
         assert_all_counted(&pool);
     });
 }
+
+/// What a copy of the worker asks for is not what the task does.
+#[test]
+fn a_copy_that_a_task_forks_promises_nothing() {
+    fn forks(started: String) {
+        // SAFETY: no thread of a worker holds a lock that the copy needs.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                worker::on_terminate(|| ());
+                let code = i32::from(worker::is_cancelled());
+                // SAFETY: nothing of the original's is to be cleaned up here.
+                unsafe { nix::libc::_exit(code) }
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                let ended = nix::sys::wait::waitpid(child, None).unwrap();
+                assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+        forever(started);
+    }
+    checked(async {
+        let scratch = Scratch::new();
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let task = pool.apply_async(forks, scratch.path("started"));
+        noted(&scratch.path("started")).await;
+        let cancelled = task.cancel().await;
+        assert_eq!(cancelled.exit.and_then(|exit| exit.signal()), Some(15), "without a delay");
+    });
+}

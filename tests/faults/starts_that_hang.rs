@@ -4,9 +4,14 @@
 
 use std::env;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use procession::{Pool, PoolBuilder, TaskError};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::interpose::{Call, Hits, Plan, arm, disarm};
 use crate::scenario::checked_with;
@@ -114,6 +119,26 @@ fn nobody_waits_for_ever_for_the_end_of_a_pool_whose_start_hangs() {
     }
 }
 
+/// Asks the pool about itself whenever it is told of an error of it.
+struct Curious;
+
+static POOL: OnceLock<Pool> = OnceLock::new();
+static ANSWERED: AtomicU32 = AtomicU32::new(0);
+
+impl<S: Subscriber> Layer<S> for Curious {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let Some(pool) = POOL.get().filter(|_| *event.metadata().level() == Level::ERROR) else {
+            return;
+        };
+        let (answer, answered) = mpsc::channel();
+        // Elsewhere, so that it shows if there is none.
+        thread::spawn(move || answer.send(pool.status()));
+        if answered.recv_timeout(LIMIT / 4).is_ok() {
+            ANSWERED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 const PART: &str = "PROCESSION_TEST_PART";
 
 /// Not a test of its own: a process which keeps another thread for good.
@@ -122,11 +147,12 @@ fn a_seat_of_a_start_that_hangs() {
     if env::var_os(PART).is_none() {
         return;
     }
+    let _curious = tracing::subscriber::set_default(tracing_subscriber::registry().with(Curious));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(within(LIMIT, async {
         arm(Plan::hold_spawn(1, 1));
         let limit = Duration::from_millis(100);
-        let pool = builder().start_timeout(limit).build().unwrap();
+        let pool = POOL.get_or_init(|| builder().start_timeout(limit).build().unwrap());
         until("a start hangs", || Hits::now().of(Call::Spawn) == 1).await;
         let other = builder().start_timeout(LIMIT).build().unwrap();
         // One more thread starts what waits behind it.
@@ -138,6 +164,7 @@ fn a_seat_of_a_start_that_hangs() {
         }
         assert_eq!(pool.apply(echo, 2).await.unwrap(), 2);
         assert_eq!(pool.stats().workers_abandoned, 1);
+        assert_eq!(ANSWERED.load(Ordering::Relaxed), 1, "told of that, and not with a lock held");
         disarm();
         until("it is forgotten", || pool.status().abandoned == 0).await;
         assert_eq!(pool.stats().workers_lost, 0);

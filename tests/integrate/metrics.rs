@@ -1,12 +1,17 @@
 //! What a recorder is told of a pool agrees with what has happened in it.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use metrics::{
+    Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use procession::{Pool, TaskError, metrics as names};
 
-use crate::support::{Scratch, checked_current_thread, note, noted, until};
+use crate::support::{LIMIT, Scratch, alone, checked_current_thread, note, noted, until, within};
 
 /// Everything that a recorder has been told. It is taken out by each look: counters and
 /// histograms are added up here, and gauges are looked at after something has changed.
@@ -141,6 +146,69 @@ fn a_recorder_is_told_what_happens() {
         handle.await.unwrap_err();
         heard.look();
         assert_zero(&heard);
+    });
+}
+
+/// Is not done with how long a call took before its caller has gone on.
+struct Slow(Arc<Goes>);
+
+struct Goes {
+    on: Mutex<Receiver<()>>,
+    has_gone_on: Mutex<Vec<bool>>,
+}
+
+impl HistogramFn for Goes {
+    fn record(&self, _: f64) {
+        let has_gone_on = self.on.lock().unwrap().recv_timeout(LIMIT / 2).is_ok();
+        self.has_gone_on.lock().unwrap().push(has_gone_on);
+    }
+}
+
+impl Recorder for Slow {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        match key.name() {
+            names::RUN_TIME => Histogram::from_arc(Arc::clone(&self.0)),
+            _ => Histogram::noop(),
+        }
+    }
+}
+
+#[test]
+fn no_caller_waits_for_the_recorder() {
+    let (go_on, on) = mpsc::channel();
+    let goes = Arc::new(Goes { on: Mutex::new(on), has_gone_on: Mutex::default() });
+    let recorder: &'static Slow = Box::leak(Box::new(Slow(Arc::clone(&goes))));
+    alone(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            // Where the pool's driver is.
+            .on_thread_start(|| std::mem::forget(metrics::set_default_local_recorder(recorder)))
+            .build()
+            .unwrap();
+        let pool = runtime.block_on(within(LIMIT, async {
+            let pool = Pool::builder().workers(1).build().unwrap();
+            for _ in 0..3 {
+                pool.apply(sleeps, 0).await.unwrap();
+                go_on.send(()).unwrap();
+            }
+            pool
+        }));
+        drop(runtime);
+        drop(pool);
+        assert_eq!(goes.has_gone_on.lock().unwrap()[..], [true; 3]);
     });
 }
 

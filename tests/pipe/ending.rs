@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork};
 use procession::{Connection, Pool, RecvError, Sender, channel, pipe};
 
 use crate::support::{Scratch, checked, noted};
@@ -125,5 +127,36 @@ fn a_sender_whose_rest_is_dropped_with_it() {
         let error = receiver.recv().await.unwrap_err();
         assert!(matches!(error, RecvError::CutOff), "{error}");
         assert_eq!(receiver.recv().await.unwrap(), None);
+    });
+}
+
+/// A copy of this process has copies of the ends, which are not its own.
+#[test]
+fn what_a_forked_copy_drops_ends_nothing() {
+    checked(async {
+        let (a, mut b) = pipe::<u8>().unwrap();
+        let (mut sender, mut receiver) = a.into_split();
+        let (mut long, mut longs) = channel::<Vec<u8>>().unwrap();
+        long.try_send(vec![7; 10 << 20]).unwrap();
+        let came = longs.try_recv();
+        assert!(came.unwrap_err().is_empty(), "there is room for more of it");
+        // SAFETY: the child takes no lock of other threads, and does not return.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                drop((sender, receiver, long));
+                // SAFETY: ends this process, which has nothing to clean up.
+                unsafe { nix::libc::_exit(0) }
+            }
+            ForkResult::Parent { child } => {
+                waitpid(child, None).unwrap();
+            }
+        }
+        sender.send(1).await.unwrap();
+        assert_eq!(b.recv().await.unwrap(), Some(1));
+        b.send(2).await.unwrap();
+        assert_eq!(receiver.recv().await.unwrap(), Some(2));
+        let (flushed, came) = tokio::join!(long.flush(), longs.recv());
+        flushed.unwrap();
+        assert!(came.unwrap() == Some(vec![7; 10 << 20]));
     });
 }

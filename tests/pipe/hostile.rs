@@ -1,14 +1,17 @@
 //! An end whose other end is not ours: bytes that are no message.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use procession::{Connection, Listener, RecvError};
+use procession::{Connection, Fd, Listener, RecvError, pipe};
 
-use crate::support::{Scratch, checked, until};
+use crate::support::{Scratch, checked, checked_current_thread, until};
 
 const ITEM: u8 = 22;
 
@@ -144,4 +147,42 @@ fn what_we_send_is_what_the_protocol_says() {
         drop(OwnedFd::from(theirs));
         assert!(ours.send(vec![]).await.unwrap_err().is_closed());
     });
+}
+
+/// Whoever has sent an end may have kept a copy of it, and set it to wait, which
+/// holds for both.
+#[test]
+fn an_end_that_somebody_has_set_to_wait() {
+    checked_current_thread(async {
+        let before = sockets();
+        let (mut a, mut b) = pipe::<Fd<OwnedFd>>().unwrap();
+        for number in sockets().difference(&before) {
+            // SAFETY: clears a flag of a descriptor that is open.
+            assert_eq!(unsafe { nix::libc::fcntl(*number, nix::libc::F_SETFL, 0) }, 0);
+        }
+        let moment = Duration::from_millis(20);
+        assert!(tokio::time::timeout(moment, a.recv()).await.is_err());
+        assert!(a.recv_timeout(moment).await.unwrap_err().is_timeout());
+        assert!(a.try_recv().unwrap_err().is_empty());
+        let file = || Fd::from(OwnedFd::from(File::open("/dev/null").unwrap()));
+        let mut count = 0;
+        while b.send_timeout(file(), moment).await.is_ok() {
+            count += 1;
+        }
+        for _ in 0..count {
+            a.recv().await.unwrap().unwrap();
+        }
+        assert!(a.try_recv().unwrap_err().is_empty());
+    });
+}
+
+fn sockets() -> BTreeSet<i32> {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let is_socket = |path: &Path| {
+        std::fs::read_link(path).is_ok_and(|to| to.to_str().unwrap().starts_with("socket:"))
+    };
+    entries
+        .filter(|entry| is_socket(&entry.path()))
+        .map(|entry| entry.file_name().to_str().unwrap().parse().unwrap())
+        .collect()
 }

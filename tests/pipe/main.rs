@@ -3,6 +3,7 @@
 mod bytes;
 mod ending;
 mod hostile;
+mod killed;
 mod listening;
 mod moving;
 mod talking;

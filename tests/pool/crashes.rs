@@ -3,10 +3,11 @@
 use std::hint::black_box;
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use procession::{Exit, Pool, Resource, Stdio, TaskError};
 
 use crate::support::{Scratch, checked, noted, notes, until};
-use crate::tasks::{hold, kill, never, open, pid, pool_of, square};
+use crate::tasks::{exit_of, hold, kill, never, open, pid, pool_of, square};
 
 /// Awaits a call that must lose its worker, then shows that the pool goes on.
 async fn lost<R: std::fmt::Debug + serde::de::DeserializeOwned>(
@@ -250,5 +251,35 @@ fn an_answer_that_was_sent_before_the_death_counts() {
             until("the worker died idle", || pool.stats().workers_lost > lost).await;
         }
         assert_eq!(pool.stats().lost, 0);
+    });
+}
+
+/// A copy of the worker that leaves the task, as the original does, would answer for it.
+#[test]
+fn a_copy_that_a_task_forks_ends_where_the_task_does() {
+    /// Which of the two this is, and how the copy ended.
+    fn forks(panics: bool) -> i32 {
+        // SAFETY: no thread of a worker holds the allocator's lock while its task runs.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                assert!(!panics, "a copy's panic, on purpose");
+                -1
+            }
+            nix::unistd::ForkResult::Parent { child } => exit_of(child),
+        }
+    }
+    fn forks_in_a_stream(n: i32) -> impl Iterator<Item = i32> {
+        (0..n).map(|_| forks(false))
+    }
+    checked(async {
+        let pool = Pool::builder().workers(1).stderr(Stdio::null()).build().unwrap();
+        for panics in [false, true] {
+            assert_eq!(pool.apply(forks, panics).await.unwrap(), 1);
+            assert_eq!(pool.map(forks, [panics]).await.unwrap(), [1]);
+        }
+        let items: Vec<_> = pool.stream(forks_in_a_stream, 5).try_collect().await.unwrap();
+        assert_eq!(items, [1; 5]);
+        assert_eq!(pool.apply(square, 3).await.unwrap(), 9);
+        assert_eq!(pool.stats().workers_started, 1);
     });
 }

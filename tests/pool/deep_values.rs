@@ -56,10 +56,10 @@ fn a_result_that_is_too_deep() {
             is_too_deep(&error, "result");
             assert_eq!(error.started(), Some(true));
         }
+        assert_eq!(pool.apply(std::process::id, ()).await.unwrap(), worker);
         let error = pool.map(List::of, [1, 128, DEEP, 2]).await.unwrap_err();
         is_too_deep(&error, "result");
         assert_eq!(error.index(), Some(2));
-        assert_eq!(pool.apply(std::process::id, ()).await.unwrap(), worker);
     });
 }
 
@@ -74,10 +74,10 @@ fn an_argument_that_is_too_deep() {
             is_too_deep(&error, "arguments");
             assert_eq!(error.started(), Some(false));
         }
+        assert_eq!(pool.apply(std::process::id, ()).await.unwrap(), worker);
         let error = pool.map(levels, [1, 128, DEEP, 2].map(List::of)).await.unwrap_err();
         is_too_deep(&error, "arguments");
         assert_eq!(error.index(), Some(2));
-        assert_eq!(pool.apply(std::process::id, ()).await.unwrap(), worker);
     });
 }
 

@@ -11,7 +11,7 @@ use crate::records::{Keep, Record, heard, listen};
 use crate::support::{
     Scratch, checked, checked_current_thread, for_good, note, noted, notes, until,
 };
-use crate::tasks::{await_file, kill, open, pid, pool_of, square};
+use crate::tasks::{await_file, in_a_copy, kill, open, pid, pool_of, square};
 
 /// A pool of one worker that forwards.
 fn forwarding() -> PoolBuilder {
@@ -360,6 +360,37 @@ fn what_panics_does_not_stay_in_its_span() {
         pool.apply(talk, 3).instrument(info_span!("third")).await.unwrap();
         assert_eq!(around(said().last().unwrap()), ["work", "task", "third"]);
     });
+}
+
+/// It has the worker's socket: what it told once came between the worker's answers,
+/// and they were lost.
+#[test]
+fn a_copy_that_a_task_forks_tells_nothing() {
+    fn forks() -> i32 {
+        let span = info_span!("of the original");
+        in_a_copy(|| {
+            for n in 0..100 {
+                span.in_scope(|| info_span!("of the copy", n).in_scope(|| warn!("from the copy")));
+            }
+            drop(span.clone());
+            0
+        })
+    }
+    checked(async {
+        listen();
+        let pool = forwarding().build().unwrap();
+        for n in 0..20 {
+            assert_eq!(pool.apply(forks, ()).await.unwrap(), 0);
+            assert_eq!(pool.apply(square, n).await.unwrap(), n * n);
+            assert_eq!(pool.apply(talk, n).await.unwrap(), n + 1);
+        }
+        assert_eq!(messages(), (0..20).flat_map(talked).collect::<Vec<_>>());
+        assert_eq!(pool.stats().workers_started, 1);
+    });
+}
+
+fn talked(n: u64) -> [String; 3] {
+    [format!("got {n}"), "inside".to_owned(), "inside again".to_owned()]
 }
 
 #[test]

@@ -422,14 +422,13 @@ fn the_next_task_is_not_ended_for_what_the_last_one_has_left() {
     checked(async {
         let limit = 64 * MIB;
         let mut tipped = 0;
-        for _ in 0..10 {
+        while tipped < 5 {
             let pool = pool(Pool::builder().memory_limit(limit));
             pool.apply(fill, limit).await.unwrap();
             let (last, next) = (pool.apply_async(tip, ()), pool.apply_async(innocent, ()));
-            // Or it was caught at it.
+            // Or it was caught at it, which on a busy machine it often is.
             tipped += u32::from(last.await.is_ok_and(|resident| resident > limit));
             next.await.unwrap();
         }
-        assert!(tipped > 0);
     });
 }

@@ -2,6 +2,7 @@
 
 use procession::{Pool, TryApplyError};
 
+use crate::records::listen;
 use crate::support::{Scratch, checked, noted, notes};
 use crate::tasks::{hold, noting, open, square};
 
@@ -47,23 +48,33 @@ fn try_apply_gives_the_arguments_back_when_the_pool_is_closed() {
 
 #[test]
 fn apply_waits_for_a_place_and_started_calls_do_not() {
+    checked(waits_for_a_place());
+}
+
+#[test]
+fn a_subscriber_that_hears_of_calls_makes_no_places() {
     checked(async {
-        let scratch = Scratch::new();
-        let (journal, gate) = (scratch.path("journal"), scratch.path("gate"));
-        let pool = Pool::builder().workers(1).queue_limit(0).build().unwrap();
-        let held = pool.apply_async(hold, (journal.clone(), gate.clone()));
-        noted(&journal).await;
-        let mut waiting = pool.apply(noting, (journal.clone(), "waiting".into()));
-        assert!(futures::poll!(&mut waiting).is_pending());
-        assert_eq!(pool.stats().submitted, 1, "it must wait outside");
-        let over = pool.apply_async(noting, (journal.clone(), "over the limit".into()));
-        assert_eq!(pool.stats().submitted, 2);
-        open(&gate);
-        held.await.unwrap();
-        over.await.unwrap();
-        waiting.await.unwrap();
-        assert_eq!(notes(&journal)[1..], ["over the limit", "waiting"]);
+        listen();
+        waits_for_a_place().await;
     });
+}
+
+async fn waits_for_a_place() {
+    let scratch = Scratch::new();
+    let (journal, gate) = (scratch.path("journal"), scratch.path("gate"));
+    let pool = Pool::builder().workers(1).queue_limit(0).build().unwrap();
+    let held = pool.apply_async(hold, (journal.clone(), gate.clone()));
+    noted(&journal).await;
+    let mut waiting = pool.apply(noting, (journal.clone(), "waiting".into()));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    assert_eq!(pool.stats().submitted, 1, "it must wait outside");
+    let over = pool.apply_async(noting, (journal.clone(), "over the limit".into()));
+    assert_eq!(pool.stats().submitted, 2);
+    open(&gate);
+    held.await.unwrap();
+    over.await.unwrap();
+    waiting.await.unwrap();
+    assert_eq!(notes(&journal)[1..], ["over the limit", "waiting"]);
 }
 
 #[test]

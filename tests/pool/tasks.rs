@@ -53,3 +53,24 @@ pub(crate) fn kill(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(pid as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
 }
+
+/// Calls `act` in a copy of this process, and returns with what that has exited.
+pub(crate) fn in_a_copy(act: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: no thread of a worker holds the allocator's lock while its task runs.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            let code = act();
+            // SAFETY: nothing of the original's is to be cleaned up here.
+            unsafe { nix::libc::_exit(code) }
+        }
+        nix::unistd::ForkResult::Parent { child } => exit_of(child),
+    }
+}
+
+/// Waits for this child, which exits.
+pub(crate) fn exit_of(child: nix::unistd::Pid) -> i32 {
+    match nix::sys::wait::waitpid(child, None).unwrap() {
+        nix::sys::wait::WaitStatus::Exited(_, code) => code,
+        ended => panic!("{ended:?}"),
+    }
+}

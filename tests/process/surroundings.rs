@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use nix::libc;
 use procession::{Process, ProcessBuilder, Resource, StartMethod};
 
 use crate::checked;
@@ -78,6 +80,9 @@ fn niceness_processors_and_limits() {
         let process = Process::builder().rlimits([(Resource::OpenFiles, 64)]);
         let limits = process.spawn(proc_self, "limits".into()).unwrap().await.unwrap();
         assert!(line_of(&limits, "Max open files").starts_with("64 "), "{limits}");
+        let process = Process::builder().no_new_privs();
+        let status = process.spawn(proc_self, "status".into()).unwrap().await.unwrap();
+        assert_eq!(line_of(&status, "NoNewPrivs:"), "1");
     });
 }
 
@@ -162,5 +167,42 @@ fn descriptors_are_few() {
         // A copy has one that hears nobody, for each that its parent has.
         let most = if METHOD == StartMethod::Fork { 3 } else { 2 };
         assert!(sockets.len() <= most, "{theirs:?}");
+    });
+}
+
+/// One that was not opened close-on-exec, as by a library in C, would keep the other
+/// end of a pipe from seeing its end.
+#[test]
+fn no_file_of_its_parent() {
+    fn is_open(number: i32) -> bool {
+        // SAFETY: reads a flag.
+        unsafe { libc::fcntl(number, libc::F_GETFD) != -1 }
+    }
+    fn opens(number: i32) -> (bool, bool) {
+        let was_open = is_open(number);
+        let own = fs::File::open("/dev/null").unwrap();
+        // SAFETY: it was not open, or the test fails.
+        let is_there = unsafe { libc::dup2(own.as_raw_fd(), number) } == number;
+        let child = std::process::Command::new("readlink")
+            .arg(format!("/proc/self/fd/{number}"))
+            .output()
+            .unwrap();
+        (was_open, is_there && child.stdout == b"/dev/null\n")
+    }
+    checked(async {
+        let file = fs::File::open("/dev/null").unwrap();
+        // SAFETY: makes a descriptor, which is owned at once.
+        let inheritable = unsafe {
+            let number = libc::fcntl(file.as_raw_fd(), libc::F_DUPFD, 60);
+            OwnedFd::from_raw_fd(number)
+        };
+        let number = inheritable.as_raw_fd();
+        assert!(is_open(number));
+        // What it opens itself is its own, and its children's.
+        let process = Process::spawn(opens, number).unwrap();
+        assert_eq!(process.await.unwrap(), (false, true));
+        let pool = procession::Pool::builder().workers(1).build().unwrap();
+        assert!(!pool.apply(is_open, number).await.unwrap());
+        assert!(is_open(number));
     });
 }

@@ -14,6 +14,9 @@ use crate::support::{alone, checked};
 
 const MOMENT: Duration = Duration::from_millis(30);
 
+/// Who has the lock.
+const HOLDER: u64 = 96;
+
 /// Where the ring begins.
 const RING: u64 = 12288;
 
@@ -180,15 +183,17 @@ fn memory_that_was_taken_away_is_an_error() {
 }
 
 /// As somebody who was stopped in the middle of an operation would have it.
-fn lock(memory: &File, kind: libc::c_int) {
+fn lock(memory: &File) {
+    const NAME: u64 = 7 << 40;
     let lock = libc::flock {
-        l_type: kind as libc::c_short,
+        l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
+        l_start: NAME as i64,
         l_len: 1,
         l_pid: 0,
     };
     fcntl(memory, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    memory.write_all_at(&NAME.to_ne_bytes(), HOLDER).unwrap();
 }
 
 #[test]
@@ -197,7 +202,7 @@ fn whoever_waits_for_the_lock_can_stop_waiting() {
         let queue: Queue<u32> = Queue::new(0).unwrap();
         queue.put(1).await.unwrap();
         let memory = memory();
-        lock(&memory, libc::F_WRLCK);
+        lock(&memory);
         assert!(queue.put_timeout(2, MOMENT).await.unwrap_err().is_full());
         assert!(queue.get_timeout(MOMENT).await.unwrap_err().is_empty());
         assert!(queue.blocking_put_timeout(2, MOMENT).unwrap_err().is_full());
@@ -216,7 +221,8 @@ fn whoever_waits_for_the_lock_can_stop_waiting() {
         tokio::time::sleep(MOMENT).await;
         queue.close();
         assert!(queue.is_closed());
-        lock(&memory, libc::F_UNLCK);
+        // As if it were killed.
+        drop(memory);
         let (item, error) = waiting.await.unwrap();
         assert_eq!(item, 1);
         assert!(error.is_closed() && thread.join().unwrap().is_closed());

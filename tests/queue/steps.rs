@@ -159,7 +159,10 @@ fn items_with_descriptors_are_lost_whole_or_not_at_all() {
 }
 
 fn take_one(queue: JoinableQueue<Bytes>) {
-    drop(queue.blocking_take().unwrap());
+    let item = queue.blocking_take().unwrap();
+    // A step with the item in its hands.
+    std::thread::yield_now();
+    drop(item);
 }
 
 #[test]

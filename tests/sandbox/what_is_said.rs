@@ -128,3 +128,35 @@ fn a_system_that_lacks_something_is_refused_or_reported() {
         assert!(!report.is_complete());
     });
 }
+
+/// What is left is the filter of the network; the rest would be Landlock's.
+#[test]
+fn without_landlock_any_system_call_leaves_files_open_and_that_is_said() {
+    fn writes(path: String) -> bool {
+        std::fs::write(path, "written").is_ok()
+    }
+    fn listens() -> bool {
+        std::net::TcpListener::bind("127.0.0.1:0").is_ok()
+    }
+    checked(async {
+        if !is_possible().await {
+            return;
+        }
+        let builder = || Pool::builder().workers(1).restart_limit(1);
+        let builder = || builder().initializer(without_landlock, ());
+        let strict = builder().sandbox(Sandbox::computing().any_syscall()).build().unwrap();
+        let error = strict.ready().await.unwrap_err().to_string();
+        assert!(error.ends_with("this kernel has no Landlock, or it is switched off"), "{error}");
+        let best = Sandbox::computing().any_syscall().best_effort();
+        let pool = builder().sandbox(best).build().unwrap();
+        pool.ready().await.unwrap();
+        let report = pool.workers()[0].sandbox.unwrap();
+        assert!(!report.is_complete(), "{report:?}");
+        let lines = [report.files, report.processes, report.signals];
+        assert_eq!((report.landlock, lines), (0, [Held::Not; 3]));
+        assert_eq!((report.network, report.syscalls), (Held::Fully, Held::Unwanted));
+        // It is as it says.
+        assert!(pool.apply(writes, Scratch::new().path("file")).await.unwrap());
+        assert!(!pool.apply(listens, ()).await.unwrap());
+    });
+}

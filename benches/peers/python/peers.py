@@ -365,6 +365,107 @@ def memory(contestant, quick):
     return values
 
 
+# What is in multiprocessing beside its pool.
+
+
+def pong(end):
+    try:
+        while True:
+            end.send(end.recv())
+    except EOFError:
+        pass
+
+
+def pipe(quick):
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=pong, args=(theirs,))
+    process.start()
+    theirs.close()
+
+    def ping():
+        ours.send(7)
+        return ours.recv()
+
+    took = [clock(ping) for _ in range(1000 if quick else 10_000)]
+    assert all(answer == 7 for _, answer in took)
+    # It was forked with our end.
+    process.kill()
+    process.join()
+    took = [each for each, _ in took]
+    return {"p50": percentile(took, 50), "p99": percentile(took, 99)}
+
+
+def produce(queue, go, count):
+    go.wait()
+    for n in range(count):
+        queue.put(n)
+
+
+def consume(queue, go, got):
+    go.wait()
+    count = 0
+    while queue.get() is not None:
+        count += 1
+    got.put(count)
+
+
+def queue(quick):
+    values = {}
+    items = 20_000 if quick else 200_000
+    for name, producers, consumers in ("one_one", 1, 1), ("two_one", 2, 1), ("two_two", 2, 2):
+        queue, got = multiprocessing.Queue(), multiprocessing.SimpleQueue()
+        go = multiprocessing.Event()
+        puts = [
+            multiprocessing.Process(target=produce, args=(queue, go, items // producers))
+            for _ in range(producers)
+        ]
+        gets = [multiprocessing.Process(target=consume, args=(queue, go, got)) for _ in range(consumers)]
+        for process in puts + gets:
+            process.start()
+        time.sleep(0.2)
+
+        def run():
+            go.set()
+            for process in puts:
+                process.join()
+            for _ in gets:
+                queue.put(None)
+            return sum(got.get() for _ in gets)
+
+        took, count = clock(run)
+        assert count == items
+        for process in gets:
+            process.join()
+        values[name] = items / took
+    return values
+
+
+def answer(pipe, n):
+    pipe.send(n + 1)
+
+
+def started(method):
+    context = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=answer, args=(theirs, 1))
+    process.start()
+    assert ours.recv() == 2
+    process.join()
+    assert process.exitcode == 0
+
+
+def start(quick):
+    values = {}
+    memory = None
+    for suffix in "", "_large":
+        for name, method in ("fork", "fork"), ("spawn", "spawn"), ("server", "forkserver"):
+            started(method)
+            took = [clock(lambda: started(method))[0] for _ in range(20 if quick else 100)]
+            values[name + suffix] = statistics.median(took)
+        memory = memory or bytearray(b"1") * (4 << 30)
+    return values
+
+
 JOBS = {
     "round_trip": round_trip,
     "in_flight": in_flight,
@@ -376,8 +477,14 @@ JOBS = {
     "memory": memory,
 }
 
+PARTS = {"pipe": pipe, "queue": queue, "start": start}
+
 if __name__ == "__main__":
     who, job = sys.argv[1:3]
-    # One is for procession alone.
-    measure = JOBS.get(job, lambda contestant, quick: {})
-    print(json.dumps(measure(CONTESTANTS[who], "--quick" in sys.argv)), flush=True)
+    quick = "--quick" in sys.argv
+    if who == "multiprocessing":
+        values = PARTS[job](quick) if job in PARTS else {}
+    else:
+        # One is for procession alone.
+        values = JOBS[job](CONTESTANTS[who], quick) if job in JOBS else {}
+    print(json.dumps(values), flush=True)

@@ -21,6 +21,8 @@ enum Request {
     /// Faster for it than through the socket.
     Echo(IpcSharedMemory),
     Hang(String),
+    Produce(IpcSender<u64>, u64),
+    Consume(IpcReceiver<u64>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -36,6 +38,17 @@ fn answer(request: Request) -> Reply {
         Request::Squares(numbers) => Reply::Squares(squares(numbers)),
         Request::Echo(bytes) => Reply::Echo(bytes),
         Request::Hang(running) => hang(running.into()),
+        Request::Produce(to, count) => {
+            (0..count).for_each(|n| to.send(n).expect("somebody receives"));
+            Reply::Work(count)
+        }
+        Request::Consume(from) => {
+            let mut count = 0;
+            while from.recv().is_ok() {
+                count += 1;
+            }
+            Reply::Work(count)
+        }
     }
 }
 
@@ -186,4 +199,22 @@ impl Contestant for IpcChannel {
         assert_eq!(self.0[0].receive_work(), 7);
         Some(start.elapsed())
     }
+}
+
+/// So many numbers from each of so many workers to another.
+pub fn many_to_one(producers: u64, count: u64) -> Duration {
+    let mut workers: Vec<Worker> = (0..producers).map(|_| Worker::start()).collect();
+    let mut consumer = Worker::start();
+    let (to, from) = ipc::channel::<u64>().expect("a channel");
+    let start = Instant::now();
+    consumer.send(Request::Consume(from));
+    for worker in &mut workers {
+        worker.send(Request::Produce(to.clone(), count));
+    }
+    drop(to);
+    for worker in &mut workers {
+        assert_eq!(worker.receive_work(), count);
+    }
+    assert_eq!(consumer.receive_work(), producers * count);
+    start.elapsed()
 }

@@ -25,7 +25,7 @@ pub struct Job {
 
 /// In the order of the table. All are asked for all jobs; who cannot do one
 /// gives no figures for it.
-pub const CONTESTANTS: [&str; 11] = [
+pub const CONTESTANTS: [&str; 13] = [
     "procession",
     "spawn_blocking",
     "rayon",
@@ -33,6 +33,8 @@ pub const CONTESTANTS: [&str; 11] = [
     "ipc-channel",
     "socketpair",
     "memcpy",
+    "std::process",
+    "multiprocessing",
     "Pool",
     "ProcessPoolExecutor",
     "loky",
@@ -41,7 +43,7 @@ pub const CONTESTANTS: [&str; 11] = [
 
 /// Those that `python/peers.py` runs.
 pub fn is_python(who: &str) -> bool {
-    CONTESTANTS[7..].contains(&who)
+    CONTESTANTS[8..].contains(&who)
 }
 
 use self::Unit::{Bytes, Count, PerSecond, Seconds, Share};
@@ -101,6 +103,36 @@ pub const JOBS: &[Job] = &[
         ],
     },
     Job {
+        name: "pipe",
+        title: "A number to a process and back, over a pipe",
+        figures: &[
+            ("p50", "p50", Seconds),
+            ("p99", "p99", Seconds),
+            ("awaited", "in a runtime, p50", Seconds),
+        ],
+    },
+    Job {
+        name: "queue",
+        title: "Numbers through a queue, from processes to processes",
+        figures: &[
+            ("one_one", "1 to 1", PerSecond),
+            ("two_one", "2 to 1", PerSecond),
+            ("two_two", "2 to 2", PerSecond),
+        ],
+    },
+    Job {
+        name: "start",
+        title: "A process started, until it has answered and ended",
+        figures: &[
+            ("spawn", "spawn", Seconds),
+            ("server", "fork server", Seconds),
+            ("fork", "fork", Seconds),
+            ("spawn_large", "spawn, parent of 4 GiB", Seconds),
+            ("server_large", "fork server, of 4 GiB", Seconds),
+            ("fork_large", "fork, of 4 GiB", Seconds),
+        ],
+    },
+    Job {
         name: "growth",
         title: "How procession's cost grows",
         figures: &[
@@ -130,6 +162,8 @@ pub struct Sizes {
     pub cancels: usize,
     pub queued: usize,
     pub queued_most: u64,
+    pub items: u64,
+    pub starts: usize,
 }
 
 impl Sizes {
@@ -145,6 +179,8 @@ impl Sizes {
             cancels: pick(3, 15),
             queued: pick(20_000, 100_000),
             queued_most: 1_000_000,
+            items: pick(20_000, 200_000) as u64,
+            starts: pick(20, 100),
         }
     }
 }

@@ -12,9 +12,12 @@ mod growth;
 mod ipc_channel;
 mod jobs;
 mod ours;
+mod pipes;
 mod procspawn_pool;
+mod queues;
 mod raw;
 mod report;
+mod starts;
 mod tasks;
 mod threads;
 
@@ -55,6 +58,14 @@ fn measure_one(who: &str, job: &str, quick: bool) -> Result<Values, String> {
     let sizes = jobs::Sizes::new(quick);
     Ok(match (who, job) {
         ("procession", "growth") => growth::measure(&sizes),
+        ("procession", "pipe") => pipes::procession(&sizes),
+        ("ipc-channel", "pipe") => pipes::ipc_channel(&sizes),
+        ("procession", "queue") => queues::procession(&sizes),
+        ("ipc-channel", "queue") => queues::ipc_channel(&sizes),
+        ("procession", "start") => starts::procession(&sizes),
+        ("std::process", "start") => starts::std_process(&sizes),
+        ("std::process", _) => Values::new(),
+        ("procspawn", "start") => starts::procspawn(&sizes),
         ("procession", _) => measure::<ours::Procession>(job, &sizes),
         ("spawn_blocking", _) => measure::<threads::SpawnBlocking>(job, &sizes),
         ("rayon", _) => measure::<threads::Rayon>(job, &sizes),

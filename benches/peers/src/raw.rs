@@ -21,6 +21,10 @@ pub fn socketpair(job: &str, sizes: &Sizes) -> Values {
             // However many workers: one waits.
             Values::from([("one_p50", p50), ("one_p99", p99), ("two_p50", p50), ("two_p99", p99)])
         }
+        "pipe" => {
+            let mut took = ping_pong(8, sizes.round_trips);
+            Values::from([("p50", percentile(&mut took, 50)), ("p99", percentile(&mut took, 99))])
+        }
         "echo" => ECHOES
             .into_iter()
             .map(|(name, length, times)| {

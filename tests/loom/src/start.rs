@@ -50,6 +50,23 @@ fn who_sees_a_task_run_sees_since_when() {
     );
 }
 
+/// A thread that the slot's last task has left behind asks for politeness.
+#[test]
+fn what_the_last_task_asks_for_is_not_the_next_ones() {
+    check(
+        |page| page.enqueue(SEQ, 1),
+        |page| page.set_polite(SEQ - SLOTS as u64, true),
+        |page| {
+            let before = page.polite(SEQ);
+            page.set_polite(SEQ, true);
+            (before, page.polite(SEQ))
+        },
+        |page, (), (before, after)| {
+            assert_eq!((before, after, page.polite(SEQ)), (false, true, true));
+        },
+    );
+}
+
 /// The slot's last task was a polite stream in the middle of a chunk.
 #[test]
 fn a_task_finds_nothing_of_the_last_one_in_its_slot() {

@@ -5,8 +5,9 @@
 //! has died meanwhile. A [`JoinableQueue`] also knows when all that was put is
 //! done, and when somebody died over it.
 
-// `store` is a queue as one process has it, `handle` what all public types do with
-// it, `wait` how they wait, `travel` how they are sent; `methods` writes those down that several types have.
+// `store` is a queue as one process has it, `handle` what all public types do with it,
+// `wait` how they wait, `travel` how they are sent; `methods` writes those down that
+// several types have.
 #[macro_use]
 mod methods;
 

@@ -370,6 +370,11 @@ fn signals_that_its_parent_listens_to_end_it_all_the_same() {
         noted(&scratch.path("started")).await;
         process.terminate();
         assert_eq!(process.join().await.exitcode(), Some(-15));
+        let _handled = signal(SignalKind::user_defined2()).unwrap();
+        let process = Process::spawn(forever, scratch.path("second")).unwrap();
+        noted(&scratch.path("second")).await;
+        process.signal(libc::SIGUSR2).unwrap();
+        assert_eq!(process.join().await.exitcode(), Some(-libc::SIGUSR2));
         let unheard = tokio::time::timeout(std::time::Duration::from_millis(50), ours.recv());
         assert!(unheard.await.is_err(), "it was the copy's");
         // And what the copy listens to, it hears.

@@ -7,7 +7,8 @@
 //!
 //! A process has answered when it has ended, a pool when its first result is there.
 //! Prints medians and minima, of rounds that alternate between all, so that they meet the same
-//! weather. Whole run: half a minute, and 4 GiB of memory.
+//! weather. Whole run: some minutes, as a fork takes a copy of the tables of all memory, and
+//! 4 GiB.
 
 use std::hint::black_box;
 use std::process::{Command, Stdio};
@@ -62,11 +63,13 @@ fn std_process() -> (Duration, Duration) {
 
 type Contestant = (&'static str, fn() -> (Duration, Duration));
 
-const CONTESTANTS: [Contestant; 5] = [
+const CONTESTANTS: [Contestant; 7] = [
     ("a process, Spawn", || ours(StartMethod::Spawn)),
     ("a process, ForkServer", || ours(StartMethod::ForkServer)),
+    ("a process, Fork", || ours(StartMethod::Fork)),
     ("a pool, Spawn", || pool(StartMethod::Spawn)),
     ("a pool, ForkServer", || pool(StartMethod::ForkServer)),
+    ("a pool, Fork", || pool(StartMethod::Fork)),
     ("std::process, /bin/true", std_process),
 ];
 

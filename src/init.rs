@@ -8,6 +8,7 @@ use nix::unistd::{getpid, gettid};
 use crate::registry::{Table, TestMain, test_main};
 use crate::start::boot::{Boot, boot, is_marked};
 use crate::start::fork_host::Hooks;
+use crate::sys::crew::{self, Member};
 use crate::worker;
 
 static INITIALISED: AtomicBool = AtomicBool::new(false);
@@ -116,18 +117,22 @@ fn enter(boot: std::io::Result<Option<Boot>>) {
     }
 }
 
-fn become_worker(boot: Boot) -> ! {
+/// Does not return.
+pub(crate) fn become_worker(boot: Boot) -> ! {
     IS_WORKER.store(true, Ordering::Release);
-    if tokio::runtime::Handle::try_current().is_err() {
+    if !boot.is_copy && tokio::runtime::Handle::try_current().is_err() {
         worker::run(boot)
     }
-    // Inside a runtime no other can be entered; async tasks need one.
+    // Inside a runtime no other can be entered; async tasks need one. And a copy's thread
+    // still has the original's frames, and all that it keeps for itself.
+    let _waits = Member::enrol();
     let thread = std::thread::Builder::new()
         .name("procession-worker".into())
         // As much as the main thread has: tasks should not depend on how `main`
         // is written.
         .stack_size(8 << 20);
-    let joined = thread.spawn(move || -> () { worker::run(boot) }).map(|thread| thread.join());
+    let started = thread.spawn(move || -> () { worker::run(boot) });
+    let joined = started.map(|thread| crew::rest(|| thread.join()));
     eprintln!("procession: this worker has no thread to run on: {joined:?}");
     std::process::exit(1)
 }

@@ -165,6 +165,10 @@ pub(crate) const WRITE_AGAIN_WAIT: Duration = Duration::from_millis(5);
 /// disk or a server that is not there takes for ever.
 pub(crate) const DEATH_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a process that is to be copied waits for our own threads to come to rest.
+/// Each does within microseconds, but for one that starts another process.
+pub(crate) const FORK_WAIT: Duration = Duration::from_secs(5);
+
 /// How long starts may wait behind others that do not come back before one more
 /// thread makes them. A start takes milliseconds, and on a machine with far too
 /// much to do it has taken almost five seconds.

@@ -1,7 +1,7 @@
 //! How processes come to be where nobody says it, and the fork server.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,7 +13,16 @@ use crate::registry::{TaskFn, value_id};
 use crate::start::StartMethod;
 use crate::start::fork_server::{self, Preload};
 
-static METHOD: OnceLock<StartMethod> = OnceLock::new();
+static METHOD: Mutex<Option<StartMethod>> = Mutex::new(None);
+
+fn method() -> MutexGuard<'static, Option<StartMethod>> {
+    METHOD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// This is a copy of the process that has set it.
+pub(super) fn forget() {
+    *method() = None;
+}
 
 /// Sets how processes and pools' workers come to be, unless their builders say so.
 /// Once, and before the first of them is started: for the program's `main`. Those that
@@ -23,14 +32,14 @@ static METHOD: OnceLock<StartMethod> = OnceLock::new();
 ///
 /// Gives back the method that was set, or used, before.
 pub fn set_start_method(method: StartMethod) -> Result<(), StartMethod> {
-    let set = *METHOD.get_or_init(|| method);
+    let set = *self::method().get_or_insert(method);
     if set == method { Ok(()) } else { Err(set) }
 }
 
 /// How processes come to be where nobody says it: what was
 /// [set](set_start_method), or [`StartMethod::Spawn`].
 pub fn start_method() -> StartMethod {
-    *METHOD.get_or_init(StartMethod::default)
+    *method().get_or_insert_default()
 }
 
 /// The fork server of this process, see [`StartMethod::ForkServer`].

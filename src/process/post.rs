@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use std::{process, thread};
 
@@ -17,7 +17,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::line::{Line, Wants};
 use crate::proto::draft::Payload;
-use crate::sys::signal;
+use crate::sys::latest::Latest;
+use crate::sys::{crew, signal};
+
+static GLOBAL: Latest<Post> = Latest::new();
 
 /// The way to reach the thread.
 #[derive(Debug)]
@@ -44,13 +47,11 @@ impl Post {
     /// Fails if the thread cannot be made, and in a fork of the process that made
     /// it.
     pub(super) fn global() -> io::Result<&'static Post> {
-        static GLOBAL: OnceLock<Post> = OnceLock::new();
         static FIRST: Mutex<()> = Mutex::new(());
         if GLOBAL.get().is_none() {
             let _first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
             if GLOBAL.get().is_none() {
-                let post = Post::new()?;
-                GLOBAL.get_or_init(|| post);
+                GLOBAL.set(Post::new()?);
             }
         }
         let post = GLOBAL.get().expect("set just now, or before");
@@ -61,6 +62,11 @@ impl Post {
         }
     }
 
+    /// This is a copy of the process that has the thread, and may have one of its own.
+    pub(super) fn forget() {
+        GLOBAL.forget();
+    }
+
     fn new() -> io::Result<Post> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -68,8 +74,7 @@ impl Post {
         let (commands, received) = mpsc::channel();
         let office =
             Office { commands: received, wake: Arc::clone(&wake), epoll, lines: HashMap::new() };
-        let thread = thread::Builder::new().name("procession-post".into());
-        signal::with_signals_blocked(|| thread.spawn(move || office.run()))??;
+        signal::with_signals_blocked(|| crew::spawn("procession-post", move || office.run()))??;
         Ok(Post { process: process::id(), commands, wake })
     }
 
@@ -113,7 +118,7 @@ impl Office {
     fn run(mut self) -> ! {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            let ready = match crew::rest(|| self.epoll.wait(&mut events, EpollTimeout::NONE)) {
                 Ok(ready) => ready,
                 Err(Errno::EINTR) => 0,
                 // A sandbox, or somebody has closed our descriptor. Processes hang

@@ -6,15 +6,18 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::method::start_method;
+use super::method::{self, start_method};
+use super::post::Post;
 use crate::error::{Cause, SpawnError};
+use crate::init::become_worker;
 use crate::limits::NAME_BYTES_MAX;
 use crate::proto::VERSION;
 use crate::proto::message::Setup;
 use crate::registry::Table;
 use crate::resource::Resource;
 use crate::start::StartMethod;
-use crate::start::spawn::{Role, SpawnSpec, Standard};
+use crate::start::boot::Boot;
+use crate::start::spawn::{Role, SpawnSpec, Standard, Way};
 
 /// Where a process's standard output or error goes, or its standard input comes
 /// from. The standard input of a pool's workers is always empty.
@@ -141,7 +144,11 @@ impl Surroundings {
     /// What whoever starts it has to do. `test_main`: as `init` says.
     pub(crate) fn into_spec(self, role: Role, test_main: Option<&'static str>) -> SpawnSpec {
         SpawnSpec {
-            method: self.start_method.unwrap_or_else(start_method),
+            way: match self.start_method.unwrap_or_else(start_method) {
+                StartMethod::Spawn => Way::Spawn,
+                StartMethod::ForkServer => Way::ForkServer,
+                StartMethod::Fork => Way::Fork(become_copy),
+            },
             test_main,
             role,
             own_group: self.own_group,
@@ -153,6 +160,13 @@ impl Surroundings {
             current_dir: self.current_dir,
         }
     }
+}
+
+/// This process is a copy, which is to be a worker and may have processes of its own.
+fn become_copy(boot: Boot) -> ! {
+    Post::forget();
+    method::forget();
+    become_worker(boot)
 }
 
 /// Whether a process may be called so.

@@ -26,6 +26,8 @@ pub(crate) struct Boot {
     pub(crate) ties: Option<Ties>,
     /// It is to run one task, and to end.
     pub(crate) once: bool,
+    /// The calling thread has frames of another process, to which nobody returns.
+    pub(crate) is_copy: bool,
 }
 
 /// By what a worker knows that its parent is there.
@@ -92,7 +94,7 @@ pub(super) struct Settled {
 pub(super) fn settle(settled: Settled) -> io::Result<Boot> {
     let Settled { socket, page, ties, birth, once, stdin, stdout } = settled;
     prepare(ties.as_ref(), birth, stdin, stdout)?;
-    Ok(Boot { socket, page: Page::open(page)?, ties, once })
+    Ok(Boot { socket, page: Page::open(page)?, ties, once, is_copy: false })
 }
 
 fn prepare<'a>(

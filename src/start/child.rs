@@ -56,6 +56,20 @@ pub(super) enum Stopping {
 }
 
 impl Child {
+    /// One that is being started.
+    pub(super) fn new(worker: WorkerId, owner: Arc<dyn Owner>, name: String) -> Self {
+        Child {
+            worker,
+            owner,
+            name,
+            process: None,
+            death_is_news: false,
+            is_told: false,
+            stopping: Stopping::No,
+            report_at: None,
+        }
+    }
+
     /// When its patience, or ours, is over.
     pub(super) fn next_time(&self) -> Option<Instant> {
         match self.stopping {

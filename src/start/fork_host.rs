@@ -58,7 +58,7 @@ pub(super) fn serve(socket: UnixStream, ties: Ties, hooks: Hooks) -> io::Result<
                 Ok(Some(pid)) => Ok(pid),
                 Ok(None) => {
                     drop((socket, ties));
-                    return become_worker(*fork, fds);
+                    return become_worker(*fork, fds, true);
                 }
                 Err(error) => Err(error.to_string()),
             },
@@ -102,8 +102,9 @@ fn copy(hooks: Hooks) -> io::Result<Option<i32>> {
     copy_as_sibling()
 }
 
-/// This is the copy. Goes where a worker that was spawned is after its boot.
-fn become_worker(fork: Fork, fds: Vec<OwnedFd>) -> io::Result<Boot> {
+/// This is the copy. Goes where a worker that was spawned is after its boot. `announce`:
+/// its parent does not know its pid yet.
+pub(super) fn become_worker(fork: Fork, fds: Vec<OwnedFd>, announce: bool) -> io::Result<Boot> {
     let Fork { birth, once, independent, group, env, current_dir, streams } = fork;
     let missing = || io::Error::new(io::ErrorKind::InvalidData, "not the order of a fork");
     let mut fds = fds.into_iter();
@@ -111,8 +112,10 @@ fn become_worker(fork: Fork, fds: Vec<OwnedFd>) -> io::Result<Boot> {
     let [page, starter, leash, socket]: [OwnedFd; FIXED_FDS] = [next()?, next()?, next()?, next()?];
     let mut socket = UnixStream::from(socket);
     setpgid(Pid::from_raw(0), Pid::from_raw(group))?;
-    // See `ANNOUNCEMENT_BYTES`.
-    socket.write_all(&(process::id() as i32).to_le_bytes())?;
+    if announce {
+        // See `ANNOUNCEMENT_BYTES`.
+        socket.write_all(&(process::id() as i32).to_le_bytes())?;
+    }
     signal::continue_on_parent_death()?;
     if parent_id() != birth.parent_pid && !independent {
         // Our parent is dead. Nobody wants this worker.

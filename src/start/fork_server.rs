@@ -14,14 +14,13 @@ use nix::fcntl::OFlag;
 use nix::unistd::{getpgrp, pipe2};
 
 use crate::id::WorkerId;
-use crate::start::StartMethod;
 use crate::start::fork_request::{ANNOUNCEMENT_BYTES, Answer, Fork, Order, receive, send};
 use crate::start::identity::Birth;
 use crate::start::owner::{Event, Owner, new_pool_id};
-use crate::start::spawn::{Ends, Role, SpawnSpec, Spawned, Standard, spawn};
+use crate::start::spawn::{Ends, Role, SpawnSpec, Spawned, Standard, Way, spawn};
 use crate::start::warden::{Stop, Warden};
 use crate::sys::page::Page;
-use crate::sys::wait;
+use crate::sys::{fd, wait};
 
 /// As `ps` shows it.
 const NAME: &str = "fork server";
@@ -152,7 +151,7 @@ impl Server {
         adopt: &impl Fn(Adopted),
     ) -> io::Result<Server> {
         let spec = SpawnSpec {
-            method: StartMethod::Spawn,
+            way: Way::Spawn,
             test_main,
             role: Role::ForkServer,
             own_group: false,
@@ -197,12 +196,12 @@ pub(super) fn fork(
     adopt: impl Fn(Adopted),
 ) -> io::Result<Spawned> {
     let mut state = lock();
-    let mut making = Making::new(spec, birth)?;
+    let mut making = Making::new(spec, birth, wait::pidfd_of_this_thread()?)?;
     let pid = match making.ask(state.server(spec.test_main, &adopt)?) {
         // It had died, and nobody had noticed. It has made nothing.
         Err(error) if is_gone(&error) => {
             state.server = None;
-            making = Making::new(spec, birth)?;
+            making = Making::new(spec, birth, wait::pidfd_of_this_thread()?)?;
             making.ask(state.server(spec.test_main, &adopt)?)
         }
         asked => asked,
@@ -218,7 +217,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// A worker that is being made.
-struct Making {
+pub(super) struct Making {
     order: Order,
     page: Page,
     socket: UnixStream,
@@ -230,8 +229,8 @@ struct Making {
 }
 
 impl Making {
-    fn new(spec: &SpawnSpec, birth: &Birth) -> io::Result<Making> {
-        let starter = wait::pidfd_of_this_thread()?;
+    /// `starter`: of a thread that lives as long as this process.
+    pub(super) fn new(spec: &SpawnSpec, birth: &Birth, starter: OwnedFd) -> io::Result<Making> {
         let (page, page_fd) = Page::create()?;
         let (socket, their_socket) = UnixStream::pair()?;
         let (leash, collar) = UnixStream::pair()?;
@@ -276,7 +275,21 @@ impl Making {
         Ok(i32::from_le_bytes(pid))
     }
 
-    fn made(self, pid: i32, watch: impl FnOnce(&OwnedFd) -> io::Result<()>) -> io::Result<Spawned> {
+    /// In the worker: what it is to be, and the descriptors for that. It has no others
+    /// from here on.
+    pub(super) fn into_theirs(self) -> io::Result<(Fork, Vec<OwnedFd>)> {
+        let Making { order, page, socket, leash, streams, theirs } = self;
+        drop((page, socket, leash, streams));
+        let Order::Fork(fork) = order else { unreachable!("as it was made") };
+        fd::let_go_of_all_but(&theirs)?;
+        Ok((*fork, theirs))
+    }
+
+    pub(super) fn made(
+        self,
+        pid: i32,
+        watch: impl FnOnce(&OwnedFd) -> io::Result<()>,
+    ) -> io::Result<Spawned> {
         let Making { page, socket, leash, streams: [stdin, stdout, stderr], .. } = self;
         let pidfd = socket
             .set_nonblocking(true)

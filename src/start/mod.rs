@@ -26,10 +26,14 @@
 //! starter asks that one instead, which makes a copy of itself. The copy is a child of
 //! the parent, and everything but its first steps is as above.
 //!
+//! A fork (`fork`) is made by whichever thread asks for the start, as it is that one's
+//! memory, stack included, that the copy is to have. The warden hears of it after.
+//!
 //! Nothing here knows the wire protocol, tasks or tokio.
 
 pub(crate) mod boot;
 mod child;
+pub(crate) mod fork;
 pub(crate) mod fork_host;
 mod fork_request;
 pub(crate) mod fork_server;
@@ -57,4 +61,36 @@ pub enum StartMethod {
     /// Needs a program that has one thread where it calls [`init`](crate::init), and
     /// glibc.
     ForkServer,
+    /// This process makes a copy of itself, which has everything that is in its memory:
+    /// the fastest for small programs, and without a server that has to be told what to
+    /// load.
+    ///
+    /// Only while the process **has one thread**, beside those of this crate: what another
+    /// one had locked at that moment, the memory allocator for instance, would stay locked
+    /// in the copy for ever. So it goes with tokio's current-thread runtime, as long as that
+    /// has not used `spawn_blocking` or `tokio::fs`, and from a `main` without any; not from
+    /// a `#[test]`, which has a thread of its own. Otherwise nothing is started, and the
+    /// error names the threads that are in the way: use
+    /// [`ForkServer`](Self::ForkServer), which has one thread whatever the program does, or
+    /// [`Spawn`](Self::Spawn). Needs glibc.
+    ///
+    /// What the copy has, and what it has not:
+    ///
+    /// - Statics are as they were. Runtimes are not: their tasks are the original's.
+    /// - The function is called on a new thread, with a fresh stack and fresh
+    ///   thread-locals. What the calling thread held locked, as a guard of a `Mutex`,
+    ///   is locked for good.
+    /// - Descriptors are those that a spawned process has: standard input, output and
+    ///   error, and what comes as an argument, such as ends of pipes and queues. So a pipe ends as soon as the original closes it. The others are
+    ///   closed; but where one was a file or a Unix socket, there is something under its
+    ///   number that talks to nobody: what a `static` holds, such as a log's file, meets
+    ///   nobody else, and has to be opened anew.
+    /// - Handlers of signals are gone, but for faults. `tokio::signal` does not know that,
+    ///   and does not install again what the original had installed.
+    /// - What was registered by `atexit` is the original's. What it had buffered for
+    ///   standard output is written before.
+    /// - Generators of random numbers go on as the original's do, and what the original had
+    ///   read of its standard input and not used is there.
+    /// - Its name shows in `ps` as far as there is room in that of the program.
+    Fork,
 }

@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 
 use crate::limits::DEATH_WAIT;
-use crate::start::StartMethod;
+use crate::start::boot::Boot;
 use crate::start::identity::Birth;
 use crate::start::message::{self, Flags};
 use crate::sys::page::Page;
@@ -36,7 +36,7 @@ const ARG0_SPARE_BYTES: usize = 100;
 /// How a pool's workers are to be started.
 #[derive(Debug)]
 pub(crate) struct SpawnSpec {
-    pub(crate) method: StartMethod,
+    pub(crate) way: Way,
     /// The test that becomes the worker, where the program is a test binary.
     pub(crate) test_main: Option<&'static str>,
     pub(crate) role: Role,
@@ -49,6 +49,15 @@ pub(crate) struct SpawnSpec {
     pub(crate) env: Vec<(OsString, Option<OsString>)>,
     pub(crate) env_clear: bool,
     pub(crate) current_dir: Option<PathBuf>,
+}
+
+/// How it comes to be: a [`StartMethod`](crate::start::StartMethod), and what that takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    Spawn,
+    ForkServer,
+    /// A copy goes on here.
+    Fork(fn(Boot) -> !),
 }
 
 /// What a worker is started for.

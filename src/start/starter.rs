@@ -8,15 +8,17 @@
 //! them for the end of their parent. With nothing to do it sleeps.
 
 use std::io;
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
+use std::sync::mpsc::{self, TryRecvError};
+use std::thread::{self, Thread};
 
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::epoll::Epoll;
 
-use crate::start::StartMethod;
 use crate::start::fork_server::{Adopted, fork};
 use crate::start::identity::Birth;
-use crate::start::spawn::{SpawnSpec, Spawned, spawn};
+use crate::start::spawn::{SpawnSpec, Spawned, Way, spawn};
+use crate::start::warden::death_of;
+use crate::sys::crew;
 
 /// A start that is to be made.
 pub(super) struct Order {
@@ -30,6 +32,7 @@ pub(super) struct Order {
 pub(super) struct Starter {
     /// Holds at most one, see `token`.
     pub(super) orders: mpsc::Sender<Order>,
+    thread: Thread,
     /// Of the start that is under way.
     pub(super) token: Option<u64>,
 }
@@ -44,33 +47,43 @@ impl Starter {
         adopt: impl Fn(Adopted) + Send + 'static,
     ) -> io::Result<Starter> {
         let (orders, received) = mpsc::channel();
-        let thread = thread::Builder::new().name("procession-starter".into());
-        thread.spawn(move || {
+        let (told, thread) = mpsc::channel();
+        crew::spawn("procession-starter", move || {
+            let _ = told.send(thread::current());
             loop {
-                match received.recv() {
+                match received.try_recv() {
                     Ok(Order { token, spec, birth }) => {
-                        // An edge for the death, and another when a tracer lets
-                        // go of the dead.
-                        let event =
-                            EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token);
-                        let watch = |pidfd: &_| Ok(epoll.add(pidfd, event)?);
-                        let outcome = match spec.method {
-                            StartMethod::Spawn => spawn(&spec, &birth, watch),
-                            StartMethod::ForkServer => fork(&spec, &birth, watch, &adopt),
+                        let watch = |pidfd: &_| Ok(epoll.add(pidfd, death_of(token))?);
+                        let outcome = match spec.way {
+                            Way::ForkServer => fork(&spec, &birth, watch, &adopt),
+                            // Never a fork, which is the calling thread's to make.
+                            Way::Spawn | Way::Fork(_) => spawn(&spec, &birth, watch),
                         };
                         tell(token, outcome);
                     }
+                    Err(TryRecvError::Empty) => crew::rest(thread::park),
                     // The warden could not be made. No worker knows us.
-                    Err(mpsc::RecvError) => return,
+                    Err(TryRecvError::Disconnected) => return,
                 }
             }
         })?;
-        Ok(Starter { orders, token: None })
+        let thread = thread.recv().map_err(io::Error::other)?;
+        Ok(Starter { orders, thread, token: None })
     }
 
     pub(super) fn start(&mut self, order: Order) {
         self.token = Some(order.token);
         // The thread is there as long as we are.
         let _ = self.orders.send(order);
+        self.thread.unpark();
+    }
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        // It is to see that nobody has orders for it.
+        let (nobody, _) = mpsc::channel();
+        self.orders = nobody;
+        self.thread.unpark();
     }
 }

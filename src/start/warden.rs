@@ -11,25 +11,28 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use std::{mem, process, thread};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::gettid;
 
 use crate::exit::Exit;
 use crate::id::WorkerId;
 use crate::limits::{STARTER_WAIT, STARTERS_MAX};
 use crate::start::child::{Child, Process, Stopping};
+use crate::start::fork::fork;
 use crate::start::fork_server::Adopted;
 use crate::start::identity::Birth;
 use crate::start::owner::{Event, Owner, tell};
 use crate::start::roll;
-use crate::start::spawn::{SpawnSpec, Spawned};
+use crate::start::spawn::{SpawnSpec, Spawned, Way};
 use crate::start::starter::{Order, Starter};
-use crate::sys::{signal, wait};
+use crate::sys::latest::Latest;
+use crate::sys::{crew, signal, wait};
 
 /// How to end a worker.
 #[derive(Clone, Copy, Debug)]
@@ -42,11 +45,14 @@ pub(crate) enum Stop {
     Kill,
 }
 
+static GLOBAL: Latest<Warden> = Latest::new();
+
 /// The way to reach the warden's thread.
 #[derive(Debug)]
 pub(crate) struct Warden {
     /// The process that has the thread. A fork of it has only our memory.
     process: u32,
+    thread: i32,
     /// Unbounded, but each entry stands for a worker that exists or is about
     /// to, and pools bound those.
     commands: mpsc::Sender<Command>,
@@ -55,6 +61,11 @@ pub(crate) struct Warden {
 
 enum Command {
     Start(Start),
+    /// From whoever has made it.
+    Forked {
+        start: Start,
+        outcome: io::Result<Spawned>,
+    },
     Signal {
         pool: u64,
         worker: WorkerId,
@@ -87,13 +98,11 @@ impl Warden {
     /// Fails if the thread cannot be made, and in a fork of the process that
     /// made it.
     pub(crate) fn global() -> io::Result<&'static Warden> {
-        static GLOBAL: OnceLock<Warden> = OnceLock::new();
         static FIRST: Mutex<()> = Mutex::new(());
         if GLOBAL.get().is_none() {
             let _first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
             if GLOBAL.get().is_none() {
-                let warden = Warden::new()?;
-                GLOBAL.get_or_init(|| warden);
+                GLOBAL.set(Warden::new()?);
             }
         }
         let warden = GLOBAL.get().expect("set just now, or before");
@@ -102,6 +111,11 @@ impl Warden {
         } else {
             Err(io::Error::other("a forked process cannot use its parent's pools"))
         }
+    }
+
+    /// This is a copy of the process that has the thread, and may have one of its own.
+    pub(super) fn forget() {
+        GLOBAL.forget();
     }
 
     fn new() -> io::Result<Warden> {
@@ -113,20 +127,20 @@ impl Warden {
             move || match Watch::new(received, commands, wake) {
                 Ok(watch) => {
                     // Somebody waits for this.
-                    let _ = ready.send(Ok(()));
+                    let _ = ready.send(Ok(gettid().as_raw()));
                     watch.run()
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
         };
-        let thread = thread::Builder::new().name("procession-warden".into());
         // Workers start with this mask too, and empty it when they boot.
-        signal::with_signals_blocked(|| thread.spawn(on_thread))??;
-        is_ready.recv().map_err(io::Error::other)??;
-        Ok(Warden { process: process::id(), commands, wake })
+        signal::with_signals_blocked(|| crew::spawn("procession-warden", on_thread))??;
+        let thread = is_ready.recv().map_err(io::Error::other)??;
+        Ok(Warden { process: process::id(), thread, commands, wake })
     }
 
-    /// Starts a worker. The outcome is an [`Event`].
+    /// Starts a worker. The outcome is an [`Event`]. If it is to be a fork, the calling
+    /// thread is copied, here and now, and in the copy this does not return.
     pub(crate) fn start(
         &self,
         worker: WorkerId,
@@ -134,7 +148,15 @@ impl Warden {
         spec: Arc<SpawnSpec>,
         birth: Birth,
     ) {
-        self.send(Command::Start(Start { worker, owner, spec, birth }));
+        let start = Start { worker, owner, spec, birth };
+        self.send(match start.spec.way {
+            Way::Spawn | Way::ForkServer => Command::Start(start),
+            Way::Fork(enter) => {
+                let outcome = wait::pidfd_of_thread(self.thread)
+                    .and_then(|thread| fork(&start.spec, &start.birth, thread, enter));
+                Command::Forked { start, outcome }
+            }
+        });
     }
 
     /// Ends a worker, or takes back its start: one that is not there yet gets no
@@ -219,7 +241,8 @@ impl Watch {
     fn run(mut self) -> ! {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let ready = match self.epoll.wait(&mut events, self.timeout()) {
+            let timeout = self.timeout();
+            let ready = match crew::rest(|| self.epoll.wait(&mut events, timeout)) {
                 Ok(ready) => ready,
                 Err(Errno::EINTR) => 0,
                 // A sandbox, or somebody has closed our descriptor. Pools hang
@@ -261,6 +284,7 @@ impl Watch {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::Start(start) => self.waiting.push_back(start),
+            Command::Forked { start, outcome } => self.handle_forked(start, outcome),
             Command::Signal { pool, worker, how } => {
                 self.take_back(|start| start.owner.pool_id() == pool && start.worker == worker);
                 let child = self
@@ -314,17 +338,7 @@ impl Watch {
             };
             self.last_token += 1;
             let token = self.last_token;
-            let child = Child {
-                worker,
-                owner,
-                name: birth.name.clone(),
-                process: None,
-                death_is_news: false,
-                is_told: false,
-                stopping: Stopping::No,
-                report_at: None,
-            };
-            self.children.insert(token, child);
+            self.children.insert(token, Child::new(worker, owner, birth.name.clone()));
             self.next_starter_at = now + STARTER_WAIT;
             starter.start(Order { token, spec, birth });
         }
@@ -337,6 +351,22 @@ impl Watch {
         let adopt = move |adopted| send(&to_us, &wake, Command::Adopt(Box::new(adopted)));
         self.starters.push(Starter::new(Arc::clone(&self.epoll), tell, adopt)?);
         Ok(())
+    }
+
+    fn handle_forked(&mut self, start: Start, outcome: io::Result<Spawned>) {
+        self.last_token += 1;
+        let token = self.last_token;
+        let outcome =
+            outcome.and_then(|spawned| match self.epoll.add(&spawned.pidfd, death_of(token)) {
+                Ok(()) => Ok(spawned),
+                Err(errno) => {
+                    wait::kill_and_reap(spawned.ends.pid);
+                    Err(errno.into())
+                }
+            });
+        let Start { worker, owner, birth, .. } = start;
+        self.children.insert(token, Child::new(worker, owner, birth.name));
+        self.handle_outcome(token, outcome);
     }
 
     fn handle_outcome(&mut self, token: u64, outcome: io::Result<Spawned>) {
@@ -373,18 +403,10 @@ impl Watch {
     fn adopt(&mut self, Adopted { owner, worker, pid, pidfd, leash }: Adopted) {
         self.last_token += 1;
         let token = self.last_token;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token);
-        let is_watched = self.epoll.add(&pidfd, event).is_ok();
-        let mut child = Child {
-            worker,
-            owner,
-            name: String::new(),
-            process: Some(Process { pid, pidfd, _leash: leash }),
-            death_is_news: false,
-            is_told: true,
-            stopping: Stopping::No,
-            report_at: None,
-        };
+        let is_watched = self.epoll.add(&pidfd, death_of(token)).is_ok();
+        let mut child = Child::new(worker, owner, String::new());
+        child.process = Some(Process { pid, pidfd, _leash: leash });
+        child.is_told = true;
         if !is_watched {
             // Its end would not be seen, but for the looks at one that was killed.
             child.kill();
@@ -458,6 +480,11 @@ impl Watch {
             }
         }
     }
+}
+
+/// An edge for the death, and another when a tracer lets go of the dead.
+pub(super) fn death_of(token: u64) -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token)
 }
 
 /// What a start has come to that its owner did not want any more.

@@ -15,6 +15,7 @@ use crate::proto::message::{Shape, put_bye};
 use crate::sched::{Action, Ending, Mode, TaskKey, WorkerKey};
 use crate::start::identity::Birth;
 use crate::start::owner::Owner;
+use crate::start::spawn::Way;
 use crate::start::warden::Stop;
 
 /// To be done without the lock: whatever wakes or drops what is the user's.
@@ -30,6 +31,9 @@ pub(super) struct Effects {
     /// Arguments that will not be sent again. They may be the user's memory.
     released: Vec<Payload>,
     wakers: Wakers,
+    /// Copies of this process, which must not have the lock locked, and the ends of what
+    /// is to be made first.
+    forks: Vec<Fork>,
     /// Places in the queue that came free.
     permits: usize,
     /// The driver has to look at its timers.
@@ -47,6 +51,12 @@ struct Resolved {
     ended: Option<Ended>,
     outcome: &'static str,
     times: Option<Times>,
+}
+
+#[derive(Debug)]
+enum Fork {
+    Make(WorkerId, Birth),
+    Stop(WorkerId, Stop),
 }
 
 /// Woken in any case: where one of them panics, nobody else would tell the others.
@@ -83,6 +93,15 @@ impl Effects {
     }
 
     pub(super) fn run(mut self, supervisor: &Arc<Supervisor>) {
+        // First of all: what is below may change what is decided.
+        for fork in mem::take(&mut self.forks) {
+            match fork {
+                Fork::Make(worker, birth) => supervisor.start_worker(worker, birth),
+                Fork::Stop(worker, how) => {
+                    supervisor.warden.signal(supervisor.id, worker, how);
+                }
+            }
+        }
         let told = Told(supervisor, self.resolved.len() as u64);
         if self.permits > 0 {
             supervisor.admission.add_permits(self.permits);
@@ -128,10 +147,18 @@ impl Drop for Told<'_> {
     }
 }
 
+impl Supervisor {
+    fn start_worker(self: &Arc<Self>, worker: WorkerId, birth: Birth) {
+        let owner: Arc<dyn Owner> = Arc::clone(self) as _;
+        self.warden.start(worker, owner, Arc::clone(&self.spec), birth);
+    }
+}
+
 impl Core {
     /// Does what the scheduler wants done, as far as it can be done here. The
     /// warden is told under the lock, so that it hears everything in the order
-    /// in which it was decided: no start after the pool's end.
+    /// in which it was decided: no start after the pool's end. But for forks: there
+    /// is no other thread that could decide anything, or there is no fork.
     pub(super) fn perform(&mut self, supervisor: &Arc<Supervisor>, effects: &mut Effects) {
         while let Some(action) = self.sched.poll_action() {
             // A link is polled by the driver, which looks at its timers then;
@@ -142,11 +169,12 @@ impl Core {
                     self.counts.workers_started += 1;
                     self.counts.workers_respawned += u64::from(self.sched.is_respawn(worker));
                     supervisor.processes.fetch_add(1, Ordering::AcqRel);
-                    let owner: Arc<dyn Owner> = Arc::clone(supervisor) as _;
-                    let spec = Arc::clone(&supervisor.spec);
                     let name = format!("{}/{}", supervisor.plan.name, worker.seat);
                     let birth = Birth::of_child(Some(&name));
-                    supervisor.warden.start(worker.id, owner, spec, birth);
+                    match supervisor.spec.way {
+                        Way::Fork(_) => effects.forks.push(Fork::Make(worker.id, birth)),
+                        Way::Spawn | Way::ForkServer => supervisor.start_worker(worker.id, birth),
+                    }
                 }
                 Action::Run { worker, seq, task } => {
                     self.send(&supervisor.plan, worker, seq, task, effects);
@@ -159,7 +187,13 @@ impl Core {
                 }
                 Action::Stop { worker, grace } => {
                     let how = grace.map_or(Stop::Kill, |grace| Stop::Term { grace });
-                    supervisor.warden.signal(supervisor.id, worker.id, how);
+                    let is_this =
+                        |fork: &Fork| matches!(fork, Fork::Make(id, _) if *id == worker.id);
+                    if effects.forks.iter().any(is_this) {
+                        effects.forks.push(Fork::Stop(worker.id, how));
+                    } else {
+                        supervisor.warden.signal(supervisor.id, worker.id, how);
+                    }
                 }
                 Action::Ring { worker, seq } => {
                     if let Some(link) = self.links.get_mut(worker) {

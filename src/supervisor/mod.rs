@@ -66,10 +66,10 @@ use crate::proto::draft::Payload;
 use crate::sandbox::Sandbox;
 use crate::sched::{Intent, Mode, Scheduler, Settings, TaskKey, Terms};
 use crate::start::owner::{Event, Owner, new_pool_id};
-use crate::start::spawn::SpawnSpec;
+use crate::start::spawn::{SpawnSpec, Way};
 use crate::start::warden::Warden;
 use crate::sys::clock::monotonic_nanos;
-use crate::sys::fork::Incarnation;
+use crate::sys::fork::{Incarnation, check_alone};
 use crate::sys::layout::Tallied;
 use crate::time::Time;
 
@@ -182,6 +182,10 @@ impl Supervisor {
     ) -> Result<Arc<Self>, SpawnError> {
         let warden = Warden::global()
             .map_err(|error| os_error("start the thread that watches over workers", error))?;
+        if let Way::Fork(_) = spec.way {
+            // Now, and not by each worker in turn.
+            check_alone().map_err(|error| os_error("start a worker process", error))?;
+        }
         let incarnation = Incarnation::current()
             .map_err(|error| os_error("map memory that tells a forked copy", error))?;
         let now = Time(monotonic_nanos());
@@ -512,10 +516,13 @@ impl Supervisor {
         let over = |core: &Core| {
             core.abandoned || core.sched.mode() != Mode::Open || core.sched.cannot_start()
         };
+        let closed = || SpawnError::new(Cause::Closed);
         loop {
             self.wait_for(|core| over(core) || core.sched.is_ready()).await;
+            if self.is_in_a_copy() {
+                return Err(closed());
+            }
             let core = self.core();
-            let closed = || SpawnError::new(Cause::Closed);
             match core.refusal() {
                 Some(TaskError::Broken(error)) => return Err(error),
                 _ if core.sched.is_ready() => return Ok(()),
@@ -536,6 +543,10 @@ impl Supervisor {
     }
 
     async fn wait_for(&self, done: impl Fn(&Core) -> bool) {
+        if self.is_in_a_copy() {
+            // Nobody tells it anything.
+            return;
+        }
         let _waiting = Waiting::new(self);
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());

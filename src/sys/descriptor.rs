@@ -17,13 +17,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::thread;
 
 use nix::errno::Errno;
 use nix::libc;
 
 use crate::attached::{Attached, Open, Passed, Shared};
-use crate::sys::{fd, memfd};
+use crate::sys::{crew, fd, memfd};
 
 /// On its way out: whatever holds it, wherever that is.
 struct Held(Arc<dyn AsFd + Send + Sync>);
@@ -262,6 +261,11 @@ fn unwanted() -> MutexGuard<'static, Unwanted> {
     UNWANTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// In a copy of the process that was to close them, they are not there.
+pub(crate) fn forget_unwanted() {
+    mem::forget(mem::take(&mut unwanted().fds));
+}
+
 impl Unwanted {
     /// Makes sure that a thread sees to the next.
     fn find_a_thread(&mut self) {
@@ -270,10 +274,9 @@ impl Unwanted {
             (self.process, self.free) = (process, 0);
         }
         if self.free == 0 && !self.fds.is_empty() {
-            let thread = thread::Builder::new().name("procession-close".into());
             // Without a thread they stay open until there is one for the next, which
             // is better than to wait here.
-            self.free += usize::from(thread.spawn(close_all).is_ok());
+            self.free += usize::from(crew::spawn("procession-close", close_all).is_ok());
         }
     }
 }
@@ -284,10 +287,11 @@ fn close_all() {
     let mut list = unwanted();
     loop {
         list.free -= 1;
-        let Some(next) = list.fds.pop_front() else { return };
+        let Some((next, counted)) = list.fds.pop_front() else { return };
         list.find_a_thread();
         drop(list);
-        drop(next);
+        crew::rest(|| drop(next));
+        drop(counted);
         list = unwanted();
         list.free += 1;
     }
@@ -390,7 +394,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(60);
         while tally.room_or_wait(3, &waker) != Room::Enough {
             assert!(Instant::now() < deadline, "they are not closed");
-            thread::yield_now();
+            std::thread::yield_now();
         }
     }
 

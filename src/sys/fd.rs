@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, accept4,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind,
     connect, getsockname, getsockopt, sendmsg, shutdown, socket,
 };
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
@@ -298,6 +299,88 @@ pub(crate) fn move_stdin_away() -> io::Result<OwnedFd> {
     let moved = unsafe { OwnedFd::from_raw_fd(moved) };
     dup2_stdin(OpenOptions::new().read(true).write(true).open("/dev/null")?)?;
     Ok(moved)
+}
+
+/// To be called in a copy of this process: lets go of all that a worker would not have
+/// that was executed, but of `kept`. So whoever waits for the other ends of
+/// pipes and sockets to be closed waits for nobody but the original.
+///
+/// Where it was a file or a Unix socket, there is something that talks to nobody under
+/// its number then: a `static` may still know that, such as a log's, and is not to meet
+/// what is opened later.
+pub(crate) fn let_go_of_all_but(kept: &[OwnedFd]) -> io::Result<()> {
+    let numbers: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2 && kept.iter().all(|fd| fd.as_raw_fd() != *number))
+        .collect();
+    let mut known = Vec::new();
+    for number in numbers {
+        // SAFETY: a number may stand for nothing, which is an error then. The folder that
+        // was read is closed by now.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags == -1 {
+            continue;
+        }
+        // What is meant to be inherited is not Rust's.
+        match kind(number).filter(|_| flags & libc::FD_CLOEXEC != 0) {
+            Some(kind) => known.push((number, kind)),
+            // SAFETY: as below; and who would have it in a static, for all time, has more
+            // than a descriptor to make anew.
+            None => drop(unsafe { OwnedFd::from_raw_fd(number) }),
+        }
+    }
+    // There is room for these now.
+    let null = OwnedFd::from(OpenOptions::new().read(true).write(true).open("/dev/null")?);
+    // Neither read nor written, whoever opens it anew.
+    let folder = OwnedFd::from(OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/")?);
+    let mirror = mirror()?;
+    for (number, kind) in known {
+        let inert = match kind {
+            Kind::File => &null,
+            Kind::Memory => &folder,
+            Kind::UnixSocket => &mirror,
+        };
+        // SAFETY: whoever owns the number has an open descriptor as before. It is in
+        // frames of the original that nobody returns to, or in a static.
+        Errno::result(unsafe { libc::dup3(inert.as_raw_fd(), number, libc::O_CLOEXEC) })?;
+    }
+    Ok(())
+}
+
+/// What statics may hold.
+enum Kind {
+    File,
+    /// As of a queue, which others would take for written to.
+    Memory,
+    UnixSocket,
+}
+
+fn kind(number: RawFd) -> Option<Kind> {
+    // SAFETY: `stat` writes to a variable of ours, for which zeroes are valid.
+    let mut stat: libc::stat = unsafe { mem::zeroed() };
+    // SAFETY: as above.
+    if unsafe { libc::fstat(number, &mut stat) } != 0 {
+        return None;
+    }
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG if stat.st_nlink == 0 => Some(Kind::Memory),
+        libc::S_IFREG | libc::S_IFCHR => Some(Kind::File),
+        // Other families answer as well, with another name.
+        libc::S_IFSOCK => getsockname::<UnixAddr>(number).ok().map(|_| Kind::UnixSocket),
+        _ => None,
+    }
+}
+
+/// A socket that hears nobody but itself. It does for the pair in which tokio is told
+/// of signals, and that each runtime wants to watch.
+fn mirror() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let mirror = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    // Without a name, the kernel finds one.
+    bind(mirror.as_raw_fd(), &UnixAddr::new_unnamed())?;
+    connect(mirror.as_raw_fd(), &getsockname::<UnixAddr>(mirror.as_raw_fd())?)?;
+    Ok(mirror)
 }
 
 /// Makes `fd` the standard input.

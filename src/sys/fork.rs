@@ -12,7 +12,11 @@ use std::{fs, io, ptr};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
-use nix::unistd::gettid;
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::unistd::{ForkResult, fork, gettid};
+
+use crate::limits::FORK_WAIT;
+use crate::sys::crew::Halt;
 
 /// A process, from its beginning or from the `fork` that made it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,6 +132,57 @@ pub(crate) fn copy_as_sibling() -> io::Result<Option<i32>> {
         }
         pid => Ok(Some(pid as i32)),
     }
+}
+
+/// Makes a copy of this process, as a child of it. Returns the copy's pid here, and
+/// `None` there, where all signals are blocked. The copy has the calling thread alone:
+/// it is made only if the program has no other, and while our own are at rest.
+///
+/// # Errors
+///
+/// If the program has other threads, which are named, or ours do not come to rest.
+pub(crate) fn copy_as_child() -> io::Result<Option<i32>> {
+    if !cfg!(target_env = "gnu") {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "StartMethod::Fork needs glibc"));
+    }
+    let mut halt = Halt::new(FORK_WAIT)?;
+    check(halt.strangers()?)?;
+    // In the copy no handler of the program's is to run, which has been told nothing yet.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    // SAFETY: there is no other thread but those of the crew, and these hold nothing
+    // that the copy will want.
+    let copied = unsafe { fork() };
+    if let Ok(ForkResult::Child) = copied {
+        halt.disband();
+        return Ok(None);
+    }
+    drop(halt);
+    before.thread_set_mask()?;
+    match copied? {
+        ForkResult::Parent { child } => Ok(Some(child.as_raw())),
+        ForkResult::Child => unreachable!("it has returned"),
+    }
+}
+
+/// Fails if this process could not be copied now.
+pub(crate) fn check_alone() -> io::Result<()> {
+    check(Halt::new(FORK_WAIT)?.strangers()?)
+}
+
+fn check(strangers: Vec<String>) -> io::Result<()> {
+    if strangers.is_empty() {
+        return Ok(());
+    }
+    /// Of the threads that are named.
+    const NAMES_MAX: usize = 8;
+    let named = strangers[..strangers.len().min(NAMES_MAX)].join(", ");
+    let more = if strangers.len() > NAMES_MAX { ", …" } else { "" };
+    Err(io::Error::other(format!(
+        "StartMethod::Fork needs a process with one thread, as others may hold locks that \
+         would stay locked in the copy; this one has {} more: {named}{more}. Use \
+         StartMethod::ForkServer or StartMethod::Spawn, or a current-thread runtime",
+        strangers.len()
+    )))
 }
 
 /// Where the C library keeps the number of the calling thread.

@@ -20,6 +20,8 @@
 //! - `environment`: exchanged in a process that has one thread
 //! - `exit`: what is called when the program ends
 //! - `fork`: copies of this process, and whether it is one
+//! - `crew`: our own threads, kept at rest meanwhile
+//! - `latest`: what is set once in each process
 //! - `signal`: groups, dispositions, the parent's death
 //! - `wait`: pidfds and how a process ended
 //! - `limits`: what a worker sets on itself
@@ -35,12 +37,14 @@ pub(crate) mod board;
 pub(crate) mod cast;
 pub(crate) mod claim;
 pub(crate) mod clock;
+pub(crate) mod crew;
 pub(crate) mod descriptor;
 pub(crate) mod environment;
 pub(crate) mod exit;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod futex;
+pub(crate) mod latest;
 pub(crate) mod layout;
 pub(crate) mod limits;
 pub(crate) mod memfd;

@@ -104,6 +104,28 @@ pub(crate) fn reset_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Takes away the handlers that a copy has from its original, which were to tell that
+/// one. Those stay that report a fault of a thread itself.
+pub(crate) fn forget_handlers() {
+    for signal in 1..=libc::SIGRTMAX() {
+        if FAULTS.iter().any(|fault| *fault as libc::c_int == signal) {
+            continue;
+        }
+        // SAFETY: zeroes are a valid sigaction for the kernel to overwrite.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        // SAFETY: `action` is ours to write.
+        let known = unsafe { libc::sigaction(signal, ptr::null(), &mut action) } == 0;
+        if known && action.sa_sigaction != libc::SIG_IGN {
+            // SAFETY: SIG_DFL runs no code of ours.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+}
+
+/// Signals that report a fault of the thread that gets them.
+const FAULTS: [Signal; 5] =
+    [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTRAP];
+
 /// Ignores what a terminal sends to whole groups. Workers undo it when they boot.
 pub(crate) fn ignore_terminal() -> io::Result<()> {
     for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
@@ -120,8 +142,7 @@ pub(crate) fn ignore_terminal() -> io::Result<()> {
 /// report a fault of the thread itself stay open.
 pub(crate) fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> io::Result<T> {
     let mut blocked = SigSet::all();
-    for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTRAP]
-    {
+    for fault in FAULTS {
         blocked.remove(fault);
     }
     let before = blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;

@@ -35,7 +35,12 @@ const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
 /// does when its process becomes another program. Before Linux 6.9: when its
 /// process ends.
 pub(crate) fn pidfd_of_this_thread() -> io::Result<OwnedFd> {
-    match open(gettid().as_raw(), PIDFD_THREAD) {
+    pidfd_of_thread(gettid().as_raw())
+}
+
+/// The same, of another thread of this process.
+pub(crate) fn pidfd_of_thread(id: i32) -> io::Result<OwnedFd> {
+    match open(id, PIDFD_THREAD) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(getpid().as_raw(), 0),
         opened => opened,
     }

@@ -118,6 +118,12 @@ pub(super) fn is_wanted() -> bool {
     IS_WANTED.load(Ordering::Relaxed)
 }
 
+/// What there is to be sent is the original's, of which this is a copy, if it is.
+pub(super) fn forget() {
+    *LINE.outbox() = None;
+    *LINE.backlog() = Backlog::new();
+}
+
 /// Where the worker's loop puts what is to be sent.
 #[derive(Debug)]
 pub(super) enum Post {

@@ -17,6 +17,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::start::boot::Ties;
+use crate::sys::crew;
 use crate::sys::fd::keep_for_this_thread;
 use crate::sys::signal::exit_group_now;
 
@@ -24,14 +25,13 @@ use crate::sys::signal::exit_group_now;
 pub(super) fn start(socket: &UnixStream, ties: Ties) -> io::Result<()> {
     let socket = socket.try_clone()?;
     let (up, is_up) = mpsc::sync_channel(1);
-    let thread = std::thread::Builder::new().name("procession-lifeline".into());
-    thread.spawn(move || {
+    crew::spawn("procession-lifeline", move || {
         let watched = [socket.into(), ties.leash, ties.starter];
         // A task may close all descriptors that it does not know, or put others
         // in their places. Where this fails we share its fate.
         // Somebody waits for this, to drop what is left to the other threads.
         let _ = up.send(keep_for_this_thread(&watched));
-        watch(&watched)
+        crew::rest(|| watch(&watched))
     })?;
     drop(is_up.recv());
     Ok(())

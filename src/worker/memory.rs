@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use super::{CLAIMED, RUNNING};
 use crate::sys::atomic::fence;
-use crate::sys::futex;
 use crate::sys::memory::Statm;
 use crate::sys::page::Page;
 use crate::sys::signal::exit_group_now;
+use crate::sys::{crew, futex};
 
 /// Between two looks. Fresh memory comes at a few gigabytes a second at most, so
 /// a task is found some megabytes above its limit.
@@ -41,24 +41,30 @@ pub(super) fn watch(page: Arc<Page>, statm: Statm, limit: u64) -> io::Result<()>
         let problem = format!("a worker without a task has {now} bytes already");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
-    let thread = thread::Builder::new().name("procession-memory".into());
-    thread.spawn(move || {
-        loop {
-            sleep();
-            let mut quiet = 0;
-            while quiet < QUIET_LOOKS {
-                thread::sleep(LOOK_EVERY);
-                let task = RUNNING.load(Ordering::Acquire);
-                if task == 0 {
-                    quiet += 1;
-                } else {
-                    quiet = 0;
-                    look(task, &statm, &page, limit);
+    crew::spawn("procession-memory", move || {
+        crew::rest(|| {
+            loop {
+                sleep();
+                let mut quiet = 0;
+                while quiet < QUIET_LOOKS {
+                    thread::sleep(LOOK_EVERY);
+                    let task = RUNNING.load(Ordering::Acquire);
+                    if task == 0 {
+                        quiet += 1;
+                    } else {
+                        quiet = 0;
+                        look(task, &statm, &page, limit);
+                    }
                 }
             }
-        }
+        })
     })?;
     Ok(())
+}
+
+/// There is no such thread yet: this is a copy of a process that had one, at most.
+pub(super) fn forget() {
+    AWAKE.store(0, Ordering::Relaxed);
 }
 
 /// A task has begun: `RUNNING` says so already.

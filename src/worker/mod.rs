@@ -49,7 +49,7 @@ mod outbox;
 mod run;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -57,14 +57,16 @@ pub use self::forward::{ForwardError, forward_tracing};
 pub(crate) use self::run::{preload, run};
 
 use crate::slot_word::Phase;
+use crate::sys::crew;
 use crate::sys::fork::{self, Incarnation};
+use crate::sys::latest::Latest;
 use crate::sys::page::Page;
 
 /// The status page, in a worker.
-static PAGE: OnceLock<Arc<Page>> = OnceLock::new();
+static PAGE: Latest<Arc<Page>> = Latest::new();
 
 /// The process that is the worker.
-static HOME: OnceLock<Incarnation> = OnceLock::new();
+static HOME: Latest<Incarnation> = Latest::new();
 
 /// Number of the task that runs; 0 between tasks.
 static RUNNING: AtomicU64 = AtomicU64::new(0);
@@ -77,6 +79,9 @@ type Callback = Box<dyn FnOnce() + Send>;
 
 /// What the running task wants called when it is cancelled.
 static CALLBACKS: Mutex<Vec<Callback>> = Mutex::new(Vec::new());
+
+/// Somebody waits for the parent's bell.
+static WATCHES: AtomicBool = AtomicBool::new(false);
 
 /// Wakes the futures of [`cancelled`].
 static CANCELLED: Notify = Notify::const_new();
@@ -167,6 +172,18 @@ fn callbacks() -> MutexGuard<'static, Vec<Callback>> {
     CALLBACKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// This process becomes a worker. It may be a copy of one that was a worker, too.
+fn begin(page: &Arc<Page>, home: Incarnation) {
+    PAGE.set(Arc::clone(page));
+    HOME.set(home);
+    RUNNING.store(0, Ordering::Release);
+    WATCHES.store(false, Ordering::Release);
+    // They are the original's to call and to drop.
+    std::mem::forget(std::mem::take(&mut *callbacks()));
+    memory::forget();
+    forward::forget();
+}
+
 /// The task has ended: what it wanted called is dropped. That is the user's
 /// code too: not under the lock, and its panic ends nothing.
 fn forget_callbacks() {
@@ -178,24 +195,22 @@ fn forget_callbacks() {
 
 /// Starts the thread that waits for the parent's bell, or makes it look again.
 fn watch() {
-    static STARTED: AtomicBool = AtomicBool::new(false);
     let Some(page) = PAGE.get() else { return };
-    if !STARTED.swap(true, Ordering::AcqRel) {
+    if !WATCHES.swap(true, Ordering::AcqRel) {
         let page = Arc::clone(page);
-        let started =
-            std::thread::Builder::new().name("procession-watch".into()).spawn(move || {
-                loop {
-                    // Read the bell before the words: a request between the
-                    // two makes the wait return at once.
-                    let bell = page.bell();
-                    tell_if_cancelled();
-                    page.await_bell(bell);
-                }
-            });
+        let started = crew::spawn("procession-watch", move || {
+            loop {
+                // Read the bell before the words: a request between the
+                // two makes the wait return at once.
+                let bell = page.bell();
+                tell_if_cancelled();
+                crew::rest(|| page.await_bell(bell));
+            }
+        });
         if let Err(error) = started {
             // The task can still be killed; it will only not hear of it first.
             // The next one tries again.
-            STARTED.store(false, Ordering::Release);
+            WATCHES.store(false, Ordering::Release);
             eprintln!("procession: cannot watch for cancellation: {error}");
         }
     }

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use super::desk::{Arguments, Batch, Desk};
 use super::lookout::Lookout;
 use super::outbox::Outbox;
-use super::{HOME, PAGE, RUNNING, forget_callbacks, forward, guard, lifeline, memory};
+use super::{RUNNING, begin, forget_callbacks, forward, guard, lifeline, memory};
 use crate::attached::Arrived;
 use crate::limits::{
     FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_WAIT,
@@ -55,7 +55,6 @@ const EXIT_CUT_OFF: i32 = 125;
 /// Serves the parent until it says goodbye or is gone.
 pub(crate) fn run(boot: Boot) -> ! {
     let page = Arc::new(boot.page);
-    let _ = PAGE.set(Arc::clone(&page));
     guard::install_hook();
     // Kept until the process has ended. Dropped, its runtime would wait for
     // blocking work that async tasks have left behind; forgotten, leak checkers
@@ -63,7 +62,7 @@ pub(crate) fn run(boot: Boot) -> ! {
     let mut kept = None;
     let once = boot.once;
     let served = Incarnation::current().and_then(|home| {
-        let _ = HOME.set(home);
+        begin(&page, home);
         let worker = Worker::new(boot.socket, page, boot.ties)?;
         let worker = kept.insert(ManuallyDrop::new(worker));
         if once { worker.serve_once() } else { worker.serve() }

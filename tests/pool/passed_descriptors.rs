@@ -14,6 +14,7 @@ use futures::StreamExt;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use procession::{Fd, Pool, SharedBytes, TaskError};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
 
 use crate::support::{Scratch, checked, noted, until};
 use crate::tasks::{await_file, hold, never, open, pid, pool_of};
@@ -30,12 +31,12 @@ fn pair() -> (UnixStream, Fd<UnixStream>) {
 }
 
 /// All that comes until nobody has the other end.
-async fn rest(mut stream: UnixStream) -> String {
-    let read = move || {
-        let mut text = String::new();
-        stream.read_to_string(&mut text).map(|_| text)
-    };
-    tokio::task::spawn_blocking(read).await.unwrap().unwrap()
+async fn rest(stream: UnixStream) -> String {
+    stream.set_nonblocking(true).unwrap();
+    let mut stream = tokio::net::UnixStream::from_std(stream).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
 }
 
 fn say(stream: Fd<UnixStream>, text: &str) {

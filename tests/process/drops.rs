@@ -4,8 +4,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::libc;
-use procession::Process;
+use procession::{Process, StartMethod};
+use tokio::runtime::Builder;
 
+use crate::frame::METHOD;
 use crate::support::{Scratch, is_alive, note, noted, notes, until};
 use crate::tasks::forever;
 use crate::{alone, checked};
@@ -130,7 +132,10 @@ fn a_runtime_that_ends_takes_its_processes_along() {
     alone(|| {
         let scratch = Scratch::new();
         let started = scratch.path("started");
-        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let runtime = match METHOD {
+            StartMethod::Fork => Builder::new_current_thread().enable_all().build().unwrap(),
+            _ => tokio::runtime::Runtime::new().unwrap(),
+        };
         let process = Process::spawn(forever, started.clone()).unwrap();
         let exited = process.exited();
         runtime.spawn(process);

@@ -6,29 +6,38 @@ use std::sync::Once;
 use procession::process::set_start_method;
 use procession::{Process, StartMethod};
 
-use crate::support;
+use crate::support::{self, one_thread::with_one_thread};
 
 /// How processes come to be in this test binary.
-pub(crate) const METHOD: StartMethod =
-    if is_forked() { StartMethod::ForkServer } else { StartMethod::Spawn };
-
 /// The same tests are compiled for each method.
-pub(crate) const fn is_forked() -> bool {
-    matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"forked")
-}
+pub(crate) const METHOD: StartMethod = match env!("CARGO_CRATE_NAME").as_bytes() {
+    b"forked" => StartMethod::ForkServer,
+    b"copied" => StartMethod::Fork,
+    _ => StartMethod::Spawn,
+};
 
 /// Runs one test, and checks that it leaves nothing: no child, no descriptor.
 #[track_caller]
 pub(crate) fn checked<F: Future<Output = ()>>(test: F) {
-    warm_up();
-    support::checked(test);
+    if METHOD == StartMethod::Fork {
+        with_one_thread(|| {
+            warm_up();
+            support::checked_current_thread(test);
+        });
+    } else {
+        warm_up();
+        support::checked(test);
+    }
 }
 
 /// Runs a test without a runtime, with the same checks.
 #[track_caller]
 pub(crate) fn alone(test: impl FnOnce()) {
-    warm_up();
-    support::alone(test);
+    let framed = || {
+        warm_up();
+        support::alone(test);
+    };
+    if METHOD == StartMethod::Fork { with_one_thread(framed) } else { framed() }
 }
 
 /// The thread that serves processes, and the fork server.

@@ -4,10 +4,11 @@
 use std::fs::File;
 use std::io::Write;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::sockopt::SockType;
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg};
 use procession::{Process, Stdio, TaskError};
 
 use crate::checked;
@@ -20,7 +21,11 @@ fn socket() -> ManuallyDrop<UnixStream> {
     let numbers = fds.filter_map(|entry| {
         let target = std::fs::read_link(entry.path()).ok()?;
         let number = entry.file_name().to_str()?.parse::<i32>().ok()?;
-        target.to_str()?.starts_with("socket:").then_some(number)
+        // SAFETY: it is open, and stays so.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        // A copy of its parent has one that hears nobody, under many numbers.
+        let is_stream = || getsockopt(&fd, SockType) == Ok(nix::sys::socket::SockType::Stream);
+        (target.to_str()?.starts_with("socket:") && is_stream()).then_some(number)
     });
     // The lifeline has a table of its own where the kernel can do that; the leash is
     // not readable and would kill this process.

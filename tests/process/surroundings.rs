@@ -1,13 +1,15 @@
 //! What a process finds around it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::libc;
-use procession::{Process, ProcessBuilder, Resource};
+use procession::{Process, ProcessBuilder, Resource, StartMethod};
 
 use crate::checked;
+use crate::frame::METHOD;
 use crate::support::{Scratch, until};
 
 fn var(name: String) -> Option<String> {
@@ -162,8 +164,10 @@ fn descriptors_are_few() {
         let _other = Process::spawn(std::thread::park, ()).unwrap();
         let theirs = Process::spawn(open, ()).unwrap().await.unwrap();
         assert!(!theirs.contains(&"/dev/zero".to_owned()), "{theirs:?}");
-        let sockets = theirs.iter().filter(|it| it.starts_with("socket:")).count();
-        assert!(sockets <= 2, "{theirs:?}");
+        let sockets: BTreeSet<_> = theirs.iter().filter(|it| it.starts_with("socket:")).collect();
+        // A copy has one that hears nobody, for each that its parent has.
+        let most = if METHOD == StartMethod::Fork { 3 } else { 2 };
+        assert!(sockets.len() <= most, "{theirs:?}");
     });
 }
 

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "no test binary uses everything")]
 
+pub(crate) mod one_thread;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;

@@ -14,7 +14,6 @@ use nix::unistd::Pid;
 use super::*;
 use crate::limits::DEATH_WAIT;
 use crate::slot_word::{Phase, SlotWord};
-use crate::start::StartMethod;
 use crate::start::boot::boot;
 use crate::start::fork_host::Hooks;
 use crate::start::message::ARG0_MARK;
@@ -114,7 +113,7 @@ struct Probe {
 
 fn spec() -> SpawnSpec {
     SpawnSpec {
-        method: StartMethod::Spawn,
+        way: Way::Spawn,
         test_main: Some(WORKER_MAIN),
         role: Role::Pool,
         own_group: true,

@@ -122,7 +122,7 @@ impl Store {
         let (producers, consumers) = Bell::pair()?;
         let (to, from) = side_pair()?;
         // Opened again: to be mapped keeps a file open, in copies of this process too.
-        let store = Store { board, claim: Claim::of_receiver(file.into(), true)?, joiners };
+        let store = Store { board, claim: Claim::new(file.into(), true)?, joiners };
         let inlet = Inlet { ear: Ear::new(producers), side: to };
         Ok((store, inlet, Outlet { ear: Ear::new(consumers), side: from }))
     }
@@ -142,7 +142,7 @@ impl Store {
             ear: Ear::new(Bell::received(ear)),
             bell: Bell::received(bell),
         });
-        Ok(Store { board, claim: Claim::of_receiver(file, is_fresh)?, joiners })
+        Ok(Store { board, claim: Claim::new(file, is_fresh)?, joiners })
     }
 
     /// For those who join.

@@ -24,7 +24,7 @@ use crate::start::boot::{Boot, Settled, Ties, settle};
 use crate::start::fork_request::{Answer, FIXED_FDS, Fork, Order, receive, send};
 use crate::sys::fork::{copy_as_sibling, threads};
 use crate::sys::signal::{self, exit_group_now};
-use crate::sys::{environment, fd};
+use crate::sys::{apart, environment, fd};
 
 /// What a higher floor does for the server.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +57,7 @@ pub(super) fn serve(socket: UnixStream, ties: Ties, hooks: Hooks) -> io::Result<
             Order::Fork(fork) => match copy(hooks) {
                 Ok(Some(pid)) => Ok(pid),
                 Ok(None) => {
+                    apart::part();
                     drop((socket, ties));
                     return become_worker(*fork, fds, true);
                 }

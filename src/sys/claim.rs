@@ -10,14 +10,13 @@
 //! A lease is a byte that is locked, too. Such locks belong to an open file (fcntl(2),
 //! "open file description locks"), so each process has the file opened for itself: it
 //! would share them with whoever has sent it otherwise, or with the process that it is
-//! a copy of. And since the threads of a process share a name and the leases in any
-//! case, these have a word of their own.
+//! a copy of. A copy does so as its first step (see `apart`), whether it uses the queue
+//! or not: nobody's locks are to outlive who has them. And since the threads of a
+//! process share a name and the leases in any case, these have a word of their own.
 
-use std::fs::OpenOptions;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -26,14 +25,15 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::queue_state::QUEUE_LEASES;
+use crate::sys::apart::{Apart, open_again, open_anew};
 use crate::sys::clock;
 use crate::sys::fork::Incarnation;
 
 /// A shared file, with the locks of this process on it.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// A copy of this process has it opened for itself the first time that it
-    /// takes the lock, under the same number.
+    _apart: Apart,
+    /// A copy of this process has another under the same number.
     file: OwnedFd,
     /// The incarnation that has opened it.
     home: AtomicU64,
@@ -56,11 +56,22 @@ const NAMES: std::ops::Range<u64> = 1 << 32..1 << 62;
 const FINDS_BEFORE_A_LOOK: u32 = 32;
 
 impl Claim {
-    /// For the process that has made the file, and nobody else has had it.
-    pub(crate) fn of_maker(file: OwnedFd) -> io::Result<Claim> {
+    /// For a process that has made the file, or was given it. Where it can open
+    /// nothing, in a sandbox, it has to do with what it was given, if that was opened
+    /// for it.
+    pub(crate) fn new(file: OwnedFd, is_fresh: bool) -> io::Result<Claim> {
+        let apart = Apart::note(file.as_fd());
+        match open_anew(file.as_fd()) {
+            Err(error) if !is_fresh => Err(error),
+            Ok(()) | Err(_) => Claim::of_noted(file, apart),
+        }
+    }
+
+    fn of_noted(file: OwnedFd, apart: Apart) -> io::Result<Claim> {
         let home = Incarnation::current()?.number();
         let name = take_name(file.as_fd())?;
         Ok(Claim {
+            _apart: apart,
             file,
             home: AtomicU64::new(home),
             name: AtomicU64::new(name),
@@ -69,16 +80,6 @@ impl Claim {
             found: AtomicU32::new(0),
             leases: Default::default(),
         })
-    }
-
-    /// For a process that was given the file. Where it can open nothing, in a
-    /// sandbox, it has to do with what it was given, if that was opened for it.
-    pub(crate) fn of_receiver(file: OwnedFd, is_fresh: bool) -> io::Result<Claim> {
-        match open_again(file.as_fd()) {
-            Ok(own) => Claim::of_maker(own),
-            Err(_) if is_fresh => Claim::of_maker(file),
-            Err(error) => Err(error),
-        }
     }
 
     /// The file for somebody else, opened for them.
@@ -131,12 +132,8 @@ impl Claim {
 
     /// In a copy of the process that has opened the file.
     fn move_in(&self, us: u64) -> io::Result<()> {
-        let own = open_again(self.file())?;
-        // That one must go: while it is open here, the original's locks outlive the
-        // original.
-        // SAFETY: replaces what a descriptor of ours stands for, by the same file.
-        let moved = unsafe { libc::dup3(own.as_raw_fd(), self.file.as_raw_fd(), libc::O_CLOEXEC) };
-        Errno::result(moved)?;
+        // Where that is not done, what is locked here is the original's.
+        open_anew(self.file())?;
         self.name.store(take_name(self.file())?, Ordering::Relaxed);
         for word in &self.leases {
             word.store(0, Ordering::Relaxed);
@@ -268,16 +265,11 @@ fn lock_of(byte: libc::off_t, kind: libc::c_int) -> libc::flock {
     }
 }
 
-/// The same file, opened for itself.
-fn open_again(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let again = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(path);
-    Ok(again?.into())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::num::NonZeroUsize;
+    use std::os::unix::net::UnixStream;
 
     use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
     use nix::sys::wait::{WaitStatus, waitpid};
@@ -288,8 +280,8 @@ mod tests {
 
     fn two() -> (Claim, Claim) {
         let file = memfd::create(c"locked").unwrap();
-        let other = Claim::of_receiver(file.try_clone().unwrap().into(), false).unwrap();
-        (Claim::of_maker(file.into()).unwrap(), other)
+        let other = Claim::new(file.try_clone().unwrap().into(), false).unwrap();
+        (Claim::new(file.into(), true).unwrap(), other)
     }
 
     fn is_free(claim: &Claim, word: &AtomicU64) -> bool {
@@ -410,6 +402,39 @@ mod tests {
         assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 7));
         assert_ne!(word.load(Ordering::Relaxed), 0);
         assert!(is_free_at_last(&other, word) && is_free(&one, word));
+    }
+
+    /// It has the file, and never uses it.
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no fork")]
+    fn a_copy_keeps_nothing_of_its_dead_original() {
+        let (one, other) = two();
+        let word = shared_word();
+        let (hold, mut held) = UnixStream::pair().unwrap();
+        // SAFETY: as above.
+        let original = match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let locked = one.try_lock(word).is_ok_and(|locked| {
+                    let has_lease = locked.as_ref().is_some_and(|it| it.try_lease(3).is_ok());
+                    std::mem::forget(locked);
+                    has_lease
+                });
+                // SAFETY: as above.
+                if let Ok(ForkResult::Child) = unsafe { fork() } {
+                    drop(hold);
+                    let _ = held.read(&mut [0]);
+                }
+                // SAFETY: as above.
+                unsafe { libc::_exit(if locked { 7 } else { 1 }) }
+            }
+            ForkResult::Parent { child } => child,
+        };
+        assert_eq!(waitpid(original, None).unwrap(), WaitStatus::Exited(original, 7));
+        assert_ne!(word.load(Ordering::Relaxed), 0);
+        assert!(is_free_at_last(&other, word));
+        let locked = other.try_lock(word).unwrap().unwrap();
+        assert!(!locked.is_leased(3).unwrap());
+        drop(hold);
     }
 
     fn shared_word() -> &'static AtomicU64 {

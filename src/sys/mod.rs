@@ -11,6 +11,7 @@
 //! - `atomic`: the atomics that this takes
 //! - `board`: what processes that share a queue look at together
 //! - `claim`: who may change it
+//! - `apart`: files that copies of this process open for themselves
 //! - `bell`: who is to be woken
 //! - `memfd`: memory in files that can be sealed and sent
 //! - `descriptor`: what is open, sent to another process, and what came from one
@@ -31,6 +32,7 @@
 //! - `cast`: whether a type is another, such as `Bytes`
 #![allow(unsafe_code, reason = "the one place for system calls; see above")]
 
+pub(crate) mod apart;
 pub(crate) mod atomic;
 pub(crate) mod bell;
 pub(crate) mod board;

@@ -2,6 +2,10 @@
 //! one holds is not done when the other drops it.
 
 use std::cell::Cell;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -68,7 +72,7 @@ fn what_the_original_holds_is_not_done_in_a_copy() {
         });
         ends_well(copy);
         assert_eq!(queue.unfinished(), 1);
-        assert!(queue.blocking_join_timeout(std::time::Duration::from_millis(120)).is_err());
+        assert!(queue.blocking_join_timeout(Duration::from_millis(120)).is_err());
     });
 }
 
@@ -84,5 +88,29 @@ fn what_a_dead_copy_held_is_lost() {
         ends_well(copy);
         assert!(queue.blocking_join().unwrap_err().to_string().contains("lost"));
         assert_eq!((queue.lost(), queue.unfinished()), (1, 0));
+    });
+}
+
+/// A copy that never touches the queue has its file, which is not to keep anything
+/// for who is dead.
+#[test]
+fn what_the_dead_held_is_lost_though_a_copy_of_them_lives() {
+    alone(|| {
+        let queue = JoinableQueue::<u64>::new(0).unwrap();
+        queue.try_put(1).unwrap();
+        let (hold, held) = UnixStream::pair().unwrap();
+        let copy = in_a_copy(|| {
+            std::mem::forget(queue.try_take().unwrap());
+            in_a_copy(|| {
+                // SAFETY: this process does not use it any more, nor drop it.
+                unsafe { libc::close(hold.as_raw_fd()) };
+                (&held).read(&mut [0]).is_ok()
+            });
+            true
+        });
+        ends_well(copy);
+        let error = queue.blocking_join_timeout(Duration::from_secs(60)).unwrap_err();
+        assert!(error.to_string().contains("lost"), "{error}");
+        drop(hold);
     });
 }

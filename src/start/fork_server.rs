@@ -281,6 +281,7 @@ impl Making {
         let Making { order, page, socket, leash, streams, theirs } = self;
         drop((page, socket, leash, streams));
         let Order::Fork(fork) = order else { unreachable!("as it was made") };
+        let theirs = fd::clear_standard(theirs)?;
         fd::let_go_of_all_but(&theirs)?;
         Ok((*fork, theirs))
     }
@@ -330,7 +331,7 @@ fn stream(
     is_input: bool,
 ) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
     Ok(match kind {
-        Standard::Inherit => (Some(ours.try_clone_to_owned()?), None),
+        Standard::Inherit => (fd::clone_open(ours)?, None),
         Standard::Null => (None, None),
         Standard::Piped => {
             let (read, write) = pipe2(OFlag::O_CLOEXEC)?;

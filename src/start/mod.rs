@@ -78,13 +78,18 @@ pub enum StartMethod {
     ///
     /// - Statics are as they were. Runtimes are not: their tasks are the original's.
     /// - The function is called on a new thread, with a fresh stack and fresh
-    ///   thread-locals. What the calling thread held locked, as a guard of a `Mutex`,
-    ///   is locked for good.
+    ///   thread-locals. What the calling thread held locked, as a guard of a `Mutex` or of
+    ///   [`Stdout`](std::io::Stdout), is locked for good.
     /// - Descriptors are those that a spawned process has: standard input, output and
-    ///   error, and what comes as an argument, such as ends of pipes and queues. So a pipe ends as soon as the original closes it. The others are
-    ///   closed; but where one was a file or a Unix socket, there is something under its
-    ///   number that talks to nobody: what a `static` holds, such as a log's file, meets
-    ///   nobody else, and has to be opened anew.
+    ///   error, and what comes as an argument, such as ends of pipes and queues. So a pipe
+    ///   ends as soon as the original closes it. The others are closed, and there is
+    ///   something under their numbers that talks to nobody: what a `static` holds, such as
+    ///   a log's file or a connection, meets nobody else, and has to be opened anew. So as
+    ///   many numbers are taken as the original has open, of those that
+    ///   [`OpenFiles`](crate::Resource::OpenFiles) allows.
+    /// - Its memory is its parent's at first, and counts as resident:
+    ///   [`memory_limit`](crate::PoolBuilder::memory_limit) and
+    ///   [`max_worker_memory`](crate::PoolBuilder::max_worker_memory) have to be above that.
     /// - Handlers of signals are gone, but for faults. `tokio::signal` does not know that,
     ///   and does not install again what the original had installed.
     /// - What was registered by `atexit` is the original's. What it had buffered for

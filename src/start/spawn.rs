@@ -209,7 +209,7 @@ fn run_only(command: &mut Command, test: &str) {
 /// The standard output to send, and the end to keep of it.
 fn output_for_message(output: Standard) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
     Ok(match output {
-        Standard::Inherit => (Some(io::stdout().as_fd().try_clone_to_owned()?), None),
+        Standard::Inherit => (fd::clone_open(io::stdout().as_fd())?, None),
         Standard::Null => (None, None),
         Standard::Piped => {
             let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
@@ -222,7 +222,7 @@ fn output_for_message(output: Standard) -> io::Result<(Option<OwnedFd>, Option<O
 /// socket.
 fn input_for_message(input: Standard) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
     Ok(match input {
-        Standard::Inherit => (Some(io::stdin().as_fd().try_clone_to_owned()?), None),
+        Standard::Inherit => (fd::clone_open(io::stdin().as_fd())?, None),
         Standard::Null => (None, None),
         Standard::Piped => {
             let (read, write) = pipe2(OFlag::O_CLOEXEC)?;

@@ -5,7 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read};
 use std::mem::{self, MaybeUninit};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -305,9 +305,9 @@ pub(crate) fn move_stdin_away() -> io::Result<OwnedFd> {
 /// that was executed, but of `kept`. So whoever waits for the other ends of
 /// pipes and sockets to be closed waits for nobody but the original.
 ///
-/// Where it was a file or a Unix socket, there is something that talks to nobody under
-/// its number then: a `static` may still know that, such as a log's, and is not to meet
-/// what is opened later.
+/// Under each number there is something then that talks to nobody: a `static` may still
+/// know it, such as that of a log or of a connection, and is not to meet what is opened
+/// later. What is meant to be inherited is not Rust's, and just closed.
 pub(crate) fn let_go_of_all_but(kept: &[OwnedFd]) -> io::Result<()> {
     let numbers: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
         .flatten()
@@ -318,57 +318,82 @@ pub(crate) fn let_go_of_all_but(kept: &[OwnedFd]) -> io::Result<()> {
     for number in numbers {
         // SAFETY: a number may stand for nothing, which is an error then. The folder that
         // was read is closed by now.
-        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-        if flags == -1 {
-            continue;
-        }
-        // What is meant to be inherited is not Rust's.
-        match kind(number).filter(|_| flags & libc::FD_CLOEXEC != 0) {
-            Some(kind) => known.push((number, kind)),
-            // SAFETY: as below; and who would have it in a static, for all time, has more
-            // than a descriptor to make anew.
-            None => drop(unsafe { OwnedFd::from_raw_fd(number) }),
+        match unsafe { libc::fcntl(number, libc::F_GETFD) } {
+            -1 => {}
+            flags if flags & libc::FD_CLOEXEC == 0 => close(number),
+            _ => known.push((number, Kind::of(number))),
         }
     }
-    // There is room for these now.
-    let null = OwnedFd::from(OpenOptions::new().read(true).write(true).open("/dev/null")?);
-    // Neither read nor written, whoever opens it anew.
-    let folder = OwnedFd::from(OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/")?);
-    let mirror = mirror()?;
-    for (number, kind) in known {
+    // One after the other, as there may be room for no more.
+    for kind in [Kind::File, Kind::UnixSocket, Kind::Other] {
         let inert = match kind {
-            Kind::File => &null,
-            Kind::Memory => &folder,
-            Kind::UnixSocket => &mirror,
+            Kind::File => OpenOptions::new().read(true).write(true).open("/dev/null")?.into(),
+            Kind::UnixSocket => mirror()?,
+            // Neither read nor written, whoever opens it anew.
+            Kind::Other => {
+                OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/")?.into()
+            }
         };
-        // SAFETY: whoever owns the number has an open descriptor as before. It is in
-        // frames of the original that nobody returns to, or in a static.
-        Errno::result(unsafe { libc::dup3(inert.as_raw_fd(), number, libc::O_CLOEXEC) })?;
+        for (number, _) in known.iter().filter(|(_, known)| *known == kind) {
+            // SAFETY: whoever owns the number has an open descriptor as before. It is in
+            // frames of the original that nobody returns to, or in a static.
+            if unsafe { libc::dup3(OwnedFd::as_raw_fd(&inert), *number, libc::O_CLOEXEC) } == -1 {
+                // It is beyond the limit, and nothing will be opened there.
+                close(*number);
+            }
+        }
     }
     Ok(())
 }
 
-/// What statics may hold.
-enum Kind {
-    File,
-    /// As of a queue, which others would take for written to.
-    Memory,
-    UnixSocket,
+/// What belongs to nobody in this process, or to somebody who will find nothing there.
+fn close(number: RawFd) {
+    // SAFETY: as above.
+    unsafe { libc::close(number) };
 }
 
-fn kind(number: RawFd) -> Option<Kind> {
-    // SAFETY: `stat` writes to a variable of ours, for which zeroes are valid.
-    let mut stat: libc::stat = unsafe { mem::zeroed() };
-    // SAFETY: as above.
-    if unsafe { libc::fstat(number, &mut stat) } != 0 {
-        return None;
+/// What there is to be instead of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    UnixSocket,
+    /// Memory among it, as of a queue, which others would take for written to.
+    Other,
+}
+
+impl Kind {
+    fn of(number: RawFd) -> Kind {
+        // SAFETY: `stat` writes to a variable of ours, for which zeroes are valid.
+        let mut stat: libc::stat = unsafe { mem::zeroed() };
+        // SAFETY: as above.
+        if unsafe { libc::fstat(number, &mut stat) } != 0 {
+            return Kind::Other;
+        }
+        match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG if stat.st_nlink > 0 => Kind::File,
+            libc::S_IFCHR => Kind::File,
+            // Other families answer as well, with another name.
+            libc::S_IFSOCK if getsockname::<UnixAddr>(number).is_ok() => Kind::UnixSocket,
+            _ => Kind::Other,
+        }
     }
-    match stat.st_mode & libc::S_IFMT {
-        libc::S_IFREG if stat.st_nlink == 0 => Some(Kind::Memory),
-        libc::S_IFREG | libc::S_IFCHR => Some(Kind::File),
-        // Other families answer as well, with another name.
-        libc::S_IFSOCK => getsockname::<UnixAddr>(number).ok().map(|_| Kind::UnixSocket),
-        _ => None,
+}
+
+/// Has descriptors that have the numbers of standard streams, as those were closed, moved
+/// away, and opens the streams.
+pub(crate) fn clear_standard(fds: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+    let moved: io::Result<Vec<OwnedFd>> = fds
+        .into_iter()
+        // The copy is not below 3.
+        .map(|fd| if fd.as_raw_fd() > 2 { Ok(fd) } else { fd.try_clone() })
+        .collect();
+    loop {
+        let null = OwnedFd::from(OpenOptions::new().read(true).write(true).open("/dev/null")?);
+        if null.as_raw_fd() > 2 {
+            return moved;
+        }
+        // It is the stream from now on.
+        let _ = null.into_raw_fd();
     }
 }
 
@@ -381,6 +406,17 @@ fn mirror() -> io::Result<OwnedFd> {
     bind(mirror.as_raw_fd(), &UnixAddr::new_unnamed())?;
     connect(mirror.as_raw_fd(), &getsockname::<UnixAddr>(mirror.as_raw_fd())?)?;
     Ok(mirror)
+}
+
+/// Another descriptor of a standard stream; `None` if the program has closed that. What it
+/// has opened since, and happens to have that number, is none: another program would not
+/// inherit it either.
+pub(crate) fn clone_open(stream: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    match fcntl(stream, FcntlArg::F_GETFD) {
+        Ok(flags) if flags & libc::FD_CLOEXEC == 0 => stream.try_clone_to_owned().map(Some),
+        Ok(_) | Err(Errno::EBADF) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Makes `fd` the standard input.

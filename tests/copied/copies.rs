@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -11,6 +13,7 @@ use std::thread;
 use futures::future::join_all;
 use nix::fcntl::OFlag;
 use nix::libc;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::pipe2;
 use procession::process::{active_children, start_method};
 use procession::{Pool, Process, SpawnError, StartMethod, Stdio, TaskError};
@@ -328,6 +331,84 @@ fn what_a_static_holds_is_harmless() {
         let nothing = (&ours).read(&mut [0; 100]).unwrap_err();
         assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
         (*LOG.lock().unwrap(), *PEER.lock().unwrap()) = (None, None);
+    });
+}
+
+/// A connection, for instance, or a pipe: nobody else's descriptor has its number.
+#[test]
+fn what_a_static_is_connected_to_by_is_nobody_elses() {
+    type Ends = (TcpStream, OwnedFd);
+    static ENDS: Mutex<Option<Ends>> = Mutex::new(None);
+    fn says_much(path: String) -> (bool, String) {
+        let files: Vec<File> =
+            (0..50).map(|n| File::create(format!("{path}-{n}")).unwrap()).collect();
+        let (mut stream, pipe) = ENDS.lock().unwrap().take().unwrap();
+        let mut pipe = File::from(pipe);
+        let are_errors =
+            stream.write_all(b"from a copy").is_err() && pipe.write_all(b"from a copy").is_err();
+        // Dropped, they close nothing that is somebody's.
+        drop((stream, pipe));
+        for mut file in files {
+            file.write_all(b"own").unwrap();
+        }
+        (are_errors, (0..50).map(|n| fs::read_to_string(format!("{path}-{n}")).unwrap()).collect())
+    }
+    checked(async {
+        let scratch = Scratch::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut theirs, _) = listener.accept().unwrap();
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        *ENDS.lock().unwrap() = Some((stream, writer));
+        let said = Process::spawn(says_much, scratch.path("file")).unwrap().await.unwrap();
+        assert_eq!(said, (true, "own".repeat(50)));
+        *ENDS.lock().unwrap() = None;
+        // Nor was anything said in its name.
+        let mut heard = Vec::new();
+        theirs.read_to_end(&mut heard).unwrap();
+        File::from(reader).read_to_end(&mut heard).unwrap();
+        assert!(heard.is_empty(), "{heard:?}");
+    });
+}
+
+#[test]
+fn descriptors_beyond_the_limit_are_not_in_the_way() {
+    fn lowers() -> u64 {
+        let file = File::open("/dev/null").unwrap();
+        // SAFETY: makes a descriptor, which stays open.
+        assert!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 300) } >= 300);
+        setrlimit(Resource::RLIMIT_NOFILE, 200, 200).unwrap();
+        let process = copied().spawn(square, 3).unwrap();
+        futures::executor::block_on(process).unwrap()
+    }
+    checked(async {
+        assert_eq!(Process::spawn(lowers, ()).unwrap().await.unwrap(), 9);
+    });
+}
+
+/// As daemons do that want nothing to do with a terminal.
+#[test]
+fn standard_streams_may_be_closed() {
+    fn open() -> Vec<String> {
+        let target = |n| fs::read_link(format!("/proc/self/fd/{n}"));
+        (0..3).map(|n| target(n).unwrap().to_str().unwrap().to_owned()).collect()
+    }
+    fn closes(methods: Vec<u8>) -> Vec<Vec<String>> {
+        for stream in 0..3 {
+            // SAFETY: std does without them.
+            unsafe { libc::close(stream) };
+        }
+        let started = methods.into_iter().map(|method| {
+            let all = [StartMethod::Fork, StartMethod::ForkServer, StartMethod::Spawn];
+            let process = Process::builder().start_method(all[usize::from(method)]);
+            let process = process.stdin(Stdio::inherit()).spawn(open, ()).unwrap();
+            futures::executor::block_on(process).unwrap()
+        });
+        started.collect()
+    }
+    checked(async {
+        let open = Process::spawn(closes, vec![0, 1, 0, 2]).unwrap().await.unwrap();
+        assert_eq!(open, vec![vec!["/dev/null"; 3]; 4]);
     });
 }
 

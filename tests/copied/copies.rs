@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Wake, Waker};
 use std::thread;
+use std::time::Duration;
 
 use futures::future::join_all;
 use nix::fcntl::OFlag;
@@ -17,7 +18,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::pipe2;
 use procession::process::{active_children, start_method};
 use procession::{Pool, Process, SpawnError, StartMethod, Stdio, TaskError};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::support::one_thread::with_one_thread;
@@ -456,7 +457,7 @@ fn signals_that_its_parent_listens_to_end_it_all_the_same() {
         noted(&scratch.path("second")).await;
         process.signal(libc::SIGUSR2).unwrap();
         assert_eq!(process.join().await.exitcode(), Some(-libc::SIGUSR2));
-        let unheard = tokio::time::timeout(std::time::Duration::from_millis(50), ours.recv());
+        let unheard = tokio::time::timeout(Duration::from_millis(50), ours.recv());
         assert!(unheard.await.is_err(), "it was the copy's");
         // And what the copy listens to, it hears.
         let listening = |started: String| async move { listens(started).await.to_owned() };
@@ -532,7 +533,7 @@ fn what_is_registered_for_the_end_is_called_in_the_process_that_did() {
 fn a_copy_waits_for_its_own_at_its_end() {
     fn leaves(path: String) {
         let slow = |path: String| {
-            thread::sleep(std::time::Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(100));
             note(path, "done");
         };
         drop(copied().daemon(false).spawn(slow, path).unwrap());
@@ -544,6 +545,99 @@ fn a_copy_waits_for_its_own_at_its_end() {
         let _own = copied().daemon(false).spawn(|| (), ()).unwrap();
         Process::spawn(leaves, path.clone()).unwrap().await.unwrap();
         assert_eq!(notes(path), ["done"]);
+    });
+}
+
+/// Tasks, timers and sockets of its parent's runtime are not the copy's.
+#[test]
+fn a_copy_has_a_runtime_of_its_own() {
+    async fn lives() -> u64 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (accepted, connected) =
+            tokio::join!(listener.accept(), tokio::net::TcpStream::connect(address));
+        let (mut accepted, mut connected) = (accepted.unwrap().0, connected.unwrap());
+        connected.write_all(b"hello").await.unwrap();
+        drop(connected);
+        let mut heard = String::new();
+        accepted.read_to_string(&mut heard).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let ran = tokio::process::Command::new("true").status().await.unwrap();
+        assert!(ran.success());
+        tokio::task::spawn_blocking(move || heard.len() as u64).await.unwrap()
+    }
+    checked(async {
+        let set = tokio::task::LocalSet::new();
+        let ticked = Arc::new(AtomicU64::new(0));
+        set.run_until(async {
+            let counter = Arc::clone(&ticked);
+            let ticks = tokio::task::spawn_local(async move {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let accepting = tokio::task::spawn_local(async move { listener.accept().await });
+            assert!(tokio::process::Command::new("true").status().await.unwrap().success());
+            let copies = (0..4).map(|_| {
+                tokio::task::spawn_local(async { Process::spawn(lives, ()).unwrap().await })
+            });
+            for copy in join_all(copies).await {
+                assert_eq!(copy.unwrap().unwrap(), 5);
+            }
+            assert!(ticked.load(Ordering::Relaxed) > 0 && !accepting.is_finished());
+            ticks.abort();
+            accepting.abort();
+        })
+        .await;
+    });
+}
+
+/// Whenever its parent is killed while it is made.
+#[test]
+fn no_copy_outlives_its_parent() {
+    fn makes_copies() {
+        loop {
+            println!("there");
+            let process = copied().spawn(thread::park, ()).unwrap();
+            if std::process::id() % 2 == 0 {
+                process.detach();
+            } else {
+                drop(process);
+            }
+        }
+    }
+    checked(async {
+        for round in 0..60 {
+            let mut process =
+                Process::builder().stdout(Stdio::piped()).spawn(makes_copies, ()).unwrap();
+            let mut stdout = process.stdout.take().unwrap();
+            let mut first = [0];
+            stdout.read_exact(&mut first).await.unwrap();
+            let pause = Duration::from_micros(137 * round);
+            tokio::time::sleep(pause).await;
+            process.kill();
+            // Ends when nobody has it any more.
+            let mut rest = Vec::new();
+            stdout.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(process.join().await.exitcode(), Some(-9));
+        }
+    });
+}
+
+#[test]
+fn an_overflow_of_its_stack_is_reported() {
+    fn overflows(n: u64) -> u64 {
+        let room = std::hint::black_box([n; 128]);
+        if n == u64::MAX { 0 } else { overflows(n + 1) + room[3] }
+    }
+    checked(async {
+        let mut process = Process::builder().stderr(Stdio::piped()).spawn(overflows, 1).unwrap();
+        let mut said = String::new();
+        process.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
+        assert_eq!(process.join().await.signal(), Some(libc::SIGABRT));
+        assert!(said.contains("overflowed its stack"), "{said}");
     });
 }
 

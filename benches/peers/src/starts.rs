@@ -30,6 +30,8 @@ pub fn procession(sizes: &Sizes) -> Values {
         &[
             ("spawn", "spawn_large", || by(StartMethod::Spawn)),
             ("server", "server_large", || by(StartMethod::ForkServer)),
+            // This process has one thread.
+            ("fork", "fork_large", || by(StartMethod::Fork)),
         ],
     )
 }

@@ -87,6 +87,9 @@ pub enum StartMethod {
     ///   a log's file or a connection, meets nobody else, and has to be opened anew. So as
     ///   many numbers are taken as the original has open, of those that
     ///   [`OpenFiles`](crate::Resource::OpenFiles) allows.
+    /// - A `tracing` subscriber is the original's, too, and writes to what that wrote to, if
+    ///   it is standard output or error; so
+    ///   [`forward_tracing`](crate::worker::forward_tracing) is refused.
     /// - Its memory is its parent's at first, and counts as resident:
     ///   [`memory_limit`](crate::PoolBuilder::memory_limit) and
     ///   [`max_worker_memory`](crate::PoolBuilder::max_worker_memory) have to be above that.

@@ -23,7 +23,7 @@ fn forwarding() -> PoolBuilder {
 
 /// What tasks said.
 fn said() -> Vec<Record> {
-    heard("pool::events_of_workers")
+    heard(module_path!())
 }
 
 fn messages() -> Vec<String> {
@@ -311,7 +311,7 @@ fn a_worker_with_a_subscriber_of_its_own_has_a_span_for_each_call() {
         pool.apply(talk, 3).await.unwrap();
         let log = notes(&path);
         assert!(log[0].ends_with("refused error=the worker has a `tracing` subscriber already"));
-        let span = "INFO task{name=\"pool::events_of_workers::talk\" label=\"nine\" task=";
+        let span = concat!("INFO task{name=\"", module_path!(), "::talk\" label=\"nine\" task=");
         assert!(log[2].contains(&format!("{span}{id}}}:work{{size=3}}")), "{log:?}");
         assert_eq!(log.len(), 1 + 3 + 3, "{log:?}");
         assert!(said().is_empty(), "nothing is forwarded");

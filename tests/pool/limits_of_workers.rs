@@ -215,7 +215,7 @@ fn a_program_gets_no_more_rights_than_its_task_has() {
                 .collect()
         };
         let threads = pool.apply(each, ()).await.unwrap();
-        assert!(threads.len() > 2, "the test's, the worker's, the lifeline");
+        assert!(threads.len() > 1, "the worker's, the lifeline");
         assert!(threads.iter().all(|line| line == "NoNewPrivs:\t1"), "{threads:?}");
     });
 }

@@ -41,6 +41,31 @@ fn gobble(bytes: u64) -> usize {
     pieces.len()
 }
 
+#[test]
+fn more_files_than_are_allowed_are_not_opened() {
+    /// How many it can have beside those that there are, and why no more.
+    fn opens_many() -> (usize, Option<i32>) {
+        let mut files = Vec::new();
+        loop {
+            match fs::File::open("/dev/null") {
+                Ok(file) if files.len() < 1000 => files.push(file),
+                Ok(_) => return (files.len(), None),
+                Err(error) => return (files.len(), error.raw_os_error()),
+            }
+        }
+    }
+    checked(async {
+        let pool = limited(Resource::OpenFiles, 64);
+        // And once more: what it had was closed, and the worker lives.
+        for _ in 0..2 {
+            let (opened, refused) = pool.apply(opens_many, ()).await.unwrap();
+            assert!((1..64).contains(&opened), "{opened}");
+            assert_eq!(refused, Some(libc::EMFILE));
+        }
+        assert_eq!(pool.stats().workers_started, 1);
+    });
+}
+
 /// Who has no privileges cannot raise a limit, neither that of its own nor by
 /// another program.
 #[test]

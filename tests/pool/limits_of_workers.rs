@@ -185,11 +185,18 @@ fn a_crash_leaves_no_core_file() {
         let scratch = Scratch::new();
         let folder = scratch.path("cores");
         fs::create_dir(&folder).unwrap();
-        let limits = [(Resource::CoreFile, 0)];
-        let pool = pool(Pool::builder().current_dir(&folder).rlimits(limits));
-        let exit = pool.apply(crashes, ()).await.unwrap_err().exit().unwrap();
-        assert!(exit.signal() == Some(libc::SIGABRT) && !exit.core_dumped(), "{exit}");
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        // Whether there was one, and how many files there are.
+        let crash = async |bytes| {
+            let limits = [(Resource::CoreFile, bytes)];
+            let builder = Pool::builder().restart_limit(1).current_dir(&folder).rlimits(limits);
+            let exit = pool(builder).apply(crashes, ()).await.unwrap_err().exit().unwrap();
+            (exit.core_dumped(), fs::read_dir(&folder).unwrap().count())
+        };
+        assert_eq!(crash(0).await, (false, 0));
+        // It is the limit's doing.
+        if crash(1 << 30).await != (true, 1) {
+            eprintln!("NOT TESTED HERE: this system keeps cores elsewhere, or none");
+        }
     });
 }
 

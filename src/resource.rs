@@ -10,7 +10,9 @@ pub enum Resource {
     /// `RLIMIT_AS`: bytes of address space. An allocation beyond it fails,
     /// which most Rust programs answer with an abort.
     AddressSpace,
-    /// `RLIMIT_CORE`: bytes of a core file; 0 for none.
+    /// `RLIMIT_CORE`: bytes of a core file; 0 for none. Where `core_pattern` pipes
+    /// cores to a program, the kernel leaves it to that, but for a limit of 1, with
+    /// which it starts none: see `core(5)`.
     CoreFile,
     /// `RLIMIT_CPU`: seconds of processor time over the worker's life, then
     /// SIGXCPU. Where a task ignores that, SIGKILL one second later.

@@ -10,7 +10,8 @@
 //! | `procession.pool.workers` | gauge | `state`: `starting`, `idle`, `busy`, `leaving`, `stopping`, `abandoned` | workers, as [`WorkerState`](crate::WorkerState) says |
 //! | `procession.pool.tasks.pending` | gauge | | calls that no worker has been given: the queue, without those that wait for a place in it |
 //! | `procession.pool.tasks.in_flight` | gauge | | calls that a worker has been given and has not answered |
-//! | `procession.pool.tasks` | counter | `outcome`: `completed`, `panicked`, `cancelled`, `timed out`, `lost`, `failed` | calls that have ended, as [`Stats`](crate::Stats) counts them |
+//! | `procession.pool.tasks.submitted` | counter | | calls taken in: the sum of those that have ended, wait, or are in flight |
+//! | `procession.pool.tasks` | counter | `outcome`: `completed`, `panicked`, `cancelled`, `timed_out`, `lost`, `failed` | calls that have ended, as [`Stats`](crate::Stats) counts them |
 //! | `procession.pool.task.wait_time` | histogram, seconds | | from a place in the queue to the start of the body, of calls that were answered or panicked |
 //! | `procession.pool.task.run_time` | histogram, seconds | | from the start of the body to its end, of the same |
 //! | `procession.pool.workers.started` | counter | | worker processes started |
@@ -24,7 +25,7 @@
 //! but its next change.
 
 pub use crate::observe::names::{
-    IN_FLIGHT, LOST, PENDING, RESPAWNED, RUN_TIME, STARTED, TASKS, WAIT_TIME, WORKERS,
+    IN_FLIGHT, LOST, PENDING, RESPAWNED, RUN_TIME, STARTED, SUBMITTED, TASKS, WAIT_TIME, WORKERS,
 };
 
 #[cfg(test)]
@@ -40,7 +41,7 @@ mod tests {
             let start = format!("//! | `{name}` |");
             *table.iter().find(|row| row.starts_with(&start)).unwrap_or_else(|| panic!("{name}"))
         };
-        let counters = [TASKS, STARTED, RESPAWNED, LOST];
+        let counters = [SUBMITTED, TASKS, STARTED, RESPAWNED, LOST];
         let told = [(WORKERS, &STATES), (TASKS, &OUTCOMES)];
         for (kind, names) in [
             ("gauge", &[WORKERS, PENDING, IN_FLIGHT][..]),
@@ -55,6 +56,6 @@ mod tests {
             let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
             assert!(row(name).contains(&values.join(", ")), "{name}");
         }
-        assert_eq!(table.len(), 2 + 9, "and the table's head");
+        assert_eq!(table.len(), 2 + 10, "and the table's head");
     }
 }

@@ -21,6 +21,8 @@ pub(crate) mod names {
     pub const PENDING: &str = "procession.pool.tasks.pending";
     /// Gauge: calls that a worker has been given.
     pub const IN_FLIGHT: &str = "procession.pool.tasks.in_flight";
+    /// Counter: calls taken in.
+    pub const SUBMITTED: &str = "procession.pool.tasks.submitted";
     /// Counter: calls that have ended, by `outcome`.
     pub const TASKS: &str = "procession.pool.tasks";
     /// Histogram, in seconds: from a place in the queue to the start of the body.
@@ -52,6 +54,7 @@ struct Keys {
     workers: [Key; STATES.len()],
     pending: Key,
     in_flight: Key,
+    submitted: Key,
     tasks: [Key; OUTCOMES.len()],
     started: Key,
     respawned: Key,
@@ -64,9 +67,9 @@ impl Keys {
     /// Lets a recorder know of the counters, each of which is 0 yet: a rate is seen
     /// from the second value on, and the first loss of a worker is to be seen.
     fn begin_counters(&self) {
-        let Keys { tasks, started, respawned, lost, .. } = self;
+        let Keys { submitted, tasks, started, respawned, lost, .. } = self;
         guarded(|| {
-            for key in tasks.iter().chain([started, respawned, lost]) {
+            for key in tasks.iter().chain([submitted, started, respawned, lost]) {
                 let counter = with_recorder(|recorder| recorder.register_counter(key, &METADATA));
                 counter.increment(0);
             }
@@ -92,6 +95,7 @@ impl Meter {
             workers: STATES.map(|state| with(names::WORKERS, "state", state)),
             pending: key(names::PENDING),
             in_flight: key(names::IN_FLIGHT),
+            submitted: key(names::SUBMITTED),
             tasks: OUTCOMES.map(|outcome| with(names::TASKS, "outcome", outcome)),
             started: key(names::STARTED),
             respawned: key(names::RESPAWNED),
@@ -164,10 +168,12 @@ impl Meter {
                 counter.increment(now - before);
             }
         };
-        let Keys { workers, pending, in_flight, tasks, started, respawned, lost, .. } = &self.keys;
+        let Keys { workers, pending, in_flight, submitted, tasks, .. } = &self.keys;
+        let Keys { started, respawned, lost, .. } = &self.keys;
         workers.iter().zip(now.workers).for_each(|(key, count)| gauge(key, count));
         gauge(pending, now.queued);
         gauge(in_flight, now.in_flight);
+        counter(submitted, before.submitted, now.submitted);
         for (key, (before, now)) in tasks.iter().zip(before.ended.into_iter().zip(now.ended)) {
             counter(key, before, now);
         }
@@ -183,6 +189,7 @@ fn describe() {
         describe_gauge!(names::WORKERS, Unit::Count, "workers, by state");
         describe_gauge!(names::PENDING, Unit::Count, "calls that no worker has been given");
         describe_gauge!(names::IN_FLIGHT, Unit::Count, "calls that a worker has been given");
+        describe_counter!(names::SUBMITTED, Unit::Count, "calls taken in");
         describe_counter!(names::TASKS, Unit::Count, "calls that have ended, by outcome");
         describe_histogram!(names::WAIT_TIME, Unit::Seconds, "from the queue to the body's start");
         describe_histogram!(names::RUN_TIME, Unit::Seconds, "from a body's start to its end");

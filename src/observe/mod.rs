@@ -129,6 +129,8 @@ pub(crate) struct Levels {
     /// Calls that no worker has been given, and that one has.
     pub(crate) queued: usize,
     pub(crate) in_flight: usize,
+    /// Calls taken in.
+    pub(crate) submitted: u64,
     /// Calls that have ended, in the order of [`OUTCOMES`].
     pub(crate) ended: [u64; OUTCOMES.len()],
     pub(crate) workers_started: u64,
@@ -140,7 +142,7 @@ pub(crate) const STATES: [&str; 6] =
     ["starting", "idle", "busy", "leaving", "stopping", "abandoned"];
 
 pub(crate) const OUTCOMES: [&str; 6] =
-    ["completed", "panicked", "cancelled", "timed out", "lost", "failed"];
+    ["completed", "panicked", "cancelled", "timed_out", "lost", "failed"];
 
 /// In a worker: whether somebody hears of such a span.
 pub(crate) fn hears_of_calls() -> bool {

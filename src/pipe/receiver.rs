@@ -210,7 +210,7 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// The next byte string, sent by [`send_bytes`](Sender::send_bytes); `None` at the
+    /// The next byte string, sent by [`send_bytes`](crate::Sender::send_bytes); `None` at the
     /// end.
     ///
     /// # Errors

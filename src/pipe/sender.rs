@@ -46,7 +46,7 @@ pub(super) const BYTES: u8 = 1;
 /// What a future of `send` that is dropped has not begun to write is not sent. Once a
 /// byte of it has left, the message is sent: the rest goes before the next one, or on
 /// [`flush`](Self::flush). If the sender is dropped before that, the receiver is told
-/// that the message was [cut off](RecvError::CutOff).
+/// that the message was [cut off](crate::RecvError::CutOff).
 pub struct Sender<T> {
     pub(super) socket: Arc<Socket>,
     outgoing: Outgoing,
@@ -288,7 +288,7 @@ impl<T> Sender<T> {
         !self.outgoing.is_empty()
     }
 
-    /// Sends a byte string, which [`recv_bytes`](Receiver::recv_bytes) receives. One of
+    /// Sends a byte string, which [`recv_bytes`](crate::Receiver::recv_bytes) receives. One of
     /// 32 KiB and more is not copied.
     ///
     /// # Errors

@@ -107,6 +107,8 @@ pub struct Stats {
     pub failed: u64,
     /// Worker processes started.
     pub workers_started: u64,
+    /// Those of them that took the place of another, whatever had become of it.
+    pub workers_respawned: u64,
     /// Workers that died without having been asked to.
     pub workers_lost: u64,
     /// Workers that were killed and did not die within 5 seconds, whatever
@@ -135,6 +137,7 @@ impl Stats {
             lost: counts.lost,
             failed: counts.failed,
             workers_started: counts.workers_started,
+            workers_respawned: counts.workers_respawned,
             workers_lost: counts.workers_lost,
             workers_abandoned: counts.workers_abandoned,
             #[cfg(feature = "histograms")]

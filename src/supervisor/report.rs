@@ -44,7 +44,7 @@ impl Counts {
             Ok(_) => (&mut self.completed, "completed"),
             Err(TaskError::Panicked(_)) => (&mut self.panicked, "panicked"),
             Err(TaskError::Cancelled { .. }) => (&mut self.cancelled, "cancelled"),
-            Err(TaskError::TimedOut { .. }) => (&mut self.timed_out, "timed out"),
+            Err(TaskError::TimedOut { .. }) => (&mut self.timed_out, "timed_out"),
             Err(TaskError::WorkerLost { .. } | TaskError::Protocol(_)) => (&mut self.lost, "lost"),
             Err(_) => (&mut self.failed, "failed"),
         };
@@ -118,6 +118,7 @@ impl Supervisor {
         let core = self.core();
         let counts = &core.counts;
         let mut levels = Levels {
+            submitted: counts.submitted,
             ended: [
                 counts.completed,
                 counts.panicked,

@@ -75,9 +75,10 @@ fn a_recorder_is_told_what_happens() {
         let all = ["idle", "busy", "starting"].map(|state| workers(&heard, state));
         assert_eq!(all, [2.0, 0.0, 0.0]);
         // Whoever asks for their rate would not see the first otherwise.
-        let outcomes = ["completed", "panicked", "cancelled", "timed out", "lost", "failed"];
+        let outcomes = ["completed", "panicked", "cancelled", "timed_out", "lost", "failed"];
         let counters = outcomes.map(|outcome| format!("{} measured {outcome}", names::TASKS));
-        let others = [names::RESPAWNED, names::LOST].map(|name| format!("{name} measured"));
+        let others = [names::SUBMITTED, names::RESPAWNED, names::LOST]
+            .map(|name| format!("{name} measured"));
         for counter in counters.iter().chain(&others) {
             assert_eq!(heard.values.get(counter), Some(&vec![0.0]), "{counter}");
         }
@@ -92,6 +93,7 @@ fn a_recorder_is_told_what_happens() {
         let waiting = heard.of(names::PENDING, "measured");
         let in_flight = heard.of(names::IN_FLIGHT, "measured");
         assert_eq!(waiting + in_flight, 8.0);
+        assert_eq!(heard.of(names::SUBMITTED, "measured"), 8.0);
         assert!(in_flight >= 2.0);
         for handle in held.into_iter().rev() {
             handle.cancel().await;
@@ -119,13 +121,14 @@ fn a_recorder_is_told_what_happens() {
             ("completed", stats.completed),
             ("panicked", stats.panicked),
             ("cancelled", stats.cancelled),
-            ("timed out", stats.timed_out),
+            ("timed_out", stats.timed_out),
             ("lost", stats.lost),
             ("failed", stats.failed),
         ] {
             let told = heard.of(names::TASKS, &format!("measured {outcome}"));
             assert_eq!(told, count as f64, "{outcome}");
         }
+        assert_eq!(heard.of(names::SUBMITTED, "measured"), stats.submitted as f64);
         assert_eq!((stats.completed, stats.lost), (6, 1));
         assert_eq!(heard.of(names::LOST, "measured"), 1.0);
         // Six were answered, and one by its panic.

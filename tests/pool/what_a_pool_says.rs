@@ -87,6 +87,8 @@ fn stats_add_up() {
         assert_eq!(stats.submitted, 3 + 2 + 1 + 1 + 3 + 1);
         assert_eq!(stats.workers_lost, 1);
         assert!((5..=6).contains(&stats.workers_started), "{stats:?}");
+        // All but the first, of the one that there is at a time.
+        assert_eq!(stats.workers_respawned, stats.workers_started - 1);
     });
 }
 

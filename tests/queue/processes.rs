@@ -375,10 +375,13 @@ fn a_stopped_process_keeps_nobody_waiting_unless_in_the_middle() {
         let process = nix::unistd::Pid::from_raw(worker as i32);
         for n in 0..20 {
             nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGSTOP).unwrap();
-            producer.put(n).await.unwrap();
             // Cancelled in time where the process was stopped in the middle.
+            let put = producer.put_timeout(n, Duration::from_millis(5)).await;
             let _ = consumer.get_timeout(Duration::from_millis(5)).await;
             nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGCONT).unwrap();
+            if put.is_err() {
+                producer.put(n).await.unwrap();
+            }
         }
         drop(producer);
         drop(consumer);

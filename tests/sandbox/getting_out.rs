@@ -473,6 +473,57 @@ fn limits_that_are_raised_again() {
     });
 }
 
+/// What it was given of the processors. The filter's doing: where all system calls
+/// are allowed, a task may give itself others.
+#[test]
+fn other_processors_and_another_turn() {
+    fn processors() -> usize {
+        // SAFETY: all zero is a set, and the kernel writes no more than we say.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::sched_getaffinity(0, size_of_val(&set), &mut set);
+            libc::CPU_COUNT(&set) as usize
+        }
+    }
+    fn takes_all() -> Got {
+        // SAFETY: all zero is a set; it outlives the call, which only reads it.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            (0..libc::CPU_SETSIZE as usize).for_each(|cpu| libc::CPU_SET(cpu, &mut set));
+            called(libc::sched_setaffinity(0, size_of_val(&set), &set).into())
+        }
+    }
+    fn changes_niceness() -> Got {
+        // SAFETY: takes integers and touches no memory of ours.
+        called(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) }.into())
+    }
+    fn changes_policy() -> Got {
+        let param = libc::sched_param { sched_priority: 0 };
+        // SAFETY: `param` outlives the call, which only reads it.
+        called(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &param) }.into())
+    }
+    checked(async {
+        if !is_possible().await {
+            return;
+        }
+        let [closed, open, any_syscall] = each();
+        let filtered = [closed, open];
+        refused_in(&filtered, changes_niceness, ()).await;
+        refused_in(&filtered, changes_policy, ()).await;
+        refused_in(&filtered, takes_all, ()).await;
+        let ours = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
+        let first = (0..).find(|cpu| ours.is_set(*cpu).unwrap()).unwrap();
+        let one = |sandbox| Pool::builder().workers(1).cpu_affinity([first]).sandbox(sandbox);
+        for sandbox in filtered {
+            let pool = one(sandbox).build().unwrap();
+            assert_eq!(pool.apply(takes_all, ()).await.unwrap(), Err(libc::EPERM));
+            assert_eq!(pool.apply(processors, ()).await.unwrap(), 1);
+        }
+        let pool = one(any_syscall).build().unwrap();
+        assert_eq!(pool.apply(takes_all, ()).await.unwrap(), Ok(()), "as is documented");
+    });
+}
+
 /// Where a thread was begun before.
 static OLD_THREAD: Mutex<Option<(Sender<String>, Receiver<Got>)>> = Mutex::new(None);
 

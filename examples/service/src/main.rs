@@ -61,7 +61,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let mut signals = Signals::new()?;
-    let service = Service::start(&options)?;
+    let recorded = metrics::listen()?;
+    let service = Service::start(&options, recorded)?;
     service.ready().await?;
     let listener = TcpListener::bind(options.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);

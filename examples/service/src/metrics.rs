@@ -1,113 +1,37 @@
-//! `GET /metrics`, in Prometheus' text format.
+//! `GET /metrics`: what the pools tell the `metrics` facade, in Prometheus' text
+//! format. Whatever else the service tells it would be there as well.
 
-use std::fmt::Write;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
-use procession::{Stats, Status};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
 use crate::service::Service;
 
-pub async fn metrics(State(service): State<Service>) -> ([(HeaderName, &'static str); 1], String) {
-    let pools: Vec<_> = service
-        .pools()
-        .into_iter()
-        .map(|(name, pool)| (name, pool.status(), pool.stats()))
-        .collect();
-    let mut text = String::new();
-    for metric in METRICS {
-        metric.write(&mut text, &pools);
-    }
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
-}
+/// Upper bounds, in seconds, of how long calls wait and run.
+const SECONDS: [f64; 12] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0];
 
-/// Several values of one name are told apart by a label.
-struct Metric {
-    name: &'static str,
-    kind: &'static str,
-    help: &'static str,
-    label: Option<&'static str>,
-    values: fn(&Status, &Stats) -> Vec<(&'static str, u64)>,
-}
+/// What was measured is kept one by one until it is rendered, or this often.
+const UPKEEP: Duration = Duration::from_secs(5);
 
-const METRICS: [Metric; 7] = [
-    Metric {
-        name: "procession_workers",
-        kind: "gauge",
-        help: "Workers by what they do.",
-        label: Some("state"),
-        values: |now, _| {
-            vec![
-                ("starting", now.starting as u64),
-                ("idle", now.idle as u64),
-                ("busy", now.busy as u64),
-                ("abandoned", now.abandoned as u64),
-            ]
-        },
-    },
-    Metric {
-        name: "procession_calls_queued",
-        kind: "gauge",
-        help: "Calls that wait for a worker.",
-        label: None,
-        values: |now, _| vec![("", now.queued as u64)],
-    },
-    Metric {
-        name: "procession_calls_running",
-        kind: "gauge",
-        help: "Calls that run.",
-        label: None,
-        values: |now, _| vec![("", now.running as u64)],
-    },
-    Metric {
-        name: "procession_calls_submitted_total",
-        kind: "counter",
-        help: "Calls taken in.",
-        label: None,
-        values: |_, total| vec![("", total.submitted)],
-    },
-    Metric {
-        name: "procession_calls_ended_total",
-        kind: "counter",
-        help: "Calls by how they ended.",
-        label: Some("outcome"),
-        values: |_, total| {
-            vec![
-                ("completed", total.completed),
-                ("panicked", total.panicked),
-                ("cancelled", total.cancelled),
-                ("timed_out", total.timed_out),
-                ("lost", total.lost),
-                ("failed", total.failed),
-            ]
-        },
-    },
-    Metric {
-        name: "procession_workers_started_total",
-        kind: "counter",
-        help: "Worker processes started.",
-        label: None,
-        values: |_, total| vec![("", total.workers_started)],
-    },
-    Metric {
-        name: "procession_workers_lost_total",
-        kind: "counter",
-        help: "Workers that died without having been asked to.",
-        label: None,
-        values: |_, total| vec![("", total.workers_lost)],
-    },
-];
-
-impl Metric {
-    fn write(&self, text: &mut String, pools: &[(&'static str, Status, Stats)]) {
-        let Metric { name, kind, help, label, values } = self;
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (pool, status, stats) in pools {
-            for (of, value) in values(status, stats) {
-                let more = label.map_or(String::new(), |label| format!(",{label}=\"{of}\""));
-                let _ = writeln!(text, "{name}{{pool=\"{pool}\"{more}}} {value}");
-            }
+/// Before the first pool, which looks for somebody who listens.
+pub fn listen() -> Result<PrometheusHandle, BuildError> {
+    let builder = PrometheusBuilder::new().with_recommended_naming(true);
+    let recorded = builder.set_buckets(&SECONDS)?.install_recorder()?;
+    let kept = recorded.clone();
+    tokio::spawn(async move {
+        let mut interval = tokio::time::interval(UPKEEP);
+        loop {
+            interval.tick().await;
+            kept.run_upkeep();
         }
-    }
+    });
+    Ok(recorded)
+}
+
+pub async fn metrics(State(service): State<Service>) -> ([(HeaderName, &'static str); 1], String) {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], service.recorded.render())
 }

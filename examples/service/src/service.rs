@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use procession::{Pool, PoolState, Resource, Shutdown, SpawnError, Stdio};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -21,12 +22,14 @@ pub struct Service {
     pub streams: Pool,
     /// One for each stream that can run at once.
     pub places: Arc<Semaphore>,
+    /// What the pools have told.
+    pub recorded: PrometheusHandle,
     /// Cancelled once the service stops: what never ends by itself does then.
     stop: CancellationToken,
 }
 
 impl Service {
-    pub fn start(options: &Options) -> Result<Service, SpawnError> {
+    pub fn start(options: &Options, recorded: PrometheusHandle) -> Result<Service, SpawnError> {
         let workers = options.workers.unwrap_or_else(processors);
         let builder = || {
             Pool::builder()
@@ -41,7 +44,7 @@ impl Service {
         // Long work gives way to short work.
         let streams = builder().name("streams").nice(10).build()?;
         let places = Arc::new(Semaphore::new(workers));
-        Ok(Service { requests, streams, places, stop: CancellationToken::new() })
+        Ok(Service { requests, streams, places, recorded, stop: CancellationToken::new() })
     }
 
     pub async fn ready(&self) -> Result<(), SpawnError> {

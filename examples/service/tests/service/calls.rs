@@ -63,7 +63,7 @@ async fn a_decompression_bomb_ends_its_worker_and_nothing_else() {
     let response = server.post("/thumbnail", image(100)).await;
     assert_eq!(response.status(), StatusCode::OK, "another worker serves the next");
     assert_eq!(server.get("/health").await.status(), StatusCode::OK);
-    assert_eq!(server.metric("procession_workers_lost_total", "requests").await, 1);
+    server.until("procession_pool_workers_lost_total", "requests", 1).await;
     server.stop().await;
 }
 
@@ -91,7 +91,7 @@ async fn when_the_queue_is_full_requests_are_told_to_come_again() {
     let worker = server.workers("requests").await.swap_remove(0);
     worker.signal(Signal::SIGSTOP);
     let first = server.posting("/password", "one");
-    server.until("procession_calls_queued", "requests", 1).await;
+    server.until("procession_pool_tasks_in_flight", "requests", 1).await;
 
     let second = server.post("/password", "two").await;
     assert_eq!(second.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -129,27 +129,44 @@ async fn a_client_that_hangs_up_stops_its_work() {
 
 #[tokio::test]
 async fn metrics_are_in_the_format_of_prometheus() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&["--workers", "1"]).await;
     server.post("/password", "counts").await;
+    server.post("/crash", "").await;
+    // The last to be told of each, once its client has been answered.
+    server.until("procession_pool_task_run_time_seconds_count", "requests", 1).await;
+    server.until("procession_pool_workers_respawned_total", "requests", 1).await;
     let response = server.get("/metrics").await;
     assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; version=0.0.4");
     let text = response.text().await.unwrap();
     assert!(text.ends_with('\n'));
-    let mut declared = "";
-    for line in text.lines() {
+    let (mut declared, mut kind) = ("", "");
+    for line in text.lines().filter(|line| !line.is_empty()) {
         if let Some(declaration) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = declaration.split_once(' ').unwrap();
-            assert!(matches!(kind, "gauge" | "counter"), "{line}");
-            declared = name;
+            (declared, kind) = declaration.split_once(' ').unwrap();
+            assert!(matches!(kind, "gauge" | "counter" | "histogram"), "{line}");
         } else if !line.starts_with("# HELP ") {
             let (sample, value) = line.rsplit_once(' ').unwrap();
             let (name, labels) = sample.split_once('{').unwrap();
-            assert_eq!(name, declared, "{line}");
+            let of = name.strip_prefix(declared).unwrap_or_else(|| panic!("{line}"));
+            let parts: &[&str] =
+                if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(parts.contains(&of), "{line}");
             assert!(labels.starts_with("pool=\"") && labels.ends_with("\"}"), "{line}");
-            value.parse::<u64>().unwrap();
+            value.parse::<f64>().unwrap();
         }
     }
-    let completed = "procession_calls_ended_total{pool=\"requests\",outcome=\"completed\"} 1\n";
-    assert!(text.contains(completed), "{text}");
+    for sample in [
+        "workers{pool=\"requests\",state=\"busy\"} 0",
+        "tasks_pending{pool=\"streams\"} 0",
+        "tasks_submitted_total{pool=\"requests\"} 2",
+        "tasks_total{pool=\"requests\",outcome=\"completed\"} 1",
+        "tasks_total{pool=\"requests\",outcome=\"lost\"} 1",
+        "tasks_total{pool=\"streams\",outcome=\"timed_out\"} 0",
+        "task_wait_time_seconds_bucket{pool=\"requests\",le=\"+Inf\"} 1",
+        "workers_started_total{pool=\"requests\"} 2",
+    ] {
+        let line = format!("procession_pool_{sample}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
     server.stop().await;
 }

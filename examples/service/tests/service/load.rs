@@ -82,12 +82,12 @@ async fn a_thousand_clients_that_hang_up_leave_no_work() {
         let connections = within(futures::future::join_all(clients)).await;
         // Two kinds are calls by now.
         let calls = wave * 2 * CLIENTS;
-        server.until("procession_calls_submitted_total", "requests", calls).await;
+        server.until("procession_pool_tasks_submitted_total", "requests", calls).await;
         drop(connections);
     }
     for pool in ["requests", "streams"] {
         server.until_idle(pool).await;
-        let ended = server.metric("procession_calls_ended_total", pool).await;
+        let ended = server.metric("procession_pool_tasks_total", pool).await;
         let cancelled = server.cancelled(pool).await;
         assert!(cancelled > ended / 2, "only {cancelled} of {ended} were midway in {pool}");
     }

@@ -14,7 +14,7 @@ const CLEAN: &str = "stopped: 0 running and 0 waiting calls were cancelled\n";
 async fn work_that_ends_in_time_is_answered() {
     let server = Server::start(&["--memory", "1024", "--deadline", "60", "--grace", "60"]).await;
     let request = server.posting("/thumbnail", image(10_000));
-    server.until("procession_calls_running", "requests", 1).await;
+    server.until("procession_pool_tasks_in_flight", "requests", 1).await;
     server.signal(Signal::SIGTERM);
     assert_eq!(within(request).await.unwrap().unwrap().status(), StatusCode::OK);
     let printed = server.ended().await;
@@ -37,7 +37,7 @@ async fn work_that_does_not_end_in_time_is_cancelled() {
 async fn a_second_signal_cuts_the_time_short() {
     let server = Server::start(&["--workers", "1", "--grace", "600"]).await;
     let _unread = server.get(ENDLESS).await;
-    server.until("procession_calls_running", "streams", 1).await;
+    server.first_worker("streams", |worker| worker.task.is_some()).await;
     server.signal(Signal::SIGINT);
     // The next one counts only once the first has been seen.
     within(async { while server.is_listening().await {} }).await;
@@ -51,7 +51,7 @@ async fn an_open_page_and_a_client_that_does_not_read_keep_nobody_waiting() {
     let server = Server::start(&["--workers", "1", "--grace", "0.1"]).await;
     let _page = server.get("/workers").await;
     let _unread = server.get(ENDLESS).await;
-    server.until("procession_calls_running", "streams", 1).await;
+    server.first_worker("streams", |worker| worker.task.is_some()).await;
     server.signal(Signal::SIGTERM);
     server.ended().await;
 }

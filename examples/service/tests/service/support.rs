@@ -153,16 +153,16 @@ impl Server {
 
     /// Waits until no call is left, and the books are in balance.
     pub async fn until_idle(&self, pool: &str) {
-        self.until("procession_calls_queued", pool, 0).await;
-        self.until("procession_calls_running", pool, 0).await;
-        let submitted = self.metric("procession_calls_submitted_total", pool).await;
-        self.until("procession_calls_ended_total", pool, submitted).await;
+        self.until("procession_pool_tasks_pending", pool, 0).await;
+        self.until("procession_pool_tasks_in_flight", pool, 0).await;
+        let submitted = self.metric("procession_pool_tasks_submitted_total", pool).await;
+        self.until("procession_pool_tasks_total", pool, submitted).await;
     }
 
     /// Calls of a pool that were cancelled.
     pub async fn cancelled(&self, pool: &str) -> u64 {
         let text = self.get("/metrics").await.text().await.unwrap();
-        let name = "procession_calls_ended_total";
+        let name = "procession_pool_tasks_total";
         let sample = format!("{name}{{pool=\"{pool}\",outcome=\"cancelled\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&sample)).unwrap().parse().unwrap()
     }

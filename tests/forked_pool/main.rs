@@ -33,6 +33,8 @@ mod life_of_workers;
 mod limits_of_workers;
 #[path = "../pool/map_fails_on_the_first_failure.rs"]
 mod map_fails_on_the_first_failure;
+#[path = "../pool/map_returns_all_in_order.rs"]
+mod map_returns_all_in_order;
 #[path = "../pool/nested_pools.rs"]
 mod nested_pools;
 #[path = "../pool/output_of_workers.rs"]

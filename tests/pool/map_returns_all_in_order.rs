@@ -1,7 +1,7 @@
 //! `map`: one call for each input, one `Vec` of the answers.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use procession::TaskError;
 
@@ -96,11 +96,10 @@ fn results_of_tasks_are_answers() {
     });
 }
 
-/// When each item ran, and where.
-fn nap(millis: u64) -> (u32, Duration) {
-    let start = Instant::now();
+/// Where it ran.
+fn nap(millis: u64) -> u32 {
     std::thread::sleep(Duration::from_millis(millis));
-    (pid(), start.elapsed())
+    pid()
 }
 
 #[test]
@@ -108,14 +107,10 @@ fn long_items_are_spread_over_the_workers() {
     checked(async {
         let pool = pool_of(2);
         pool.ready().await.unwrap();
-        let before = Instant::now();
-        let naps = pool.map(nap, [60; 4]).await.unwrap();
-        let elapsed = before.elapsed();
-        let serial: Duration = naps.iter().map(|(_, slept)| *slept).sum();
-        assert!(elapsed < serial.mul_f64(0.75), "{elapsed:?} of {serial:?} one after the other");
+        let pids = pool.map(nap, [60; 4]).await.unwrap();
         let mut each = BTreeMap::new();
-        for (worker, _) in naps {
-            *each.entry(worker).or_insert(0) += 1;
+        for pid in pids {
+            *each.entry(pid).or_insert(0) += 1;
         }
         assert_eq!(each.into_values().collect::<Vec<_>>(), [2, 2]);
     });
@@ -127,12 +122,13 @@ fn long_items_behind_short_ones_are_spread_too() {
     checked(async {
         let pool = pool_of(2);
         pool.ready().await.unwrap();
-        let items: Vec<u64> = [0; 2000].into_iter().chain([40; 8]).collect();
-        let before = Instant::now();
-        let naps = pool.map(nap, items).await.unwrap();
-        let elapsed = before.elapsed();
-        let serial: Duration = naps.iter().map(|(_, slept)| *slept).sum();
-        assert!(elapsed < serial.mul_f64(0.8), "{elapsed:?} of {serial:?} one after the other");
+        let items: Vec<u64> = [0; 2000].into_iter().chain([1; 600]).collect();
+        let pids = pool.map(nap, items).await.unwrap();
+        let mut shares = BTreeMap::<_, u32>::new();
+        pids[2000..].iter().for_each(|pid| *shares.entry(pid).or_default() += 1);
+        // A worker sends the rest of a chunk back that turns out to be long, if not at
+        // once: it looks at the clock after 256 items at the latest.
+        assert!(shares.len() == 2 && shares.values().all(|share| *share >= 20), "{shares:?}");
     });
 }
 

@@ -78,7 +78,11 @@ impl Contestant for Procession {
     }
 
     fn stream(&mut self, tasks: u64, steps: u64, chunk: usize) -> Option<u64> {
-        let answers = self.pool.imap_unordered(work, inputs(tasks, steps)).chunk_size(chunk);
+        let mut answers = self.pool.imap_unordered(work, inputs(tasks, steps));
+        // What is not sent one at a time it cuts itself.
+        if chunk == 1 {
+            answers = answers.chunk_size(1);
+        }
         Some(self.within(answers.fold(0, |sum: u64, answer| async move {
             sum.wrapping_add(answer.expect("an answer"))
         })))

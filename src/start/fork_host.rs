@@ -22,9 +22,9 @@ use nix::unistd::{Pid, setpgid};
 
 use crate::start::boot::{Boot, Settled, Ties, settle};
 use crate::start::fork_request::{Answer, FIXED_FDS, Fork, Order, receive, send};
-use crate::sys::fork::{copy_as_sibling, threads};
+use crate::sys::fork::copy_as_sibling;
 use crate::sys::signal::{self, exit_group_now};
-use crate::sys::{apart, environment, fd};
+use crate::sys::{apart, crew, environment, fd};
 
 /// What a higher floor does for the server.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +90,7 @@ fn await_order(socket: &UnixStream, ties: &Ties) {
 }
 
 fn copy(hooks: Hooks) -> io::Result<Option<i32>> {
-    let others = threads()?.saturating_sub(1);
+    let others = crew::count()?.saturating_sub(1);
     if others > hooks.waiting_threads {
         // One of them may hold a lock, for ever in the copy.
         return Err(io::Error::other(format!(

@@ -184,8 +184,8 @@ impl Halt {
     }
 }
 
-/// How many threads this process has.
-fn count() -> io::Result<usize> {
+/// How many threads this process has. Not by the kernel's list, which may end early.
+pub(crate) fn count() -> io::Result<usize> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let count = number(&stat, 20).ok_or(io::ErrorKind::InvalidData)?;
     Ok(count as usize)

@@ -7,7 +7,7 @@
 use std::num::NonZero;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::{fs, io, ptr};
+use std::{io, ptr};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -77,11 +77,6 @@ pub(crate) fn end_copy(why: &str) -> ! {
     let _ = nix::unistd::write(io::stderr(), why.as_bytes());
     // SAFETY: touches no memory of ours.
     unsafe { libc::_exit(libc::EXIT_FAILURE) }
-}
-
-/// How many threads this process has.
-pub(crate) fn threads() -> io::Result<usize> {
-    Ok(fs::read_dir("/proc/self/task")?.count())
 }
 
 /// Makes a copy of this process, as another child of its *parent*, to which it sends

@@ -39,7 +39,7 @@ pub(crate) struct Hooks {
 pub(super) fn serve(socket: UnixStream, ties: Ties, hooks: Hooks) -> io::Result<Boot> {
     // It is in its parent's group: with one of its own, what it has just made would be
     // in there, and go with it.
-    signal::ignore_terminal()?;
+    signal::block_terminal()?;
     loop {
         await_order(&socket, &ties);
         let (order, fds) = match receive::<Order>(&socket) {

@@ -58,6 +58,10 @@ pub enum StartMethod {
     /// [preloaded](crate::process::ForkServer::preload) is there already, in memory
     /// that all copies share until one of them writes to it.
     ///
+    /// Environment, folder and streams are this process's at that moment. Its limits,
+    /// niceness, processors and umask, where nobody sets them, are those that this process
+    /// had when the server was started.
+    ///
     /// Needs a program that has one thread where it calls [`init`](crate::init), and
     /// glibc.
     ForkServer,

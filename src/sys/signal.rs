@@ -126,14 +126,12 @@ pub(crate) fn forget_handlers() {
 const FAULTS: [Signal; 5] =
     [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTRAP];
 
-/// Ignores what a terminal sends to whole groups. Workers undo it when they boot.
-pub(crate) fn ignore_terminal() -> io::Result<()> {
-    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
-        // SAFETY: SIG_IGN runs no code of ours.
-        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
-            return Err(io::Error::last_os_error());
-        }
-    }
+/// Puts off what a terminal sends to whole groups. Workers undo it when they boot, and
+/// have then what was sent to them before: had they ignored it, it would be lost.
+pub(crate) fn block_terminal() -> io::Result<()> {
+    let mut blocked = SigSet::empty();
+    blocked.extend([Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP]);
+    blocked.thread_block()?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use nix::libc;
 use procession::{Exit, Process, TaskError};
 
 use crate::checked;
-use crate::support::{Scratch, is_alive, note, noted, notes, until};
+use crate::support::{LIMIT, Scratch, is_alive, note, noted, notes, until, within};
 use crate::tasks::{forever, pid, square};
 
 #[test]
@@ -39,6 +39,20 @@ fn terminate_as_early_as_can_be_is_signal_15() {
             let process = Process::spawn(std::thread::park, ()).unwrap();
             process.terminate();
             assert_eq!(process.join().await.exitcode(), Some(-15));
+        }
+    });
+}
+
+#[test]
+fn a_signal_as_early_as_can_be_is_not_lost() {
+    checked(async {
+        for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
+            for _ in 0..20 {
+                let process = Process::spawn(std::thread::park, ()).unwrap();
+                process.signal(signal).unwrap();
+                let exit = within(LIMIT, process.join()).await;
+                assert_eq!(exit.signal(), Some(signal));
+            }
         }
     });
 }

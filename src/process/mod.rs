@@ -128,8 +128,10 @@ pub struct Process<R> {
     is_daemon: bool,
     /// Goes on when the handle is dropped.
     runs_on: bool,
-    /// The pipe to its standard input, if that is [piped](Stdio::piped). Take it
-    /// out to close it.
+    /// The pipe to its standard input, if that is [piped](Stdio::piped). Take it out to
+    /// write to it while the process runs. What is left here is closed when the process
+    /// is awaited, so that one that reads to the end gets there;
+    /// [`join`](Self::join) and its kin leave it open.
     pub stdin: Option<ProcessStdin>,
     /// The pipe from its standard output, if that is piped. A process waits once
     /// some 64 KiB are in there that nobody reads.
@@ -268,6 +270,8 @@ impl<R: DeserializeOwned> Future for Process<R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        // It may read to the end, and nobody writes to this while waiting here.
+        this.stdin = None;
         let outcome = ready!(this.life.poll_outcome(&mut this.interest, cx));
         Poll::Ready(outcome.and_then(|reply| {
             codec::decode_shared::<Sharing, R>(&reply, reply.whole())

@@ -108,6 +108,18 @@ fn nobody_reads_what_is_printed() {
 }
 
 #[test]
+fn an_input_that_nobody_has_taken_ends_when_the_process_is_awaited() {
+    fn length() -> u64 {
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap()
+    }
+    checked(async {
+        let mut process = Process::builder().stdin(Stdio::piped()).spawn(length, ()).unwrap();
+        process.stdin.as_mut().unwrap().write_all(b"word").await.unwrap();
+        assert_eq!(process.await.unwrap(), 4);
+    });
+}
+
+#[test]
 fn a_process_that_has_ended_does_not_take_input() {
     checked(async {
         let mut process = Process::builder().stdin(Stdio::piped()).spawn(|| (), ()).unwrap();

@@ -541,6 +541,7 @@ impl fmt::Display for SpawnError {
                 "the tokio runtime here has no I/O or no timers: build it with `enable_all`",
             ),
             Cause::Setting { option, problem } => write!(f, "{option}: {problem}"),
+            Cause::Os { what, error } if is_ours(error) => write!(f, "could not {what}: {error}"),
             Cause::Os { what, .. } => write!(f, "could not {what}"),
             Cause::Died { exit, greeted, output } => {
                 write!(f, "a worker {} before it was ready", Was(*exit))?;
@@ -567,6 +568,12 @@ impl fmt::Display for SpawnError {
     }
 }
 
+/// Whether it says what this crate has found, and not what the system has answered: then
+/// it is the sentence's second half.
+fn is_ours(error: &io::Error) -> bool {
+    error.raw_os_error().is_none()
+}
+
 fn tail(f: &mut fmt::Formatter<'_>, output: &str) -> fmt::Result {
     match output.trim_end() {
         "" => Ok(()),
@@ -577,7 +584,7 @@ fn tail(f: &mut fmt::Formatter<'_>, output: &str) -> fmt::Result {
 impl std::error::Error for SpawnError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0 {
-            Cause::Os { error, .. } => Some(error),
+            Cause::Os { error, .. } if !is_ours(error) => Some(error),
             Cause::Arguments(error) => Some(&**error),
             _ => None,
         }

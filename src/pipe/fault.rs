@@ -116,8 +116,9 @@ pub enum RecvError {
     },
     /// The sender ended in the middle of a message. What follows is the end.
     CutOff,
-    /// A message that is something else than was expected. Those behind it are not
-    /// affected.
+    /// A message that is something else than was expected: of another type, or a byte
+    /// string where a value was to come, or the other way round. It is gone; those behind
+    /// it are not affected.
     Decode(DecodeError),
     /// A byte string that is longer than was expected. Those behind it are not
     /// affected.

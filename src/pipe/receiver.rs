@@ -185,15 +185,13 @@ impl<T> Receiver<T> {
     }
 
     fn take<V: DeserializeOwned>(&mut self, flags: u8) -> Result<Option<V>, RecvError> {
-        let Some(frame) = self.next.take_if(|next| next.flags == flags) else {
-            return match &self.next {
-                None => Ok(None),
-                Some(_) => Err(decode_error(match flags {
-                    VALUE => "it is a byte string, for `recv_bytes`",
-                    _ => "it is a value, for `recv`",
-                })),
-            };
-        };
+        let Some(frame) = self.next.take() else { return Ok(None) };
+        if frame.flags != flags {
+            return Err(decode_error(match flags {
+                VALUE => "it is a byte string, for `recv_bytes`",
+                _ => "it is a value, for `recv`",
+            }));
+        }
         let (bytes, arrived) = (frame.body.freeze(), frame.arrived);
         let whole = Whole { bytes: &bytes, arrived: &arrived };
         let value = codec::decode_shared::<Sharing, V>(&bytes, whole);

@@ -1,6 +1,7 @@
 //! Byte strings beside values.
 
 use bytes::Bytes;
+use futures::StreamExt;
 use procession::{RecvError, channel, pipe};
 
 use crate::support::checked;
@@ -38,10 +39,24 @@ fn values_and_byte_strings_are_not_taken_for_each_other() {
         let (mut sender, mut receiver) = channel::<u8>().unwrap();
         sender.send(7).await.unwrap();
         sender.send_bytes(&b"bytes"[..]).await.unwrap();
+        sender.send(8).await.unwrap();
         assert!(matches!(receiver.recv_bytes(100).await, Err(RecvError::Decode(_))));
-        assert_eq!(receiver.recv().await.unwrap(), Some(7), "it is still there");
         assert!(matches!(receiver.recv().await, Err(RecvError::Decode(_))));
-        assert_eq!(receiver.recv_bytes(100).await.unwrap().unwrap(), "bytes");
+        // Who goes on comes to those behind them.
+        assert_eq!(receiver.recv().await.unwrap(), Some(8));
+    });
+}
+
+/// Who goes on after errors, as those behind are not affected, comes to an end.
+#[test]
+fn a_stream_of_values_gets_past_byte_strings() {
+    checked(async {
+        let (mut sender, receiver) = channel::<u8>().unwrap();
+        sender.send_bytes(&b"bytes"[..]).await.unwrap();
+        sender.send(7).await.unwrap();
+        drop(sender);
+        let all: Vec<_> = receiver.take(3).collect().await;
+        assert!(matches!(all[..], [Err(RecvError::Decode(_)), Ok(7)]), "{all:?}");
     });
 }
 

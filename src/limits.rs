@@ -208,8 +208,8 @@ pub(crate) const QUEUE_READ_BYTES: usize = 1 << 10;
 /// behind it: a ring full of holes costs who wrote it nothing.
 pub(crate) const QUEUE_TRUSTED_BYTES: usize = 1 << 20;
 
-/// Whoever waits on a joinable queue looks that often for holders that have died:
-/// their end wakes nobody.
+/// Whoever waits on a joinable queue, or takes, looks that often for holders that have
+/// died: their end wakes nobody.
 pub(crate) const QUEUE_LEASE_WAIT: Duration = Duration::from_millis(50);
 
 /// A queue's lock is held for microseconds. Whoever finds it taken tries again at

@@ -248,6 +248,8 @@ impl<T> JoinableQueueBuilder<T> {
     /// somebody else to take. Default: no, since what it was taken for may have been
     /// done in part.
     ///
+    /// Whoever takes or waits sees a death a twentieth of a second later at most.
+    ///
     /// Items with descriptors in them are lost all the same: those went to the
     /// holder.
     pub fn requeue_lost(mut self, requeue: bool) -> Self {

@@ -5,6 +5,7 @@ mod operation;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -26,6 +27,9 @@ pub(super) struct Store {
     claim: Claim,
     /// Wakes those who wait until all is done.
     pub(super) joiners: Option<Joiners>,
+    /// When this process has last looked whether holders have died, by the clock of
+    /// `sys`; 0 before.
+    looked: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -122,7 +126,12 @@ impl Store {
         let (producers, consumers) = Bell::pair()?;
         let (to, from) = side_pair()?;
         // Opened again: to be mapped keeps a file open, in copies of this process too.
-        let store = Store { board, claim: Claim::new(file.into(), true)?, joiners };
+        let store = Store {
+            board,
+            claim: Claim::new(file.into(), true)?,
+            joiners,
+            looked: AtomicU64::new(0),
+        };
         let inlet = Inlet { ear: Ear::new(producers), side: to };
         Ok((store, inlet, Outlet { ear: Ear::new(consumers), side: from }))
     }
@@ -142,7 +151,7 @@ impl Store {
             ear: Ear::new(Bell::received(ear)),
             bell: Bell::received(bell),
         });
-        Ok(Store { board, claim: Claim::new(file, is_fresh)?, joiners })
+        Ok(Store { board, claim: Claim::new(file, is_fresh)?, joiners, looked: AtomicU64::new(0) })
     }
 
     /// For those who join.

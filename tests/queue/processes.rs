@@ -332,6 +332,35 @@ fn a_lost_item_is_put_back_in_front() {
     });
 }
 
+/// Others do not have to be taken first.
+#[test]
+fn a_lost_item_is_put_back_into_a_queue_that_is_never_empty() {
+    checked(async {
+        let pool = pool_of(1);
+        let scratch = Scratch::new();
+        let queue = JoinableQueue::<u64>::builder().requeue_lost(true).build().unwrap();
+        queue.put(0).await.unwrap();
+        let journal = scratch.path("journal");
+        let call = pool.apply_async(take_and_stay, (queue.clone(), journal.clone()));
+        noted(&journal).await;
+        // Whoever has looked for the dead does not look again at once.
+        queue.put(1).await.unwrap();
+        assert_eq!(queue.take().await.unwrap().done(), 1);
+        kill(notes(&journal)[0].rsplit(' ').next().unwrap().parse().unwrap());
+        assert!(call.await.unwrap_err().is_worker_lost());
+        let came_back = async {
+            loop {
+                queue.put(1).await.unwrap();
+                queue.put(1).await.unwrap();
+                if queue.take().await.unwrap().done() == 0 {
+                    return;
+                }
+            }
+        };
+        within(LIMIT, came_back).await;
+    });
+}
+
 #[test]
 fn whoever_waits_gets_what_is_put_back() {
     checked(async {

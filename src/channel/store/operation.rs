@@ -156,8 +156,9 @@ impl Operation<'_> {
         may_wait: bool,
     ) -> Result<Attempt<Got>, QueueFault> {
         let terms = *self.store.terms();
-        self.sweep(Sweep::TheDone)?;
-        let mut was_swept = false;
+        // What the dead held goes before all that is queued, however much that is.
+        let mut was_swept = self.may_look_for_the_dead();
+        self.sweep(if was_swept { Sweep::TheDeadToo } else { Sweep::TheDone })?;
         let mut spoilt = 0;
         loop {
             if spoilt == SPOILT_MAX {
@@ -301,6 +302,20 @@ impl Operation<'_> {
         }
         buffer.truncate(record);
         Ok((header, buffer.freeze()))
+    }
+
+    /// Whether there are holders, and this process has not looked for a while whether
+    /// they have died: that is a system call for each.
+    fn may_look_for_the_dead(&self) -> bool {
+        if self.state.held().is_empty() {
+            return false;
+        }
+        let (now, last) = (clock::monotonic_nanos(), self.store.looked.load(Ordering::Relaxed));
+        let is_due = now.saturating_sub(last) >= QUEUE_LEASE_WAIT.as_nanos() as u64;
+        if is_due {
+            self.store.looked.store(now, Ordering::Relaxed);
+        }
+        is_due
     }
 
     /// Puts into the books what holders have done, or that they have died.

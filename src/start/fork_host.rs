@@ -21,7 +21,8 @@ use nix::sys::prctl;
 use nix::unistd::{Pid, setpgid};
 
 use crate::start::boot::{Boot, Settled, Ties, settle};
-use crate::start::fork_request::{Answer, FIXED_FDS, Fork, Order, receive, send};
+use crate::start::fork_request::{receive, send};
+use crate::start::order::{Answer, FIXED_FDS, Fork, Order};
 use crate::sys::fork::copy_as_sibling;
 use crate::sys::signal::{self, exit_group_now};
 use crate::sys::{apart, crew, environment, fd};

@@ -1,6 +1,5 @@
 //! The parent's side of a fork server: starts it when it is needed, and has it make
 //! workers. Called by starters, one order at a time.
-
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,8 +13,9 @@ use nix::fcntl::OFlag;
 use nix::unistd::{getpgrp, pipe2};
 
 use crate::id::WorkerId;
-use crate::start::fork_request::{ANNOUNCEMENT_BYTES, Answer, Fork, Order, receive, send};
+use crate::start::fork_request::{receive, send};
 use crate::start::identity::Birth;
+use crate::start::order::{ANNOUNCEMENT_BYTES, Answer, Fork, Order, announced};
 use crate::start::owner::{Event, Owner, new_pool_id};
 use crate::start::spawn::{Ends, Role, SpawnSpec, Spawned, Standard, Way, spawn};
 use crate::start::warden::{Stop, Warden};
@@ -262,7 +262,11 @@ impl Making {
         drop(theirs);
         match answer {
             // It tells us, too. If not, it died before it was anything.
-            Ok(Ok(pid)) => self.announcement().inspect_err(|_| wait::kill_and_reap(pid)),
+            Ok(Ok(pid)) => self.announcement().inspect_err(|_| {
+                if pid > 0 {
+                    wait::kill_and_reap(pid);
+                }
+            }),
             Ok(Err(reason)) => Err(io::Error::other(reason)),
             // The server may have died between making the worker and saying so.
             Err(error) => self.announcement().map_err(|_| error),
@@ -272,7 +276,7 @@ impl Making {
     fn announcement(&self) -> io::Result<i32> {
         let mut pid = [0; ANNOUNCEMENT_BYTES];
         (&self.socket).read_exact(&mut pid)?;
-        Ok(i32::from_le_bytes(pid))
+        announced(pid).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// In the worker: what it is to be, and the descriptors for that. It has no others

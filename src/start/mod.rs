@@ -22,8 +22,9 @@
 //!   │◀── Died: exit ───┤
 //! ```
 //!
-//! With a fork server (`fork_server` in the parent, `fork_host` in the server), the
-//! starter asks that one instead, which makes a copy of itself. The copy is a child of
+//! With a fork server (`fork_server` in the parent, `fork_host` in the server, what they
+//! say to each other in `order`, over a socket in `fork_request`), the starter asks that
+//! one instead, which makes a copy of itself. The copy is a child of
 //! the parent, and everything but its first steps is as above.
 //!
 //! A fork (`fork`) is made by whichever thread asks for the start, as it is that one's
@@ -39,6 +40,7 @@ mod fork_request;
 pub(crate) mod fork_server;
 pub(crate) mod identity;
 pub(crate) mod message;
+pub(crate) mod order;
 pub(crate) mod owner;
 pub(crate) mod roll;
 pub(crate) mod spawn;

@@ -10,7 +10,7 @@ use nix::unistd::{Pid, setpgid};
 
 use crate::start::boot::Boot;
 use crate::start::fork_host::become_worker;
-use crate::start::fork_server::Making;
+use crate::start::fork_server::{self, Making};
 use crate::start::identity::Birth;
 use crate::start::roll;
 use crate::start::spawn::{SpawnSpec, Spawned};
@@ -53,6 +53,7 @@ fn go_on(making: Making, enter: fn(Boot) -> !) -> ! {
         signal::forget_handlers();
         Warden::forget();
         roll::forget();
+        fork_server::forget();
         descriptor::forget_unwanted();
         let (fork, fds) = making.into_theirs()?;
         let boot = become_worker(fork, fds, false)?;

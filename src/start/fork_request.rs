@@ -16,7 +16,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::start::order::{self, FDS_MAX, LENGTH_BYTES};
-use crate::sys::fd;
+use crate::sys::crew;
+use crate::sys::fd::{self, Direction};
 
 pub(super) fn send<T: Serialize>(
     mut socket: &UnixStream,
@@ -25,8 +26,21 @@ pub(super) fn send<T: Serialize>(
 ) -> io::Result<()> {
     let bytes = order::encode(message)
         .map_err(|failure| io::Error::new(io::ErrorKind::InvalidInput, format!("{failure}")))?;
-    let sent = fd::send_with_fds(socket.as_fd(), &[IoSlice::new(&bytes)], fds)?;
-    socket.write_all(&bytes[sent..])
+    // What there is no room for is sent while this thread rests: whoever is to read it may
+    // have to start first.
+    let sent = fd::send_with_fds_now(socket.as_fd(), &[IoSlice::new(&bytes)], fds)?;
+    crew::rest(|| socket.write_all(&bytes[sent..]))
+}
+
+/// Rests until there is something to receive, or nobody to send it.
+pub(super) fn await_message(socket: &UnixStream) -> io::Result<()> {
+    crew::rest(|| {
+        while !fd::is_readable(socket.as_fd()) {
+            // It may be a signal that ends this.
+            fd::await_ready(socket.as_fd(), Direction::Read, None)?;
+        }
+        Ok(())
+    })
 }
 
 /// # Errors

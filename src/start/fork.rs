@@ -8,6 +8,7 @@ use std::process;
 
 use nix::unistd::{Pid, setpgid};
 
+use crate::start::StartMethod;
 use crate::start::boot::Boot;
 use crate::start::fork_host::become_worker;
 use crate::start::fork_server::{self, Making};
@@ -56,8 +57,7 @@ fn go_on(making: Making, enter: fn(Boot) -> !) -> ! {
         fork_server::forget();
         descriptor::forget_unwanted();
         let (fork, fds) = making.into_theirs()?;
-        let boot = become_worker(fork, fds, false)?;
-        enter(Boot { is_copy: true, ..boot })
+        enter(become_worker(fork, fds, StartMethod::Fork)?)
     }));
     if let Ok(Err(error)) = failed {
         eprintln!("procession: this worker cannot start: {error}");

@@ -26,7 +26,7 @@ use crate::support::{Scratch, children, note, noted, notes, until};
 use crate::tasks::{exit_with, forever, square};
 use crate::{alone, checked};
 
-fn cause(error: &SpawnError) -> String {
+pub(crate) fn cause(error: &SpawnError) -> String {
     std::error::Error::source(error).map(|source| source.to_string()).unwrap_or_default()
 }
 
@@ -207,7 +207,7 @@ fn it_may_have_processes_and_pools_of_its_own_by_each_method() {
         (process.await.unwrap(), squares)
     }
     async fn each() {
-        assert_eq!(start_method(), StartMethod::Spawn, "the default again");
+        assert_eq!(start_method(), StartMethod::Fork, "as it came to be itself");
         assert_eq!(active_children(), []);
         for method in [StartMethod::Spawn, StartMethod::ForkServer, StartMethod::Fork] {
             assert_eq!(nested(method).await, (16, vec![0, 1, 4, 9]), "{method:?}");
@@ -480,7 +480,7 @@ async fn printed(f: fn()) -> String {
     text
 }
 
-fn copied() -> procession::process::ProcessBuilder {
+pub(crate) fn copied() -> procession::process::ProcessBuilder {
     Process::builder().start_method(StartMethod::Fork)
 }
 

@@ -39,6 +39,8 @@ mod map_returns_all_in_order;
 mod nested_pools;
 #[path = "../pool/nonsense_settings.rs"]
 mod nonsense_settings;
+#[path = "../pool/one_after_another.rs"]
+mod one_after_another;
 #[path = "../pool/output_of_workers.rs"]
 mod output_of_workers;
 #[path = "../pool/panics.rs"]

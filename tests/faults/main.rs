@@ -12,6 +12,7 @@ mod broken_connections;
 mod exhaustion;
 mod interpose;
 mod interruptions;
+mod pipes;
 mod scenario;
 mod shared_memory;
 mod starts_that_fail;

@@ -6,11 +6,14 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer, ser};
+
+use crate::limits::FRAME_ATTACHED_MAX;
 
 /// Bytes that nobody can change.
 pub(crate) trait Memory:
@@ -203,6 +206,24 @@ impl Count {
     pub(crate) fn all(self) -> usize {
         self.memory + self.descriptors
     }
+
+    /// How many messages it takes before the one that the rest goes with.
+    pub(crate) fn parts_before(self) -> usize {
+        self.all().saturating_sub(1) / FRAME_ATTACHED_MAX
+    }
+
+    /// What goes with one of the messages. The last of them is the rest.
+    pub(crate) fn part(self, index: usize) -> Count {
+        let Range { start, end } = self.range_of_part(index);
+        let memory = self.memory.clamp(start, end) - start;
+        Count { memory, descriptors: end - start - memory }
+    }
+
+    /// Where that is among all, memory first.
+    pub(crate) fn range_of_part(self, index: usize) -> Range<usize> {
+        let end = |parts: usize| (parts * FRAME_ATTACHED_MAX).min(self.all());
+        end(index)..end(index + 1)
+    }
 }
 
 /// What came with a frame.
@@ -242,5 +263,25 @@ impl Arrived {
 
     pub(crate) fn is_short(&self) -> bool {
         self.is_short
+    }
+
+    /// How much came.
+    pub(crate) fn count(&self) -> usize {
+        self.memory.len() + self.descriptors.len()
+    }
+
+    /// Bytes of the memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory.iter().fold(0, |bytes, one| bytes.saturating_add(one.len()))
+    }
+
+    /// Adds what came behind it. Behind something that is missing nothing has its
+    /// place.
+    pub(crate) fn append(&mut self, behind: Arrived) {
+        if !self.is_short {
+            self.memory.extend(behind.memory);
+            self.descriptors.extend(behind.descriptors);
+            self.is_short = behind.is_short;
+        }
     }
 }

@@ -202,19 +202,34 @@ impl Link {
     }
 
     /// Whether to leave what the worker sends where it is, so that those who are to
-    /// take its descriptors keep up. Not for ever: what they wait for may be behind.
+    /// take its descriptors keep up. Not for ever, if what they wait for may be behind.
     fn is_held_back(&mut self, cx: &mut Context<'_>) -> bool {
-        match self.transport.poll_room_for_a_frame(cx) {
+        match self.transport.poll_room_for_a_read(cx) {
             Room::Enough => {
                 self.hold = None;
                 false
             }
+            Room::Scarce if self.transport.is_full_of_parts() => false,
             Room::Scarce => {
                 let hold = self.hold.get_or_insert_with(|| Box::pin(sleep(WAITING_FDS_WAIT)));
-                !hold.is_elapsed() && hold.as_mut().poll(cx).is_pending()
+                if !hold.is_elapsed() && hold.as_mut().poll(cx).is_pending() {
+                    return true;
+                }
+                if self.is_awaited() {
+                    return false;
+                }
+                let hold = self.hold.insert(Box::pin(sleep(WAITING_FDS_WAIT)));
+                hold.as_mut().poll(cx).is_pending()
             }
             Room::Nowhere => true,
         }
+    }
+
+    /// Whether somebody may wait for what is behind descriptors that nobody takes.
+    fn is_awaited(&self) -> bool {
+        let core = self.supervisor.core();
+        let is_open = core.sched.mode() == sched::Mode::Open;
+        !is_open || core.sched.ahead_of(self.worker).any(Call::is_awaited)
     }
 
     /// Whether what it has sent is not read for now, and it cannot be blamed for it.
@@ -324,7 +339,7 @@ impl Link {
         let mut read = 0;
         while !self.condemned && read <= most {
             // It had its time. Of one that has not, what is left is lost.
-            if self.transport.room_for_a_frame() == Room::Nowhere {
+            if self.transport.room_for_a_read() == Room::Nowhere {
                 break;
             }
             match self.transport.read_now() {

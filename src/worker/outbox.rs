@@ -20,6 +20,7 @@ use std::thread;
 
 use crate::limits::WRITE_AGAIN_WAIT;
 use crate::proto::draft::Draft;
+use crate::proto::frame::headers_before;
 use crate::sys::layout::UNSENT_BYTES_MAX;
 use crate::sys::{descriptor, fd};
 
@@ -51,7 +52,7 @@ impl Outbox {
             Some(frames) if len <= UNSENT_BYTES_MAX => self.write(frames),
             _ => {
                 self.flush()?;
-                self.send(frames)?;
+                let len = self.send(frames)?;
                 self.sent += len;
                 self.filled += len;
                 self.page.outbox_skip(self.filled);
@@ -95,22 +96,41 @@ impl Outbox {
         self.page.outbox_publish(self.filled);
     }
 
-    /// Writes frames past the ring, from where they are.
-    fn send(&mut self, frames: &Draft) -> io::Result<()> {
+    /// Writes frames past the ring, from where they are, and returns how many bytes
+    /// that was.
+    fn send(&mut self, frames: &Draft) -> io::Result<u64> {
+        let (attached, count) = (frames.attached(), frames.attached_count());
+        let socket = &mut self.socket;
+        let mut before = 0;
+        if count.parts_before() > 0 {
+            let mut head = [IoSlice::new(&[])];
+            frames.slices(0, &mut head);
+            let header = head[0].first_chunk().expect("frames begin with a header");
+            for (index, header) in headers_before(header, count).enumerate() {
+                let part = count.range_of_part(index);
+                let slices = [IoSlice::new(&header)];
+                let fd = socket.as_fd();
+                let mut sent = patiently(|| descriptor::send(fd, &slices, attached, part.clone()))?;
+                while sent < header.len() {
+                    sent += patiently(|| socket.write(&header[sent..]))?;
+                }
+                before += sent;
+            }
+        }
         let mut written = 0;
         while written < frames.len() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = frames.slices(written, &mut slices);
-            let slices = &slices[..count];
-            let socket = &mut self.socket;
-            written += match frames.attached() {
-                [_, ..] if written == 0 => {
-                    patiently(|| descriptor::send(socket.as_fd(), slices, frames.attached()))?
-                }
-                _ => patiently(|| socket.write_vectored(slices))?,
+            let slices_count = frames.slices(written, &mut slices);
+            let slices = &slices[..slices_count];
+            written += if attached.is_empty() || written > 0 {
+                patiently(|| socket.write_vectored(slices))?
+            } else {
+                let part = count.range_of_part(count.parts_before());
+                let socket = socket.as_fd();
+                patiently(|| descriptor::send(socket, slices, attached, part.clone()))?
             };
         }
-        Ok(())
+        Ok((before + written) as u64)
     }
 
     /// Sends everything.

@@ -9,13 +9,14 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use nix::errno::Errno;
 use tokio::io::Interest;
-use tokio::net::UnixStream;
+use tokio::io::unix::AsyncFd;
 
 use crate::attached::{Attached, Count};
 use crate::limits::{FRAME_ATTACHED_MAX, KEEP_BYTES_LEAST, WAITING_FDS_LEAST, WAITING_FDS_MAX};
@@ -135,7 +136,7 @@ impl Outgoing {
 
     /// Sends short frames at once, in place of the link that would write them.
     /// What the socket does not take stays. Returns whether nothing does.
-    pub(crate) fn send_now(&mut self, socket: &UnixStream) -> bool {
+    pub(crate) fn send_now(&mut self, socket: &OwnedFd) -> bool {
         if self.pieces.is_empty() && self.written == 0 {
             // If it fails, the link will meet the same, and know what to do.
             if let Ok(sent) = fd::send_slices(socket.as_fd(), &[IoSlice::new(&self.tail)]) {
@@ -228,7 +229,12 @@ fn laden(head: Bytes, attached: &Arc<[Attached]>) -> Vec<Piece> {
 /// One worker's socket.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    stream: Arc<UnixStream>,
+    socket: Arc<OwnedFd>,
+    /// Where the runtime says that there is something to read. Nothing else: whenever
+    /// the worker reads there is more room to write, and it would tell of that, too.
+    reading: AsyncFd<Arc<OwnedFd>>,
+    /// Where it says that there is room, while there was none.
+    writing: Option<AsyncFd<OwnedFd>>,
     page: Arc<Page>,
     reader: FrameReader,
     /// Of descriptors that have come and nobody has taken.
@@ -263,8 +269,11 @@ impl Transport {
         page: Arc<Page>,
         frame_bytes_max: usize,
     ) -> io::Result<Self> {
+        let socket = Arc::new(OwnedFd::from(stream));
         Ok(Transport {
-            stream: Arc::new(UnixStream::from_std(stream)?),
+            reading: register(Arc::clone(&socket), Interest::READABLE)?,
+            writing: None,
+            socket,
             page,
             reader: FrameReader::new(frame_bytes_max),
             tally: Tally::new(waiting_fds_max()),
@@ -278,8 +287,8 @@ impl Transport {
     }
 
     /// The socket, for [`Outgoing::send_now`].
-    pub(crate) fn socket(&self) -> &Arc<UnixStream> {
-        &self.stream
+    pub(crate) fn socket(&self) -> &Arc<OwnedFd> {
+        &self.socket
     }
 
     /// Whether the last bytes given were all written. Then the next ones can
@@ -306,21 +315,38 @@ impl Transport {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.outgoing.slices(&mut slices);
             let (socket, slices, load) =
-                (self.stream.as_fd(), &slices[..count], self.outgoing.load());
+                (self.socket.as_fd(), &slices[..count], self.outgoing.load());
             let send = || match load {
                 None => fd::send_slices(socket, slices),
                 Some(Load { attached, part }) => {
                     descriptor::send(socket, slices, attached, part.clone())
                 }
             };
-            let sent = match self.stream.poll_write_ready(cx)? {
-                Poll::Ready(()) => self.stream.try_io(Interest::WRITABLE, send),
-                // Seldom, and nobody would call again if that were a mistake.
-                Poll::Pending => match send() {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        return Poll::Pending;
+            let is_full = |sent: &io::Result<usize>| matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            let sent = match &self.writing {
+                None => {
+                    let sent = send();
+                    if is_full(&sent) {
+                        self.writing = Some(until_writable(&self.socket)?);
                     }
-                    sent => sent,
+                    sent
+                }
+                Some(writing) => match writing.poll_write_ready(cx)? {
+                    Poll::Ready(mut guard) => {
+                        let sent = send();
+                        if is_full(&sent) {
+                            guard.clear_ready();
+                        }
+                        sent
+                    }
+                    // Seldom, and nobody would call again if that were a mistake.
+                    Poll::Pending => {
+                        let sent = send();
+                        if is_full(&sent) {
+                            return Poll::Pending;
+                        }
+                        sent
+                    }
                 },
             };
             match sent {
@@ -335,6 +361,7 @@ impl Transport {
                 }
             }
         }
+        self.writing = None;
         Poll::Ready(Ok(()))
     }
 
@@ -348,15 +375,17 @@ impl Transport {
             let read = if self.news == News::Mistaken {
                 self.read_now()
             } else {
-                if self.stream.poll_read_ready(cx)?.is_pending() {
+                let Poll::Ready(mut guard) = self.reading.poll_read_ready(cx)? else {
                     self.news = News::Fresh;
                     return Poll::Pending;
-                }
+                };
                 let (buffer, most) = self.reader.next_read();
                 let before = buffer.len();
-                let stream = &self.stream;
-                let read = || fd::receive_into(stream.as_fd(), buffer, most);
-                let read = stream.try_io(Interest::READABLE, read);
+                let read = fd::receive_into(self.socket.as_fd(), buffer, most);
+                if matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                    guard.clear_ready();
+                }
+                drop(guard);
                 read.map(|received| self.account(before, received))
             };
             let blocked = matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
@@ -376,7 +405,7 @@ impl Transport {
     pub(crate) fn read_now(&mut self) -> io::Result<usize> {
         let (buffer, most) = self.reader.next_read();
         let before = buffer.len();
-        let received = fd::receive_into(self.stream.as_fd(), buffer, most);
+        let received = fd::receive_into(self.socket.as_fd(), buffer, most);
         self.was_empty = received.is_err();
         Ok(self.account(before, received?))
     }
@@ -440,6 +469,18 @@ impl Transport {
         self.reader.give_back();
     }
 
+    /// Takes what the worker has put into its outbox, which it then does not send;
+    /// if it has begun to, it comes once more, and is not heard twice.
+    pub(crate) fn take_outbox(&mut self) -> Result<(), ProtocolError> {
+        let from = self.wanted;
+        self.fetch_outbox(true)?;
+        // What is still in the socket comes before it.
+        if self.read == from && self.page.outbox_settle(from, self.wanted).is_ok() {
+            self.read = self.wanted;
+        }
+        Ok(())
+    }
+
     /// Fetches what the worker has put into its outbox and not sent.
     pub(crate) fn fetch_outbox(&mut self, alive: bool) -> Result<(), ProtocolError> {
         match self.page.outbox_fetch(self.wanted) {
@@ -455,6 +496,19 @@ impl Transport {
             None => Err(ProtocolError(Violation::Page)),
         }
     }
+}
+
+/// Where the runtime says that this can be written to. By another descriptor: it waits
+/// for each only once, and for this one to be readable.
+fn until_writable(socket: &OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let waiting = socket.try_clone().and_then(|socket| register(socket, Interest::WRITABLE));
+    // There may be one a moment later.
+    waiting.map_err(|_| Errno::ENOBUFS.into())
+}
+
+#[allow(deprecated, reason = "what its successor asks of the type is so; older versions have none")]
+fn register<F: AsRawFd>(fd: F, interest: Interest) -> io::Result<AsyncFd<F>> {
+    AsyncFd::with_interest(fd, interest)
 }
 
 #[cfg(test)]

@@ -20,6 +20,11 @@ use crate::supervisor::{Items, QueuePlace, Receiver, Request, Supervisor};
 /// Lazy: nothing is queued before it is first polled, and until then options
 /// can be set. Then it waits for a place in the queue, and for the answer.
 ///
+/// Where calls are made one after the other, each takes microseconds, and a
+/// processor is left for it, a poll may look out for the answer for up to 50 µs
+/// before it returns: to sleep and be woken takes longer. The same goes for a
+/// [`TaskHandle`].
+///
 /// # Cancel safety
 ///
 /// Dropping it before the first poll does nothing at all; after that, it

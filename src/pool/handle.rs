@@ -191,6 +191,7 @@ impl RawHandle {
 
     pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Box<Failed>>> {
         let receiver = self.receiver.as_ref().expect("polled after the call has given its answer");
+        self.supervisor.look_out(self.task, || receiver.is_ready());
         let ended = ready!(receiver.poll_ended(cx));
         self.receiver = None;
         Poll::Ready(ended)

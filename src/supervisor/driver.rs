@@ -135,7 +135,7 @@ impl Driver {
                     // The runtime may have been kept from telling us for long.
                     link.catch_up();
                 }
-                link.fetch(true);
+                link.fetch();
                 if link.has_moved() {
                     moved.push(link.worker());
                 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::call::{Call, Ended, Failed, Obituary, ending_error, ending_started, wake};
-use super::{Core, Plan, Supervisor};
+use super::{Core, Supervisor};
 use crate::id::{TaskId, WorkerId};
 use crate::observe::{self, HeldSpan, Meter, Times};
 use crate::proto::draft::{Payload, Reply};
@@ -17,6 +17,7 @@ use crate::start::identity::Birth;
 use crate::start::owner::Owner;
 use crate::start::spawn::Way;
 use crate::start::warden::Stop;
+use crate::sys::threads::current_processor;
 
 /// To be done without the lock: whatever wakes or drops what is the user's.
 #[derive(Debug, Default)]
@@ -177,7 +178,7 @@ impl Core {
                     }
                 }
                 Action::Run { worker, seq, task } => {
-                    self.send(&supervisor.plan, worker, seq, task, effects);
+                    self.send(supervisor, worker, seq, task, effects);
                 }
                 Action::Dismiss(worker) => {
                     if let Some(link) = self.links.get_mut(worker) {
@@ -216,7 +217,7 @@ impl Core {
     /// Puts a task's frame on its way.
     fn send(
         &mut self,
-        plan: &Plan,
+        supervisor: &Supervisor,
         worker: WorkerKey,
         seq: u64,
         task: TaskKey,
@@ -225,9 +226,10 @@ impl Core {
         let is_alone = self.sched.is_alone(worker, seq);
         // One processor more than the busy workers have is left for us: to be
         // woken is what takes longest then, and nobody is kept from anything.
-        let is_quiet = is_alone && self.sched.busy_workers() < plan.processors;
+        let is_quiet = is_alone && self.sched.busy_workers() < supervisor.plan.processors;
         let Some(link) = self.links.get_mut(worker) else { return };
-        link.page.set_lookout(is_quiet);
+        let processor = is_quiet.then(current_processor);
+        link.page.set_lookout(processor);
         link.unsent_from.get_or_insert(seq);
         match self.sched.data(task) {
             Some(call) => {
@@ -247,7 +249,12 @@ impl Core {
         // To wake the driver first would take as long as to wake the worker. But
         // where that may take our processor, it is not done under the lock; and
         // other workers have something to do while more gathers.
+        let pays = processor.is_some_and(|processor| link.pays(processor));
+        link.known = if pays { link.page.outbox_filled() } else { 0 };
         if is_quiet && link.send_now() {
+            if pays {
+                supervisor.lone.store(task.id.as_u64(), Ordering::Relaxed);
+            }
             effects.ring |= self.sched.poll_timeout().is_some_and(|next| next < self.armed);
         } else {
             link.alarm.ring();

@@ -7,26 +7,21 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::Supervisor;
 use super::alarm::Alarm;
 use super::call::Call;
 use super::effects::Effects;
+use super::intake::Intake;
 use super::links::{End, LinkState};
 use super::output::Output;
-use super::{InitCheck, Supervisor};
-use crate::error::{Cause, SpawnError};
-use crate::limits::{
-    FRAME_OVERHEAD_BYTES, SOCKET_BYTES_MAX, SPARE_WAIT, WAITING_FDS_WAIT, WRITE_AGAIN_WAIT,
-};
+use crate::limits::{FRAME_OVERHEAD_BYTES, SPARE_WAIT, WAITING_FDS_WAIT, WRITE_AGAIN_WAIT};
 use crate::observe::{self, Echo, HeldSpan};
-use crate::proto::frame::HEADER_BYTES;
-use crate::proto::message::{Failure, FromWorker};
-use crate::proto::peer::{Peer, ProtocolError};
-use crate::proto::trace::News;
+use crate::proto::peer::Peer;
 use crate::sched::{self, WorkerKey};
 use crate::start::spawn::Ends;
 use crate::sys::clock::monotonic_nanos;
@@ -45,18 +40,13 @@ pub(super) struct Link {
     supervisor: Arc<Supervisor>,
     worker: WorkerKey,
     alarm: Arc<Alarm>,
-    transport: Transport,
-    peer: Peer,
+    /// Shared with callers that look out for their answers.
+    intake: Arc<Mutex<Intake>>,
     stdout: Option<Output>,
     stderr: Option<Output>,
-    span: HeldSpan,
-    echo: Echo,
-    /// Messages between parsing and handling; kept for its memory.
-    pub(super) messages: Vec<FromWorker>,
+    span: Arc<HeldSpan>,
     /// The stream has ended.
     eof: bool,
-    /// The worker broke the protocol: whatever else it says is not heard.
-    condemned: bool,
     /// Nothing more is written.
     mute: bool,
     /// Nothing is written until then.
@@ -81,20 +71,34 @@ impl Link {
         let transport = Transport::new(ends.socket, Arc::clone(&page), limit)?;
         let stdout = ends.stdout.map(|fd| Output::new(fd, "stdout")).transpose()?;
         let stderr = ends.stderr.map(|fd| Output::new(fd, "stderr")).transpose()?;
-        let span = observe::worker_span(&plan.name, worker.id, ends.pid);
+        let span = Arc::new(observe::worker_span(&plan.name, worker.id, ends.pid));
         observe::worker_started(&span);
         let name = format!("{}/{}", plan.name, worker.seat);
         let alarm = Arc::new(Alarm::default());
         let outgoing = Outgoing::of_frame(&plan.setup);
+        let socket = Arc::clone(transport.socket());
+        let now = Time(monotonic_nanos());
+        let intake = Arc::new(Mutex::new(Intake {
+            worker,
+            transport,
+            peer: Peer::new(plan.fingerprint, ends.pid),
+            span: Arc::clone(&span),
+            echo: Echo::new(now, name, ends.pid as u32, plan.settings.trusted),
+            messages: Vec::new(),
+            is_deaf: false,
+        }));
         supervisor.core().links.insert(LinkState {
             worker,
             pid: ends.pid as u32,
             page,
             outgoing,
             unsent_from: None,
-            socket: Arc::clone(transport.socket()),
+            socket,
             is_clear: false,
             alarm: Arc::clone(&alarm),
+            intake: Arc::clone(&intake),
+            run_nanos: u64::MAX,
+            known: 0,
             probe: false,
             greeted: false,
             #[cfg(feature = "sandbox")]
@@ -107,15 +111,11 @@ impl Link {
             supervisor: Arc::clone(supervisor),
             worker,
             alarm,
-            transport,
-            peer: Peer::new(plan.fingerprint, ends.pid),
+            intake,
             stdout,
             stderr,
             span,
-            echo: Echo::new(Time(monotonic_nanos()), name, ends.pid as u32, plan.settings.trusted),
-            messages: Vec::new(),
             eof: false,
-            condemned: false,
             mute: false,
             pause: None,
             hold: None,
@@ -125,19 +125,20 @@ impl Link {
 
     /// Takes what has gathered for the worker. Returns whether the outbox
     /// should be looked into, and how it is over with the process, if it is.
-    fn collect(&mut self) -> (bool, Option<End>) {
+    fn collect(&mut self, intake: &mut Intake) -> (bool, Option<End>) {
         let mut core = self.supervisor.core();
         let Some(link) = core.links.get_mut(self.worker) else { return (false, None) };
-        if self.transport.is_written() {
-            self.transport.swap_outgoing(&mut link.outgoing);
+        let transport = &mut intake.transport;
+        if transport.is_written() {
+            transport.swap_outgoing(&mut link.outgoing);
             link.unsent_from = None;
-            link.is_clear = self.transport.is_written() && !self.mute && self.pause.is_none();
+            link.is_clear = transport.is_written() && !self.mute && self.pause.is_none();
         }
         (std::mem::take(&mut link.probe), link.end)
     }
 
     /// Writes what it can.
-    fn write(&mut self, cx: &mut Context<'_>) {
+    fn write(&mut self, intake: &mut Intake, cx: &mut Context<'_>) {
         if self.mute {
             return;
         }
@@ -147,12 +148,12 @@ impl Link {
             }
             self.pause = None;
         }
-        match self.transport.poll_write(cx) {
+        match intake.transport.poll_write(cx) {
             Poll::Ready(Err(error)) if fd::is_passing(&error) => {
                 // Nobody says when the kernel has memory again.
                 self.pause = Some(Box::pin(sleep(WRITE_AGAIN_WAIT)));
                 // The pause has to know whom to wake.
-                self.write(cx);
+                self.write(intake, cx);
             }
             Poll::Ready(Err(_)) => {
                 // EPIPE: the last answers may still be in the socket. What
@@ -166,33 +167,30 @@ impl Link {
 
     /// Gives large buffers back once none has come for a while. Until then it
     /// is woken for that.
-    fn poll_spares(&mut self, cx: &mut Context<'_>) {
-        if !self.transport.has_spares() {
+    fn poll_spares(&mut self, transport: &mut Transport, cx: &mut Context<'_>) {
+        if !transport.has_spares() {
             self.spare = None;
             return;
         }
-        let is_new = self.transport.has_new_spare();
+        let is_new = transport.has_new_spare();
         let spare = self.spare.get_or_insert_with(|| Box::pin(sleep(SPARE_WAIT)));
         if is_new {
             spare.as_mut().reset(Instant::now() + SPARE_WAIT);
         }
         if spare.as_mut().poll(cx).is_ready() {
             self.spare = None;
-            self.transport.give_back();
+            transport.give_back();
         }
     }
 
     /// Reads once, and takes in the messages. Returns whether there was any.
-    fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.eof || self.condemned || self.is_held_back(cx) {
+    fn read(&mut self, intake: &mut Intake, cx: &mut Context<'_>) -> bool {
+        if self.eof || intake.is_deaf || self.is_held_back(&intake.transport, cx) {
             return false;
         }
-        match self.transport.poll_read(cx) {
+        match intake.poll_read(&self.supervisor, cx) {
             Poll::Pending => false,
-            Poll::Ready(Ok(true)) => {
-                self.take_messages();
-                true
-            }
+            Poll::Ready(Ok(true)) => true,
             Poll::Ready(Ok(false) | Err(_)) => {
                 self.eof = true;
                 self.note_eof();
@@ -203,13 +201,13 @@ impl Link {
 
     /// Whether to leave what the worker sends where it is, so that those who are to
     /// take its descriptors keep up. Not for ever, if what they wait for may be behind.
-    fn is_held_back(&mut self, cx: &mut Context<'_>) -> bool {
-        match self.transport.poll_room_for_a_read(cx) {
+    fn is_held_back(&mut self, transport: &Transport, cx: &mut Context<'_>) -> bool {
+        match transport.poll_room_for_a_read(cx) {
             Room::Enough => {
                 self.hold = None;
                 false
             }
-            Room::Scarce if self.transport.is_full_of_parts() => false,
+            Room::Scarce if transport.is_full_of_parts() => false,
             Room::Scarce => {
                 let hold = self.hold.get_or_insert_with(|| Box::pin(sleep(WAITING_FDS_WAIT)));
                 if !hold.is_elapsed() && hold.as_mut().poll(cx).is_pending() {
@@ -244,75 +242,18 @@ impl Link {
     }
 
     /// Fetches answers that the worker has not sent.
-    pub(super) fn fetch(&mut self, alive: bool) {
-        if self.condemned {
-            return;
-        }
-        match self.transport.fetch_outbox(alive) {
-            Ok(()) => self.take_messages(),
-            Err(error) => self.condemn(error),
-        }
+    pub(super) fn fetch(&mut self) {
+        self.intake().fetch(&self.supervisor, true);
     }
 
-    /// Takes in all whole messages that have arrived.
-    fn take_messages(&mut self) {
-        if let Err(error) = self.supervisor.clone().take_messages(self) {
-            self.condemn(error);
-        }
+    /// Takes in all that the worker has sent so far, whether the runtime has
+    /// noticed yet or not.
+    pub(super) fn catch_up(&mut self) {
+        self.intake().catch_up(&self.supervisor);
     }
 
-    /// Parses what has arrived, up to the first thing that makes no sense. Runs
-    /// the check of what the initializer returned here, without the pool's
-    /// lock: it is the user's code.
-    pub(super) fn gather(
-        &mut self,
-        messages: &mut Vec<FromWorker>,
-        check: Option<&InitCheck>,
-    ) -> Result<(), ProtocolError> {
-        while let Some(message) = self.transport.next_message()? {
-            self.peer.accept(&message)?;
-            if let FromWorker::Trace { seq, body } = message {
-                self.tell(seq, &body)?;
-                continue;
-            }
-            let problem = match (&message, check) {
-                (FromWorker::Ready { outcome, .. }, Some(check)) => check(outcome).err(),
-                _ => None,
-            };
-            if problem.is_none() && matches!(message, FromWorker::Ready { .. }) {
-                observe::worker_ready(&self.span);
-            }
-            messages.push(match problem {
-                Some(problem) => FromWorker::InitFailed(Failure::Setting(problem)),
-                None => message,
-            });
-        }
-        Ok(())
-    }
-
-    /// Tells what the worker's `tracing` was told. The call that it is about has not
-    /// ended here: its answer comes behind this.
-    fn tell(&mut self, seq: u64, body: &[u8]) -> Result<(), ProtocolError> {
-        if !self.echo.admits(Time(monotonic_nanos()), body.len() + HEADER_BYTES)? {
-            return Ok(());
-        }
-        let news = News::decode(body)?;
-        let core = self.supervisor.core();
-        let span = core.sched.in_flight(self.worker, seq).and_then(Call::span);
-        drop(core);
-        self.echo.tell(news, span.as_deref().unwrap_or(&self.span));
-        Ok(())
-    }
-
-    fn condemn(&mut self, error: ProtocolError) {
-        self.condemned = true;
-        observe::worker_misbehaved(&self.span, &error);
-        let mut core = self.supervisor.core();
-        // Why there are no workers any more, if it comes to that.
-        core.last_failure = Some(SpawnError::new(Cause::Protocol(error)));
-        drop(core);
-        let worker = self.worker;
-        self.supervisor.act(|sched, now, links| sched.handle_violation(now, worker, error, links));
+    fn intake(&self) -> MutexGuard<'_, Intake> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn worker(&self) -> WorkerKey {
@@ -321,7 +262,7 @@ impl Link {
 
     /// Whether the worker has made room for anything since this was last asked.
     pub(super) fn has_moved(&mut self) -> bool {
-        self.transport.has_written()
+        self.intake().transport.has_written()
     }
 
     /// Whether there is no process any more: the warden will say so.
@@ -329,32 +270,12 @@ impl Link {
         self.supervisor.core().links.pid(self.worker).is_none_or(|pid| has_ended(pid as i32))
     }
 
-    /// Takes in all that the worker has sent so far, whether the runtime has
-    /// noticed yet or not.
-    pub(super) fn catch_up(&mut self) {
-        // At most one frame can be under way, and what the ring and the
-        // socket's own buffer hold beside it. Somebody outside the worker's
-        // group could have kept the other end and go on writing for ever.
-        let most = self.supervisor.plan.frame_bytes_max + SOCKET_BYTES_MAX;
-        let mut read = 0;
-        while !self.condemned && read <= most {
-            // It had its time. Of one that has not, what is left is lost.
-            if self.transport.room_for_a_read() == Room::Nowhere {
-                break;
-            }
-            match self.transport.read_now() {
-                Ok(0) | Err(_) => break,
-                Ok(n) => read += n,
-            }
-            self.take_messages();
-        }
-    }
-
     /// The process is dead, or does not die: takes in what it has left, and
     /// closes the book.
-    fn bury(&mut self, end: End) {
-        self.catch_up();
-        self.fetch(false);
+    fn bury(&mut self, intake: &mut Intake, end: End) {
+        intake.catch_up(&self.supervisor);
+        intake.fetch(&self.supervisor, false);
+        intake.is_deaf = true;
         for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
             output.drain_now(&self.span);
         }
@@ -362,7 +283,7 @@ impl Link {
         let supervisor = &self.supervisor;
         let mut effects = Effects::default();
         let worker = self.worker;
-        let greeted = self.peer.is_greeted();
+        let greeted = intake.peer.is_greeted();
         // Told before anybody can see that it is gone.
         match end {
             End::Died(exit) => {
@@ -399,24 +320,26 @@ impl Future for Link {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
+        let shared = Arc::clone(&this.intake);
+        let mut intake = shared.lock().unwrap_or_else(PoisonError::into_inner);
         this.alarm.start_poll(cx.waker());
         for output in [&mut this.stdout, &mut this.stderr].into_iter().flatten() {
             output.poll_drain(cx, &this.span);
         }
         for _ in 0..ROUNDS_MAX {
-            let (probe, end) = this.collect();
+            let (probe, end) = this.collect(&mut intake);
             if let Some(end) = end {
-                this.bury(end);
+                this.bury(&mut intake, end);
                 return Poll::Ready(());
             }
-            this.write(cx);
-            let mut progress = this.read(cx);
+            this.write(&mut intake, cx);
+            let mut progress = this.read(&mut intake, cx);
             if probe {
-                this.fetch(true);
+                intake.fetch(&this.supervisor, true);
                 progress = true;
             }
             if !progress {
-                this.poll_spares(cx);
+                this.poll_spares(&mut intake.transport, cx);
                 if this.alarm.may_rest() {
                     return Poll::Pending;
                 }

@@ -1,12 +1,12 @@
 //! The workers of a pool as the rest of it sees them, under its lock: what is to be
 //! sent to each, its page, and how it is over with it.
 
-use std::sync::Arc;
-
-use tokio::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 
 use super::alarm::Alarm;
 use super::call::Obituary;
+use super::intake::Intake;
 use crate::error::MemoryExceeded;
 use crate::exit::Exit;
 use crate::sched::{Place, Words, WorkerKey};
@@ -26,11 +26,17 @@ pub(super) struct LinkState {
     pub(super) outgoing: Outgoing,
     /// The first task among them.
     pub(super) unsent_from: Option<u64>,
-    pub(super) socket: Arc<UnixStream>,
+    pub(super) socket: Arc<OwnedFd>,
     /// The link has written all that it took, and could write more.
     pub(super) is_clear: bool,
     /// Calls the link.
     pub(super) alarm: Arc<Alarm>,
+    /// Where what it says is taken in. Never locked under the pool's lock.
+    pub(super) intake: Arc<Mutex<Intake>>,
+    /// How long its last task took, as it says.
+    pub(super) run_nanos: u64,
+    /// How far its outbox was filled when it was last sent a task without any other.
+    pub(super) known: u64,
     /// The outbox is worth a look.
     pub(super) probe: bool,
     pub(super) greeted: bool,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::call::{Answer, Call, Failed, failure_error};
 use super::effects::Effects;
-use super::link::Link;
+use super::intake::Intake;
 use super::{Core, Supervisor};
 use crate::error::{Cause, RemotePanic, SpawnError};
 use crate::exit::Exit;
@@ -19,25 +19,27 @@ use crate::time::Time;
 
 impl Supervisor {
     /// Takes in all whole messages that a worker's transport holds.
-    pub(super) fn take_messages(self: &Arc<Self>, link: &mut Link) -> Result<(), ProtocolError> {
-        let mut messages = std::mem::take(&mut link.messages);
-        let mut result = link.gather(&mut messages, self.plan.init_check.as_ref());
-        let mut effects = Effects::default();
+    pub(super) fn take_messages(
+        self: &Arc<Self>,
+        intake: &mut Intake,
+        effects: &mut Effects,
+    ) -> Result<(), ProtocolError> {
+        let mut messages = std::mem::take(&mut intake.messages);
+        let mut result = intake.gather(self, &mut messages, self.plan.init_check.as_ref());
         let mut core = self.core();
         let now = Time(monotonic_nanos());
         for message in messages.drain(..) {
             if let FromWorker::Ready { ears, .. } = message {
                 self.ears.note(ears);
             }
-            if let Err(error) = core.take_message(now, link, message, &mut effects) {
+            if let Err(error) = core.take_message(now, intake.worker, message, effects) {
                 result = Err(error);
                 break;
             }
         }
-        core.perform(self, &mut effects);
+        core.perform(self, effects);
         drop(core);
-        effects.run(self);
-        link.messages = messages;
+        intake.messages = messages;
         result
     }
 }
@@ -46,17 +48,20 @@ impl Core {
     fn take_message(
         &mut self,
         now: Time,
-        link: &Link,
+        worker: WorkerKey,
         message: FromWorker,
         effects: &mut Effects,
     ) -> Result<(), ProtocolError> {
-        let worker = link.worker();
-        if let Some(seq) = message.seq() {
+        if let (Some(seq), Some(link)) = (message.seq(), self.links.get_mut(worker)) {
             // A worker that does not read, and answers all the same, would have
             // us gather frames for it without end.
-            let unsent_from = self.links.get(worker).and_then(|link| link.unsent_from);
-            if unsent_from.is_some_and(|first| seq >= first) {
+            if link.unsent_from.is_some_and(|first| seq >= first) {
                 return Err(ProtocolError(Violation::NotSent { seq }));
+            }
+            if let FromWorker::Done { run_nanos, .. } | FromWorker::Failed { run_nanos, .. } =
+                message
+            {
+                link.run_nanos = run_nanos;
             }
         }
         match message {

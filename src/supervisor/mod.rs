@@ -27,9 +27,11 @@ mod call;
 mod driver;
 mod ears;
 mod effects;
+mod intake;
 mod landing;
 mod link;
 mod links;
+mod lookout;
 mod messages;
 mod output;
 mod report;
@@ -128,6 +130,8 @@ pub(crate) struct Supervisor {
     changed: Notify,
     /// Callers that wait for `changed`; else nobody is told.
     waiting: AtomicUsize,
+    /// The call whose end is worth looking out for; 0: none.
+    lone: AtomicU64,
     /// Calls whose callers have been told of their end.
     told: AtomicU64,
     /// Calls the driver.
@@ -211,6 +215,7 @@ impl Supervisor {
             admission: Semaphore::new(room),
             changed: Notify::new(),
             waiting: AtomicUsize::new(0),
+            lone: AtomicU64::new(0),
             told: AtomicU64::new(0),
             alarm: Alarm::default(),
             ears: PoolEars::default(),

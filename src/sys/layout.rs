@@ -38,8 +38,11 @@ pub(super) struct Header {
     pub(super) magic: AtomicU64,
     pub(super) layout_version: AtomicU32,
     cancel_bell: AtomicU32,
-    /// Whether the worker may look out for its next task before it sleeps.
+    /// Whether the worker may look out for its next task before it sleeps: 1 and the
+    /// processor that the parent was on when it sent the last one. 0: not.
     lookout: AtomicU32,
+    /// The task whose answer somebody in the parent looks out for; 0: none.
+    watched: AtomicU64,
     /// Resident bytes with which the worker ended itself; 0: it did not.
     pub(super) over_memory: AtomicU64,
     /// What is in force of the worker's sandbox, see `SandboxReport`.
@@ -53,6 +56,12 @@ pub(super) struct OutboxState {
     filled: AtomicU64,
     /// Stream position from which on everything has gone through the ring.
     held_from: AtomicU64,
+    /// Stream position up to which it is settled how the bytes get to the parent:
+    /// through the socket, or taken from the ring. Whoever moves it decides.
+    settled: AtomicU64,
+    /// 1 and the processor that the worker was on when it began to look out for its
+    /// next task; 0: it has to be woken.
+    awake: AtomicU32,
 }
 
 #[repr(C, align(64))]
@@ -89,12 +98,18 @@ impl Layout {
     /// A page that no other process has, to look at from several threads.
     #[cfg(test)]
     pub(crate) fn new() -> Layout {
-        let outbox = OutboxState { filled: AtomicU64::new(0), held_from: AtomicU64::new(0) };
+        let outbox = OutboxState {
+            filled: AtomicU64::new(0),
+            held_from: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            awake: AtomicU32::new(0),
+        };
         let header = Header {
             magic: AtomicU64::new(0),
             layout_version: AtomicU32::new(0),
             cancel_bell: AtomicU32::new(0),
             lookout: AtomicU32::new(0),
+            watched: AtomicU64::new(0),
             over_memory: AtomicU64::new(0),
             sandbox: AtomicU64::new(0),
             outbox,
@@ -152,14 +167,37 @@ impl Layout {
     }
 
     /// Parent: says whether a processor is left for it while this worker looks
-    /// out for its next task.
-    pub(crate) fn set_lookout(&self, wanted: bool) {
-        self.header.lookout.store(wanted.into(), Ordering::Relaxed);
+    /// out for its next task, and which one it was on last.
+    pub(crate) fn set_lookout(&self, processor: Option<u32>) {
+        self.header.lookout.store(numbered(processor), Ordering::Relaxed);
     }
 
-    /// What the parent said of that last.
-    pub(crate) fn lookout(&self) -> bool {
-        self.header.lookout.load(Ordering::Relaxed) != 0
+    /// Worker: whether the parent said so, and was not on this processor: it would
+    /// be kept from running.
+    pub(crate) fn lookout(&self, processor: u32) -> bool {
+        is_elsewhere(self.header.lookout.load(Ordering::Relaxed), processor)
+    }
+
+    /// Worker: says whether it goes on without sleep until its next task, and on
+    /// which processor.
+    pub(crate) fn set_awake(&self, processor: Option<u32>) {
+        self.header.outbox.awake.store(numbered(processor), Ordering::Relaxed);
+    }
+
+    /// Parent: whether the worker said so, and was not on this processor.
+    pub(crate) fn is_awake(&self, processor: u32) -> bool {
+        is_elsewhere(self.header.outbox.awake.load(Ordering::Relaxed), processor)
+    }
+
+    /// Parent: says whose answer it looks out for.
+    pub(crate) fn set_watched(&self, seq: Option<u64>) {
+        self.header.watched.store(seq.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Worker: whether the parent looks out for this task's answer, and will take
+    /// it from the ring.
+    pub(crate) fn is_watched(&self, seq: u64) -> bool {
+        self.header.watched.load(Ordering::Relaxed) == seq
     }
 
     /// When the task's body began, by `clock::monotonic_nanos`. 0: not yet.
@@ -309,7 +347,7 @@ impl Layout {
 
     /// Up to where the outbox is complete, as a position in the stream of all
     /// bytes that this worker has answered.
-    pub(super) fn outbox_filled(&self) -> u64 {
+    pub(crate) fn outbox_filled(&self) -> u64 {
         self.header.outbox.filled.load(Ordering::Acquire)
     }
 
@@ -336,6 +374,19 @@ impl Layout {
     pub(crate) fn outbox_write(&self, at: u64, bytes: &[u8]) {
         debug_assert!(bytes.len() <= OUTBOX_BYTES);
         write(&self.outbox, (at % OUTBOX_BYTES as u64) as usize, bytes);
+    }
+
+    /// Settles that what is between these positions is sent, if the worker asks,
+    /// or that it never will be, if the parent does. The error is how far it was
+    /// settled already, where that is not `from`.
+    pub(crate) fn outbox_settle(&self, from: u64, to: u64) -> Result<(), u64> {
+        let settled = &self.header.outbox.settled;
+        settled.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).map(drop)
+    }
+
+    /// Worker: up to where that is settled.
+    pub(crate) fn outbox_settled(&self) -> u64 {
+        self.header.outbox.settled.load(Ordering::Acquire)
     }
 
     /// Parent: all that the stream has from `wanted` on. `None` where that has
@@ -368,6 +419,16 @@ impl Layout {
     pub(super) fn outbox_read(&self, from: u64, to: u64) -> Vec<u8> {
         read(&self.outbox, (from % OUTBOX_BYTES as u64) as usize, range_len(from, to))
     }
+}
+
+/// How a processor is written down; 0: none.
+fn numbered(processor: Option<u32>) -> u32 {
+    processor.map_or(0, |processor| processor.wrapping_add(1))
+}
+
+/// Whether there is one, and it is another.
+fn is_elsewhere(written: u32, processor: u32) -> bool {
+    written != 0 && written != numbered(Some(processor))
 }
 
 fn halves(low: u32, high: u32) -> u64 {

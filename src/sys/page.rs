@@ -4,8 +4,9 @@
 //! `sys::layout` has what both do with it.
 //!
 //! ```text
-//!      0  magic │ layout version │ cancel bell │ lookout │ over memory │ sandbox
-//!     64  outbox filled │ held from
+//!      0  magic │ layout version │ cancel bell │ lookout │ watched │ over memory │
+//!         sandbox
+//!     64  outbox filled │ held from │ settled │ awake
 //!   4096  256 slots of 64 bytes: word, started at, item, credit, nudge, polite,
 //!         claimed, tally
 //!  20480  outbox: a ring of 64 KiB
@@ -36,7 +37,7 @@ use crate::sys::memfd;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
 const NAME: &CStr = c"procession-page";
-const LAYOUT_VERSION: u32 = 8;
+const LAYOUT_VERSION: u32 = 9;
 
 const _: () = {
     assert!(offset_of!(Header, outbox) == 64);

@@ -217,6 +217,12 @@ extern "C" fn handle(_signal: libc::c_int) {
     Errno::set_raw(errno);
 }
 
+/// The processor that this thread is on, or was a moment ago.
+pub(crate) fn current_processor() -> u32 {
+    // Known on every kernel that this needs; else all are one.
+    nix::sched::sched_getcpu().map_or(0, |processor| processor as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;

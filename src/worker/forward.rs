@@ -180,6 +180,15 @@ impl Post {
         })
     }
 
+    /// Whether there is nothing that the parent might take before it is sent.
+    pub(super) fn is_settled(&self) -> bool {
+        match self {
+            Post::Own(outbox) => outbox.is_settled(),
+            // Whoever tells something sends it at once.
+            Post::Shared => true,
+        }
+    }
+
     /// Sends everything.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         match self {

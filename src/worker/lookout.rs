@@ -1,5 +1,6 @@
 //! Looks out for the next task for a moment before the worker sleeps: to be
-//! woken takes longer than many tasks do. Used by the worker's loop only.
+//! woken takes longer than many tasks do. Used by the worker's loop only. Where
+//! the parent does the same, the answer before that is taken without a call.
 //!
 //! It watches the status page, where the parent writes a task's slot word just
 //! before it sends the task: no system call is made until that is on its way, and
@@ -14,6 +15,7 @@ use crate::slot_word::{Phase, SlotWord};
 use crate::sys::clock::monotonic_nanos;
 use crate::sys::fd::is_readable;
 use crate::sys::page::Page;
+use crate::sys::threads::current_processor;
 
 /// Longest look. A round trip takes half of that, with a parent that has to be
 /// woken.
@@ -42,6 +44,24 @@ impl Lookout {
         self.next_seq = seq + 1;
     }
 
+    /// Lets a parent that looks out for the answer of the last task take it, which
+    /// `is_taken` tells. Not for long: it may have been kept from running.
+    pub(super) fn offer(&self, page: &Page, is_taken: impl Fn() -> bool) {
+        let last = self.next_seq - 1;
+        if last == 0 || !page.is_watched(last) {
+            return;
+        }
+        let until = monotonic_nanos() + LOOK_NANOS;
+        while monotonic_nanos() < until {
+            for _ in 0..TURNS {
+                if is_taken() || !page.is_watched(last) {
+                    return;
+                }
+                spin_loop();
+            }
+        }
+    }
+
     /// Waits for the next task with `read`, which sleeps, but looks out for it
     /// first if that pays.
     pub(super) fn wait<R>(
@@ -50,14 +70,24 @@ impl Lookout {
         socket: BorrowedFd<'_>,
         read: impl FnOnce() -> R,
     ) -> R {
-        if !page.lookout() {
+        let processor = current_processor();
+        if !page.lookout(processor) {
+            page.set_awake(None);
             return read();
         }
         let began = monotonic_nanos();
+        let mut is_there = false;
         if self.pays {
+            // Before the parent could send anything.
+            page.set_awake(Some(processor));
             let until = began + LOOK_NANOS;
             self.look(page, until);
-            while !is_readable(socket) && monotonic_nanos() < until {}
+            while !is_there && monotonic_nanos() < until {
+                is_there = is_readable(socket);
+            }
+        }
+        if !is_there {
+            page.set_awake(None);
         }
         let result = read();
         self.pays = monotonic_nanos() - began <= SOON_NANOS;
@@ -95,11 +125,27 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
+    fn an_answer_is_offered_to_who_looks_out_for_it_and_not_for_long() {
+        let (page, _fd) = Page::create().unwrap();
+        let mut lookout = Lookout::new();
+        let never = || -> bool { panic!("nobody looks out") };
+        lookout.offer(&page, never);
+        lookout.handle_run(7);
+        page.set_watched(Some(8));
+        lookout.offer(&page, never);
+        page.set_watched(Some(7));
+        lookout.offer(&page, || true);
+        // Without an end it would never return.
+        lookout.offer(&page, || false);
+    }
+
+    #[test]
     fn it_pays_after_a_short_wait_only() {
         let (page, fd) = Page::create().unwrap();
         let fd = fd.as_fd();
         let mut lookout = Lookout::new();
-        page.set_lookout(true);
+        page.set_lookout(Some(u32::MAX - 1));
         let began = monotonic_nanos();
         lookout.wait(&page, fd, || ());
         // Unless this thread was kept from running.

@@ -9,6 +9,9 @@
 //! attached, goes into the socket at once, and the page says from where on the
 //! ring can be believed.
 //!
+//! A parent that looks out for an answer takes it from the ring, and then it is
+//! not sent. Which of the two it is, is settled in the page before either is done.
+//!
 //! Where the worker forwards what its `tracing` is told, other threads put that
 //! here, too; see `forward`, which then has it.
 
@@ -20,7 +23,7 @@ use std::thread;
 
 use crate::limits::WRITE_AGAIN_WAIT;
 use crate::proto::draft::Draft;
-use crate::proto::frame::headers_before;
+use crate::proto::frame::{HEADER_BYTES, headers_before};
 use crate::sys::layout::UNSENT_BYTES_MAX;
 use crate::sys::{descriptor, fd};
 
@@ -34,12 +37,14 @@ pub(super) struct Outbox {
     page: Arc<Page>,
     socket: UnixStream,
     sent: u64,
+    /// Up to where it is settled that it is sent. Invariant: `sent <= settled <= filled`.
+    settled: u64,
     filled: u64,
 }
 
 impl Outbox {
     pub(super) fn new(page: Arc<Page>, socket: UnixStream) -> Self {
-        Outbox { page, socket, sent: 0, filled: 0 }
+        Outbox { page, socket, sent: 0, settled: 0, filled: 0 }
     }
 
     /// Adds whole frames.
@@ -52,9 +57,12 @@ impl Outbox {
             Some(frames) if len <= UNSENT_BYTES_MAX => self.write(frames),
             _ => {
                 self.flush()?;
-                let len = self.send(frames)?;
-                self.sent += len;
+                let before = frames.attached_count().parts_before() * HEADER_BYTES;
+                let len = len + before as u64;
                 self.filled += len;
+                self.settle();
+                self.send(frames)?;
+                self.sent += len;
                 self.page.outbox_skip(self.filled);
                 self.page.outbox_publish(self.filled);
             }
@@ -96,12 +104,11 @@ impl Outbox {
         self.page.outbox_publish(self.filled);
     }
 
-    /// Writes frames past the ring, from where they are, and returns how many bytes
-    /// that was.
-    fn send(&mut self, frames: &Draft) -> io::Result<u64> {
+    /// Writes frames past the ring, from where they are, and before them those that it
+    /// takes for more descriptors than fit.
+    fn send(&mut self, frames: &Draft) -> io::Result<()> {
         let (attached, count) = (frames.attached(), frames.attached_count());
         let socket = &mut self.socket;
-        let mut before = 0;
         if count.parts_before() > 0 {
             let mut head = [IoSlice::new(&[])];
             frames.slices(0, &mut head);
@@ -114,7 +121,6 @@ impl Outbox {
                 while sent < header.len() {
                     sent += patiently(|| socket.write(&header[sent..]))?;
                 }
-                before += sent;
             }
         }
         let mut written = 0;
@@ -130,11 +136,28 @@ impl Outbox {
                 patiently(|| descriptor::send(socket, slices, attached, part.clone()))?
             };
         }
-        Ok((before + written) as u64)
+        Ok(())
+    }
+
+    /// Whether nothing is left for the parent to take.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled == self.filled || self.page.outbox_settled() == self.filled
+    }
+
+    /// Settles that all there is will be sent, but what the parent has taken.
+    fn settle(&mut self) {
+        while self.settled < self.filled {
+            match self.page.outbox_settle(self.settled, self.filled) {
+                Ok(()) => self.settled = self.filled,
+                // It takes only what comes next, and so has all before that.
+                Err(taken) => (self.sent, self.settled) = (taken, taken),
+            }
+        }
     }
 
     /// Sends everything.
     pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.settle();
         while self.sent < self.filled {
             let socket = self.socket.as_fd();
             let n = patiently(|| self.page.outbox_send(socket, self.sent, self.filled, true))?;
@@ -146,6 +169,7 @@ impl Outbox {
     /// Sends what the socket takes now. If it fails, the next answer will meet the
     /// same, and know what to do.
     fn try_flush(&mut self) {
+        self.settle();
         while self.sent < self.filled {
             let socket = self.socket.as_fd();
             match self.page.outbox_send(socket, self.sent, self.filled, false) {
@@ -163,6 +187,85 @@ fn patiently(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> 
         match write() {
             Err(error) if fd::is_passing(&error) => thread::sleep(WRITE_AGAIN_WAIT),
             written => return written,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::message::{FromWorker, put_skipped};
+    use crate::transport::Transport;
+
+    /// Numbers that are the same for the same seed.
+    fn splitmix(state: &mut u64) -> u64 {
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut n = *state;
+        n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        n ^ (n >> 31)
+    }
+
+    /// Answers are taken from the ring, fetched from it, or sent, and are past it
+    /// now and then. Whoever is first: each is heard once, in order.
+    #[tokio::test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
+    async fn each_answer_arrives_once_whichever_way_it_goes() {
+        for seed in 0..200 {
+            let mut random = seed;
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let (page, fd) = Page::create().unwrap();
+            let mut parent = Transport::new(ours, Arc::new(page), 1 << 20).unwrap();
+            let mut worker = Outbox::new(Arc::new(Page::open(fd).unwrap()), theirs);
+            let (mut given, mut heard) = (0, 0);
+            let mut settled_by_parent = 0;
+            for step in 0..300 {
+                match splitmix(&mut random) % 8 {
+                    0 | 1 => {
+                        let mut frames = Vec::new();
+                        for _ in 0..=splitmix(&mut random) % 3 {
+                            given += 1;
+                            put_skipped(&mut frames, given);
+                        }
+                        worker.push_short(&frames).unwrap();
+                    }
+                    2 if step % 5 == 0 => {
+                        // Too many for the ring.
+                        let mut frames = Draft::default();
+                        while frames.len() as u64 <= UNSENT_BYTES_MAX {
+                            given += 1;
+                            put_skipped(frames.tail(), given);
+                        }
+                        worker.push(&frames).unwrap();
+                    }
+                    3 => worker.flush().unwrap(),
+                    4 => worker.try_flush(),
+                    5 => parent.fetch_outbox(true).unwrap(),
+                    6 => {
+                        let before = worker.page.outbox_settled();
+                        parent.take_outbox().unwrap();
+                        settled_by_parent += u64::from(worker.page.outbox_settled() != before);
+                    }
+                    _ => drop(parent.read_now()),
+                }
+                while let Some(message) = parent.next_message().unwrap() {
+                    heard += 1;
+                    assert!(
+                        matches!(message, FromWorker::Skipped { seq } if seq == heard),
+                        "{seed}: {message:?} where {heard} was next"
+                    );
+                }
+            }
+            worker.flush().unwrap();
+            while parent.read_now().is_ok() {
+                while let Some(message) = parent.next_message().unwrap() {
+                    heard += 1;
+                    assert!(matches!(message, FromWorker::Skipped { seq } if seq == heard));
+                }
+            }
+            assert_eq!(heard, given, "{seed}");
+            assert!(settled_by_parent > 0, "{seed}: none was taken");
         }
     }
 }

@@ -319,6 +319,7 @@ impl Worker {
                 Ok(None) => {}
                 Err(error) => return Err(invalid(&error.to_string())),
             }
+            self.lookout.offer(&self.page, || self.desk.errands.outbox.is_settled());
             self.desk.errands.outbox.flush()?;
             self.unsent_since = None;
             let (reader, socket) = (&mut self.reader, self.socket.as_fd());

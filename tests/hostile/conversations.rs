@@ -45,7 +45,8 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[("conversation", |actor, seed| {
                 // SAFETY: stops this process until the test's end.
                 unsafe { nix::libc::raise(nix::libc::SIGSTOP) };
             }
-            8 => {
+            8 => actor.page.write(wire::AWAKE_AT, &u32::MAX.to_le_bytes()),
+            9 => {
                 actor.page.set_word(seq, random.below(8) as u8);
             }
             _ => {

@@ -22,6 +22,7 @@ mod streams;
 mod traces;
 mod trial;
 mod unread;
+mod watched;
 mod wire;
 
 #[path = "../support/mod.rs"]
@@ -43,6 +44,7 @@ const SCRIPTS: &[&[(&str, scripted::Script)]] = &[
     streams::SCRIPTS,
     traces::SCRIPTS,
     unread::SCRIPTS,
+    watched::SCRIPTS,
 ];
 
 /// What `procession::test_worker!` writes, but that a worker may have a script.

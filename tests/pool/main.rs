@@ -18,6 +18,7 @@ mod map_fails_on_the_first_failure;
 mod map_returns_all_in_order;
 mod nested_pools;
 mod nonsense_settings;
+mod one_after_another;
 mod output_of_workers;
 mod panics;
 mod passed_descriptors;

@@ -87,3 +87,29 @@ fn what_never_was_in_the_ring_is_refused() {
         |page, fetched, ()| assert_eq!(fetch(page, fetched), LONG + 12),
     );
 }
+
+/// What the parent takes from the ring is not sent, and all else is.
+#[test]
+fn each_byte_goes_one_way() {
+    check(
+        |page| push(page, 0, 12),
+        |page| {
+            let end = fetch(page, 0);
+            (end, page.outbox_settle(0, end).is_ok())
+        },
+        |page| {
+            push(page, 12, 24);
+            match page.outbox_settle(0, 24) {
+                Ok(()) => 0,
+                Err(taken) => {
+                    page.outbox_settle(taken, 24).expect("nobody takes twice");
+                    taken
+                }
+            }
+        },
+        |page, (end, is_taken), sent_from| {
+            assert_eq!(sent_from, if is_taken { end } else { 0 });
+            assert_eq!(page.outbox_settled(), 24);
+        },
+    );
+}

@@ -6,14 +6,11 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::ops::Range;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer, ser};
-
-use crate::limits::FRAME_ATTACHED_MAX;
 
 /// Bytes that nobody can change.
 pub(crate) trait Memory:
@@ -205,24 +202,6 @@ impl Count {
 
     pub(crate) fn all(self) -> usize {
         self.memory + self.descriptors
-    }
-
-    /// How many messages it takes before the one that the rest goes with.
-    pub(crate) fn parts_before(self) -> usize {
-        self.all().saturating_sub(1) / FRAME_ATTACHED_MAX
-    }
-
-    /// What goes with one of the messages. The last of them is the rest.
-    pub(crate) fn part(self, index: usize) -> Count {
-        let Range { start, end } = self.range_of_part(index);
-        let memory = self.memory.clamp(start, end) - start;
-        Count { memory, descriptors: end - start - memory }
-    }
-
-    /// Where that is among all, memory first.
-    pub(crate) fn range_of_part(self, index: usize) -> Range<usize> {
-        let end = |parts: usize| (parts * FRAME_ATTACHED_MAX).min(self.all());
-        end(index)..end(index + 1)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::{Buf, BytesMut};
 
@@ -107,6 +108,27 @@ pub(super) fn header(
     header[6..8].copy_from_slice(&[attached.memory as u8, attached.descriptors as u8]);
     header[8..].copy_from_slice(&seq.to_le_bytes());
     header
+}
+
+/// What goes with each of several messages.
+impl Count {
+    /// How many messages it takes before the one that the rest goes with.
+    pub(crate) fn parts_before(self) -> usize {
+        self.all().saturating_sub(1) / FRAME_ATTACHED_MAX
+    }
+
+    /// What goes with one of the messages. The last of them is the rest.
+    pub(crate) fn part(self, index: usize) -> Count {
+        let Range { start, end } = self.range_of_part(index);
+        let memory = self.memory.clamp(start, end) - start;
+        Count { memory, descriptors: end - start - memory }
+    }
+
+    /// Where that is among all, memory first.
+    pub(crate) fn range_of_part(self, index: usize) -> Range<usize> {
+        let end = |parts: usize| (parts * FRAME_ATTACHED_MAX).min(self.all());
+        end(index)..end(index + 1)
+    }
 }
 
 /// Headers of the frames to send before one that has `header` and so much `attached`:

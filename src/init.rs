@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::unistd::{getpid, gettid};
 
 use crate::registry::{Table, TestMain, test_main};
+use crate::start::StartMethod;
 use crate::start::boot::{Boot, boot, is_marked};
 use crate::start::fork_host::Hooks;
 use crate::sys::crew::{self, Member};
@@ -120,7 +121,7 @@ fn enter(boot: std::io::Result<Option<Boot>>) {
 /// Does not return.
 pub(crate) fn become_worker(boot: Boot) -> ! {
     IS_WORKER.store(true, Ordering::Release);
-    if !boot.is_copy && tokio::runtime::Handle::try_current().is_err() {
+    if boot.method != StartMethod::Fork && tokio::runtime::Handle::try_current().is_err() {
         worker::run(boot)
     }
     // Inside a runtime no other can be entered; async tasks need one. And a copy's thread

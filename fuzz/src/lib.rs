@@ -6,9 +6,11 @@
 //! is private, and stays so.
 
 mod heap;
+#[allow(dead_code, reason = "the targets use part of it")]
+mod start;
 mod target;
 
-pub use target::{decode, encode, frame, message, peer, sched};
+pub use target::{boot, decode, encode, frame, message, order, peer, queue, sched};
 
 #[path = "../../src/attached.rs"]
 #[allow(dead_code, reason = "the targets use part of it")]
@@ -29,6 +31,9 @@ mod limits;
 #[path = "../../src/proto/mod.rs"]
 #[allow(dead_code, reason = "the targets use part of it")]
 mod proto;
+#[path = "../../src/queue_state/mod.rs"]
+#[allow(dead_code, reason = "the targets use part of it")]
+mod queue_state;
 #[path = "../../src/resource.rs"]
 mod resource;
 #[path = "../../src/sandbox.rs"]
@@ -46,11 +51,14 @@ mod time;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the name of their binary and of their folders of inputs.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 9] = [
+    ("boot", boot),
     ("decode", decode),
     ("encode", encode),
     ("frame", frame),
     ("message", message),
+    ("order", order),
     ("peer", peer),
+    ("queue", queue),
     ("sched", sched),
 ];

@@ -36,8 +36,9 @@ const STREAM_CHUNK_NANOS: u64 = 1_000_000;
 /// items that take longer than those before them can go to other workers.
 const CHUNK_BUDGET: u64 = 5;
 
-/// How often a stream that waits looks for chunks that were there the last time
-/// too: their first long item keeps those behind it from workers that may be free.
+/// How often somebody who waits looks for chunks that were there the last time too: a
+/// long item keeps those behind it from workers that may be free. They look at the
+/// clock themselves, but after some hundred short items only.
 const STALL: Duration = Duration::from_nanos(2 * CHUNK_BUDGET * STREAM_CHUNK_NANOS);
 
 /// And while nothing comes of it twice as long each time, up to this.
@@ -293,7 +294,10 @@ impl Feed {
     /// workers that may be free. If not, the reader is woken to ask again, as long as
     /// there can be.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> bool {
-        let can_be = self.tallied && self.chunk_size != Some(1);
+        let can_be = match self.chunk_size {
+            Some(items) => self.tallied && items > 1,
+            None => true,
+        };
         if !can_be || !self.flights.iter().any(Flight::is_divisible) {
             return false;
         }
@@ -308,6 +312,10 @@ impl Feed {
                 }
                 let cut = self.chunk_size.is_none();
                 let Some(tallied) = self.supervisor.look_into(flight.task, cut) else { continue };
+                if !self.tallied {
+                    // The worker sends back what it has come to.
+                    continue;
+                }
                 // Whatever it says, what was given is not run again.
                 let begun = (tallied.begun as usize).max(flight.given).max(1);
                 if cut && begun < flight.chunk.count() {

@@ -246,8 +246,9 @@ impl ProcessBuilder {
         process.stdout = stdout.map(ProcessStdout::new);
         let mut last_words = None;
         if let Some(stderr) = stderr {
-            let tap =
-                Tap::new(stderr.as_fd()).map_err(os_error("prepare the pipes of a process"))?;
+            let tap = Tap::new(stderr.as_fd())
+                .inspect_err(|_| process.life.leave_unserved())
+                .map_err(os_error("prepare the pipes of a process"))?;
             last_words = Some(Arc::downgrade(&tap));
             process.stderr = Some(ProcessStderr::new(stderr, tap));
         }

@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::start::identity::{MAIN_NAME, birth};
-use crate::start::roll;
+use crate::start::{StartMethod, method, roll};
 use crate::sys::fd::{self, Direction};
 use crate::sys::wait;
 
@@ -20,6 +20,7 @@ pub struct CurrentProcess {
     pid: u32,
     parent_pid: u32,
     is_main: bool,
+    start_method: Option<StartMethod>,
 }
 
 impl CurrentProcess {
@@ -37,6 +38,11 @@ impl CurrentProcess {
     /// The pid of its parent, or of whoever has taken it over if that is dead.
     pub fn parent_pid(&self) -> u32 {
         self.parent_pid
+    }
+
+    /// How it came to be; `None` if it was not started by this crate.
+    pub fn start_method(&self) -> Option<StartMethod> {
+        self.start_method
     }
 
     /// Whether it was not started by this crate.
@@ -63,6 +69,7 @@ pub fn current() -> CurrentProcess {
         name: birth.map_or_else(|| MAIN_NAME.to_owned(), |birth| birth.name.clone()),
         pid: std::process::id(),
         parent_pid: parent_id(),
+        start_method: method::own(),
     }
 }
 

@@ -62,6 +62,8 @@ struct State {
     overdue: bool,
     /// Its handle asked for its end.
     is_unwanted: bool,
+    /// The post is not told of it.
+    is_unserved: bool,
     outcome: Outcome,
     /// For the handle's future and others.
     wakers: Vec<(u64, Waker)>,
@@ -101,6 +103,7 @@ impl Life {
                 exit: None,
                 overdue: false,
                 is_unwanted: false,
+                is_unserved: false,
                 outcome: Outcome::Open,
                 wakers: Vec::new(),
                 last_interest: 0,
@@ -312,6 +315,17 @@ impl Life {
         self.stop(Stop::Term { grace: self.terms.grace_period });
     }
 
+    /// Its start came to nothing though it is there: nothing will be asked of it.
+    pub(super) fn leave_unserved(&self) {
+        let mut state = self.state();
+        state.is_unserved = true;
+        let is_over = state.exit.is_some() || state.overdue;
+        drop(state);
+        if is_over {
+            self.finish(Err(TaskError::Terminated));
+        }
+    }
+
     fn stop(&self, how: Stop) {
         if !self.is_current() {
             return;
@@ -322,6 +336,18 @@ impl Life {
             state.is_unwanted |= !fd::is_readable(self.pidfd());
             drop(state);
             self.warden.signal(self.id, WORKER, how);
+        }
+    }
+
+    /// It is over. Who says what came of it?
+    fn bury(&self, state: MutexGuard<'_, State>) {
+        let is_unserved = state.is_unserved;
+        drop(state);
+        self.changed.notify_all();
+        if is_unserved {
+            self.finish(Err(TaskError::Terminated));
+        } else {
+            self.post.bury(self.id);
         }
     }
 
@@ -384,6 +410,7 @@ impl Owner for Life {
                     }
                     Err(error) => {
                         self.warden.signal(self.id, WORKER, Stop::Kill);
+                        state.is_unserved = true;
                         Start::Failed(error)
                     }
                 };
@@ -400,14 +427,11 @@ impl Owner for Life {
             }
             Event::Died { exit, .. } => {
                 state.exit = Some(exit);
-                drop(state);
-                self.changed.notify_all();
-                self.post.bury(self.id);
+                self.bury(state);
             }
             Event::Overdue { .. } => {
                 state.overdue = true;
-                drop(state);
-                self.post.bury(self.id);
+                self.bury(state);
             }
         }
     }

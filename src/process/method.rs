@@ -1,7 +1,6 @@
 //! How processes come to be where nobody says it, and the fork server.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -10,36 +9,32 @@ use crate::error::{Cause, Side, SpawnError, TaskError};
 use crate::limits::FRAME_BYTES_MAX_MOST;
 use crate::proto::codec;
 use crate::registry::{TaskFn, value_id};
-use crate::start::StartMethod;
 use crate::start::fork_server::{self, Preload};
-
-static METHOD: Mutex<Option<StartMethod>> = Mutex::new(None);
-
-fn method() -> MutexGuard<'static, Option<StartMethod>> {
-    METHOD.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// This is a copy of the process that has set it.
-pub(super) fn forget() {
-    *method() = None;
-}
+use crate::start::{StartMethod, method};
 
 /// Sets how processes and pools' workers come to be, unless their builders say so.
 /// Once, and before the first of them is started: for the program's `main`. Those that
-/// they start themselves have the default again.
+/// are started have their own default, which is the method by which they came to be.
 ///
 /// # Errors
 ///
 /// Gives back the method that was set, or used, before.
 pub fn set_start_method(method: StartMethod) -> Result<(), StartMethod> {
-    let set = *self::method().get_or_insert(method);
-    if set == method { Ok(()) } else { Err(set) }
+    method::set_default(method)
 }
 
-/// How processes come to be where nobody says it: what was
-/// [set](set_start_method), or [`StartMethod::Spawn`].
+/// As [`set_start_method`], whatever was set or used before: Python's
+/// `set_start_method(…, force=True)`. What is started already stays as it is, and a pool
+/// goes on as it was built.
+pub fn force_start_method(method: StartMethod) {
+    method::force_default(method);
+}
+
+/// How processes come to be where nobody says it: what was [set](set_start_method), or
+/// else the method by which this process [came to be](crate::process::CurrentProcess::start_method)
+/// itself; [`StartMethod::Spawn`] in the main one.
 pub fn start_method() -> StartMethod {
-    *method().get_or_insert_default()
+    method::default()
 }
 
 /// The fork server of this process, see [`StartMethod::ForkServer`].

@@ -64,7 +64,9 @@ use serde::de::DeserializeOwned;
 pub use self::builder::ProcessBuilder;
 pub use self::kin::{ChildInfo, CurrentProcess, ParentProcess, active_children, current, parent};
 pub use self::life::Exited;
-pub use self::method::{ForkServer, fork_server, set_start_method, start_method};
+pub use self::method::{
+    ForkServer, force_start_method, fork_server, set_start_method, start_method,
+};
 pub use self::streams::{ProcessStderr, ProcessStdin, ProcessStdout};
 pub use self::surroundings::Stdio;
 pub(crate) use self::surroundings::{Surroundings, check_name, setting};

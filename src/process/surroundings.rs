@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::method::{self, start_method};
+use super::method::start_method;
 use super::post::Post;
 use crate::error::{Cause, SpawnError};
 use crate::init::become_worker;
@@ -165,7 +165,6 @@ impl Surroundings {
 /// This process is a copy, which is to be a worker and may have processes of its own.
 fn become_copy(boot: Boot) -> ! {
     Post::forget();
-    method::forget();
     become_worker(boot)
 }
 

@@ -14,7 +14,7 @@ use crate::proto::codec::{self, Budget, DecodeFailure, EncodeFailure};
 use crate::proto::draft::{Draft, Mark, Whole};
 use crate::sys::atomic::{AtomicU32, Ordering};
 use crate::sys::cast::Sharing;
-use crate::sys::layout::Layout;
+use crate::sys::layout::{Bound, Layout};
 
 /// Calls of one function, made in the order of their arguments.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(crate) struct Calls<'a> {
     /// Tells others which call was begun last.
     shown: &'a AtomicU32,
     tally: Option<Tally<'a>>,
+    /// Or where somebody may say that no further one is to be begun.
+    bound: Option<Bound<'a>>,
 }
 
 /// Where results are put down before the next call is begun, and where it says
@@ -105,8 +107,27 @@ impl<'a> Calls<'a> {
         let budget = Budget::for_payload(payload.bytes.len());
         let rest = &payload.bytes[..];
         let whole = out.mark();
-        let tally = None;
-        Calls { rest, payload, budget, out, whole, count, begun: 0, until: 0, limits, shown, tally }
+        let (tally, bound) = (None, None);
+        let (begun, until) = (0, 0);
+        Calls {
+            rest,
+            payload,
+            budget,
+            out,
+            whole,
+            count,
+            begun,
+            until,
+            limits,
+            shown,
+            tally,
+            bound,
+        }
+    }
+
+    /// Asks before each call whether it may be begun.
+    pub(crate) fn bounded(self, bound: Bound<'a>) -> Self {
+        Calls { bound: Some(bound), ..self }
     }
 
     /// Puts each result down before the call after it, which is asked for.
@@ -176,6 +197,11 @@ impl<'a> Calls<'a> {
             return None;
         }
         if self.tally.is_some() && !self.is_wanted() {
+            return None;
+        }
+        if self.bound.is_some_and(|bound| !bound.allows(self.begun)) {
+            // There is no next call.
+            self.count = self.begun;
             return None;
         }
         // Not where the last result was appended: dropping that may have panicked,

@@ -13,6 +13,7 @@ use std::process;
 use crate::start::fork_host::{self, Hooks};
 use crate::start::identity::{self, Birth};
 use crate::start::message::{self, Flags};
+use crate::start::{StartMethod, method};
 use crate::sys::page::Page;
 use crate::sys::{fd, signal};
 
@@ -26,8 +27,9 @@ pub(crate) struct Boot {
     pub(crate) ties: Option<Ties>,
     /// It is to run one task, and to end.
     pub(crate) once: bool,
-    /// The calling thread has frames of another process, to which nobody returns.
-    pub(crate) is_copy: bool,
+    /// By a fork, the calling thread has frames of another process, to which nobody
+    /// returns.
+    pub(crate) method: StartMethod,
 }
 
 /// By what a worker knows that its parent is there.
@@ -76,7 +78,8 @@ pub(crate) fn boot(hooks: Hooks) -> io::Result<Option<Boot>> {
         return fork_host::serve(socket, ties, hooks).map(Some);
     }
     let ties = if flags.independent { None } else { Some(ties) };
-    settle(Settled { socket, page, ties, birth, once: flags.once, stdin, stdout }).map(Some)
+    let (once, method) = (flags.once, StartMethod::Spawn);
+    settle(Settled { socket, page, ties, birth, once, method, stdin, stdout }).map(Some)
 }
 
 /// What a worker was given, however it came to be.
@@ -86,15 +89,17 @@ pub(super) struct Settled {
     pub(super) ties: Option<Ties>,
     pub(super) birth: Birth,
     pub(super) once: bool,
+    pub(super) method: StartMethod,
     /// `None` to leave what there is.
     pub(super) stdin: Option<OwnedFd>,
     pub(super) stdout: Option<OwnedFd>,
 }
 
 pub(super) fn settle(settled: Settled) -> io::Result<Boot> {
-    let Settled { socket, page, ties, birth, once, stdin, stdout } = settled;
+    let Settled { socket, page, ties, birth, once, method, stdin, stdout } = settled;
     prepare(ties.as_ref(), birth, stdin, stdout)?;
-    Ok(Boot { socket, page: Page::open(page)?, ties, once, is_copy: false })
+    method::note_own(method);
+    Ok(Boot { socket, page: Page::open(page)?, ties, once, method })
 }
 
 fn prepare<'a>(

@@ -8,9 +8,10 @@ use std::process;
 
 use nix::unistd::{Pid, setpgid};
 
+use crate::start::StartMethod;
 use crate::start::boot::Boot;
 use crate::start::fork_host::become_worker;
-use crate::start::fork_server::Making;
+use crate::start::fork_server::{self, Making};
 use crate::start::identity::Birth;
 use crate::start::roll;
 use crate::start::spawn::{SpawnSpec, Spawned};
@@ -53,10 +54,10 @@ fn go_on(making: Making, enter: fn(Boot) -> !) -> ! {
         signal::forget_handlers();
         Warden::forget();
         roll::forget();
+        fork_server::forget();
         descriptor::forget_unwanted();
         let (fork, fds) = making.into_theirs()?;
-        let boot = become_worker(fork, fds, false)?;
-        enter(Boot { is_copy: true, ..boot })
+        enter(become_worker(fork, fds, StartMethod::Fork)?)
     }));
     if let Ok(Err(error)) = failed {
         eprintln!("procession: this worker cannot start: {error}");

@@ -20,8 +20,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::unistd::{Pid, setpgid};
 
+use crate::start::StartMethod;
 use crate::start::boot::{Boot, Settled, Ties, settle};
-use crate::start::fork_request::{Answer, FIXED_FDS, Fork, Order, receive, send};
+use crate::start::fork_request::{receive, send};
+use crate::start::order::{Answer, FIXED_FDS, Fork, Order};
 use crate::sys::fork::copy_as_sibling;
 use crate::sys::signal::{self, exit_group_now};
 use crate::sys::{apart, crew, environment, fd};
@@ -59,7 +61,7 @@ pub(super) fn serve(socket: UnixStream, ties: Ties, hooks: Hooks) -> io::Result<
                 Ok(None) => {
                     apart::part();
                     drop((socket, ties));
-                    return become_worker(*fork, fds, true);
+                    return become_worker(*fork, fds, StartMethod::ForkServer);
                 }
                 Err(error) => Err(error.to_string()),
             },
@@ -103,9 +105,12 @@ fn copy(hooks: Hooks) -> io::Result<Option<i32>> {
     copy_as_sibling()
 }
 
-/// This is the copy. Goes where a worker that was spawned is after its boot. `announce`:
-/// its parent does not know its pid yet.
-pub(super) fn become_worker(fork: Fork, fds: Vec<OwnedFd>, announce: bool) -> io::Result<Boot> {
+/// This is the copy. Goes where a worker that was spawned is after its boot.
+pub(super) fn become_worker(
+    fork: Fork,
+    fds: Vec<OwnedFd>,
+    method: StartMethod,
+) -> io::Result<Boot> {
     let Fork { birth, once, independent, group, env, current_dir, streams } = fork;
     let missing = || io::Error::new(io::ErrorKind::InvalidData, "not the order of a fork");
     let mut fds = fds.into_iter();
@@ -113,8 +118,8 @@ pub(super) fn become_worker(fork: Fork, fds: Vec<OwnedFd>, announce: bool) -> io
     let [page, starter, leash, socket]: [OwnedFd; FIXED_FDS] = [next()?, next()?, next()?, next()?];
     let mut socket = UnixStream::from(socket);
     setpgid(Pid::from_raw(0), Pid::from_raw(group))?;
-    if announce {
-        // See `ANNOUNCEMENT_BYTES`.
+    if method == StartMethod::ForkServer {
+        // Its parent does not know its pid yet: see `ANNOUNCEMENT_BYTES`.
         socket.write_all(&(process::id() as i32).to_le_bytes())?;
     }
     signal::continue_on_parent_death()?;
@@ -139,5 +144,5 @@ pub(super) fn become_worker(fork: Fork, fds: Vec<OwnedFd>, announce: bool) -> io
     let _ = name.map(|name| prctl::set_name(&name));
     let ties = Ties { starter, leash };
     let ties = if independent { None } else { Some(ties) };
-    settle(Settled { socket, page, ties, birth, once, stdin, stdout })
+    settle(Settled { socket, page, ties, birth, once, method, stdin, stdout })
 }

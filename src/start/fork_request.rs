@@ -1,6 +1,5 @@
-//! What is said between a process and its fork server: orders with descriptors, and
-//! an answer to each. Written by `fork_server`, read by `fork_host`, and the answers
-//! the other way. Both are one program, and neither has any reason to lie.
+//! What is said between a process and its fork server, over their socket. Called by
+//! `fork_server` and `fork_host`.
 //!
 //! ```text
 //!  u32 le   Order, or Answer           with the first byte of a Fork
@@ -13,63 +12,35 @@ use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use crate::proto::codec;
-use crate::start::identity::Birth;
-use crate::sys::fd;
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Order {
-    /// Call this function with these arguments, before the first fork.
-    Preload {
-        function: u64,
-        args: Vec<u8>,
-    },
-    Fork(Box<Fork>),
-}
-
-/// A worker to be made.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Fork {
-    pub(super) birth: Birth,
-    pub(super) once: bool,
-    pub(super) independent: bool,
-    /// The group to be in; 0 for one of its own.
-    pub(super) group: i32,
-    /// All it is to have.
-    pub(super) env: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) current_dir: Option<Vec<u8>>,
-    /// For which of input, output and error there is a descriptor.
-    pub(super) streams: [bool; 3],
-}
-
-/// The descriptors that each fork comes with, before those of its streams.
-pub(super) const FIXED_FDS: usize = 4;
-pub(super) const FDS_MAX: usize = FIXED_FDS + 3;
-
-/// A pid, or why there is none. Of a preload: zero.
-pub(super) type Answer = Result<i32, String>;
-
-/// Once it is there, a worker writes its pid to its own socket, before it does anything
-/// that takes time. So it is known even if the server was killed before it could answer.
-pub(super) const ANNOUNCEMENT_BYTES: usize = size_of::<i32>();
-
-const LENGTH_BYTES: usize = size_of::<u32>();
+use crate::start::order::{self, FDS_MAX, LENGTH_BYTES};
+use crate::sys::crew;
+use crate::sys::fd::{self, Direction};
 
 pub(super) fn send<T: Serialize>(
     mut socket: &UnixStream,
     message: &T,
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let mut bytes = vec![0; LENGTH_BYTES];
-    codec::encode_into(message, &mut bytes, u32::MAX as usize)
+    let bytes = order::encode(message)
         .map_err(|failure| io::Error::new(io::ErrorKind::InvalidInput, format!("{failure}")))?;
-    let len = (bytes.len() - LENGTH_BYTES) as u32;
-    bytes[..LENGTH_BYTES].copy_from_slice(&len.to_le_bytes());
-    let sent = fd::send_with_fds(socket.as_fd(), &[IoSlice::new(&bytes)], fds)?;
-    socket.write_all(&bytes[sent..])
+    // What there is no room for is sent while this thread rests: whoever is to read it may
+    // have to start first.
+    let sent = fd::send_with_fds_now(socket.as_fd(), &[IoSlice::new(&bytes)], fds)?;
+    crew::rest(|| socket.write_all(&bytes[sent..]))
+}
+
+/// Rests until there is something to receive, or nobody to send it.
+pub(super) fn await_message(socket: &UnixStream) -> io::Result<()> {
+    crew::rest(|| {
+        while !fd::is_readable(socket.as_fd()) {
+            // It may be a signal that ends this.
+            fd::await_ready(socket.as_fd(), Direction::Read, None)?;
+        }
+        Ok(())
+    })
 }
 
 /// # Errors
@@ -89,7 +60,7 @@ pub(super) fn receive<T: DeserializeOwned>(
     if socket.take(len.into()).read_to_end(&mut bytes)? < len as usize {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    match codec::decode(&bytes) {
+    match order::decode(&bytes) {
         Ok(message) => Ok((message, fds)),
         Err(failure) => Err(io::Error::new(io::ErrorKind::InvalidData, failure.to_string())),
     }
@@ -98,6 +69,7 @@ pub(super) fn receive<T: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::start::order::{Answer, Order};
 
     #[test]
     fn orders_and_answers_travel() {

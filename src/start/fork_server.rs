@@ -1,5 +1,6 @@
 //! The parent's side of a fork server: starts it when it is needed, and has it make
-//! workers. Called by starters, one order at a time.
+//! workers. Called by starters, one order at a time. They rest while they wait for the
+//! server, which may take long to load: this process may be copied meanwhile.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -14,13 +15,15 @@ use nix::fcntl::OFlag;
 use nix::unistd::{getpgrp, pipe2};
 
 use crate::id::WorkerId;
-use crate::start::fork_request::{ANNOUNCEMENT_BYTES, Answer, Fork, Order, receive, send};
+use crate::start::fork_request::{await_message, receive, send};
 use crate::start::identity::Birth;
+use crate::start::order::{ANNOUNCEMENT_BYTES, Answer, Fork, Order, announced};
 use crate::start::owner::{Event, Owner, new_pool_id};
 use crate::start::spawn::{Ends, Role, SpawnSpec, Spawned, Standard, Way, spawn};
 use crate::start::warden::{Stop, Warden};
+use crate::sys::latest::Latest;
 use crate::sys::page::Page;
-use crate::sys::{fd, wait};
+use crate::sys::{crew, fd, wait};
 
 /// As `ps` shows it.
 const NAME: &str = "fork server";
@@ -76,16 +79,37 @@ struct State {
     preload: Option<Preload>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { process: 0, server: None, preload: None });
+static STATE: Latest<Mutex<State>> = Latest::new();
+
+fn place() -> &'static Mutex<State> {
+    static FIRST: Mutex<()> = Mutex::new(());
+    loop {
+        if let Some(place) = STATE.get() {
+            return place;
+        }
+        let _first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
+        if STATE.get().is_none() {
+            STATE.set(Mutex::default());
+        }
+    }
+}
 
 fn lock() -> MutexGuard<'static, State> {
-    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = place();
+    // Whoever has it may wait for the server.
+    let mut state = crew::rest(|| place.lock().unwrap_or_else(PoisonError::into_inner));
     let this = process::id();
     if state.process != this {
         // In a copy of the process that had the server, this closes a copy only.
         *state = State { process: this, ..State::default() };
     }
     state
+}
+
+/// This is a copy of the process that has the server, one of whose starters may have had
+/// the lock.
+pub(super) fn forget() {
+    STATE.forget();
 }
 
 /// Notes what is to be preloaded.
@@ -173,6 +197,7 @@ impl Server {
 
     fn ask(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> io::Result<Answer> {
         send(&self.socket, order, fds)?;
+        await_message(&self.socket)?;
         Ok(receive::<Answer>(&self.socket)?.0)
     }
 
@@ -262,7 +287,11 @@ impl Making {
         drop(theirs);
         match answer {
             // It tells us, too. If not, it died before it was anything.
-            Ok(Ok(pid)) => self.announcement().inspect_err(|_| wait::kill_and_reap(pid)),
+            Ok(Ok(pid)) => self.announcement().inspect_err(|_| {
+                if pid > 0 {
+                    wait::kill_and_reap(pid);
+                }
+            }),
             Ok(Err(reason)) => Err(io::Error::other(reason)),
             // The server may have died between making the worker and saying so.
             Err(error) => self.announcement().map_err(|_| error),
@@ -271,8 +300,9 @@ impl Making {
 
     fn announcement(&self) -> io::Result<i32> {
         let mut pid = [0; ANNOUNCEMENT_BYTES];
+        await_message(&self.socket)?;
         (&self.socket).read_exact(&mut pid)?;
-        Ok(i32::from_le_bytes(pid))
+        announced(pid).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// In the worker: what it is to be, and the descriptors for that. It has no others

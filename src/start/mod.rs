@@ -3,7 +3,7 @@
 //! one tells the other in `message`. The `warden` is the thread that looks after
 //! the workers of every pool of the process; the `starter` is another, which
 //! waits for new ones to come to their program. What the pools hear is in `owner`,
-//! who is who in `identity`, who is there in `roll`.
+//! who is who in `identity`, who is there in `roll`, by which method in `method`.
 //!
 //! ```text
 //!  pool              warden           starter                     worker
@@ -22,8 +22,9 @@
 //!   │◀── Died: exit ───┤
 //! ```
 //!
-//! With a fork server (`fork_server` in the parent, `fork_host` in the server), the
-//! starter asks that one instead, which makes a copy of itself. The copy is a child of
+//! With a fork server (`fork_server` in the parent, `fork_host` in the server, what they
+//! say to each other in `order`, over a socket in `fork_request`), the starter asks that
+//! one instead, which makes a copy of itself. The copy is a child of
 //! the parent, and everything but its first steps is as above.
 //!
 //! A fork (`fork`) is made by whichever thread asks for the start, as it is that one's
@@ -39,11 +40,15 @@ mod fork_request;
 pub(crate) mod fork_server;
 pub(crate) mod identity;
 pub(crate) mod message;
+pub(crate) mod method;
+pub(crate) mod order;
 pub(crate) mod owner;
 pub(crate) mod roll;
 pub(crate) mod spawn;
 mod starter;
 pub(crate) mod warden;
+
+use std::fmt;
 
 /// How processes come to be.
 #[non_exhaustive]
@@ -97,8 +102,33 @@ pub enum StartMethod {
     ///   and does not install again what the original had installed.
     /// - What was registered by `atexit` is the original's. What it had buffered for
     ///   standard output is written before.
+    /// - What it starts itself is a copy, too, unless it is told otherwise, so that a runtime
+    ///   with threads is in the way there as well.
     /// - Generators of random numbers go on as the original's do, and what the original had
     ///   read of its standard input and not used is there.
     /// - Its name shows in `ps` as far as there is room in that of the program.
     Fork,
+}
+
+impl StartMethod {
+    /// The methods that there are on this system, the default first: Python's
+    /// `get_all_start_methods`.
+    pub const fn available() -> &'static [StartMethod] {
+        if cfg!(target_env = "gnu") {
+            &[StartMethod::Spawn, StartMethod::ForkServer, StartMethod::Fork]
+        } else {
+            &[StartMethod::Spawn]
+        }
+    }
+}
+
+/// As Python names it: `spawn`, `forkserver`, `fork`.
+impl fmt::Display for StartMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            StartMethod::Spawn => "spawn",
+            StartMethod::ForkServer => "forkserver",
+            StartMethod::Fork => "fork",
+        })
+    }
 }

@@ -94,6 +94,17 @@ pub(crate) struct Tallied {
     pub(crate) answers: Vec<u8>,
 }
 
+/// How many items of a chunk may be begun, which may become fewer at any time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound<'a>(&'a AtomicU64);
+
+impl Bound<'_> {
+    #[inline]
+    pub(crate) fn allows(self, begun: u32) -> bool {
+        begun < high(self.0.load(Ordering::Relaxed))
+    }
+}
+
 impl Layout {
     /// A page that no other process has, to look at from several threads.
     #[cfg(test)]
@@ -249,6 +260,11 @@ impl Layout {
     pub(crate) fn claim_item(&self, seq: u64) -> bool {
         let before = self.slot(seq).claimed.fetch_add(1, Ordering::AcqRel);
         low(before) < high(before)
+    }
+
+    /// Worker: what says the same of a chunk whose items are not claimed one by one.
+    pub(crate) fn bound(&self, seq: u64) -> Bound<'_> {
+        Bound(&self.slot(seq).claimed)
     }
 
     /// Parent: lets no item of a running chunk be begun any more, except a first

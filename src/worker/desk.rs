@@ -112,9 +112,10 @@ impl Desk {
         let limits = ResultLimits { each: *frame_bytes_max, together: BATCH_REPLY_BYTES };
         let shown = page.item_cell(batch.seq);
         let mut calls = Calls::new(batch.count, args.whole(), out, limits, shown);
-        if batch.tallied {
-            calls = calls.tallied(Tally::new(&page, batch.seq));
-        }
+        calls = match batch.tallied {
+            true => calls.tallied(Tally::new(&page, batch.seq)),
+            false => calls.bounded(page.bound(batch.seq)),
+        };
         let mut watch = Watch::new();
         while !calls.is_enough() {
             calls.go_on(watch.calls_left);

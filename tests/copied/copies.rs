@@ -16,17 +16,17 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::pipe2;
-use procession::process::{active_children, start_method};
+use procession::process::{active_children, fork_server, start_method};
 use procession::{Pool, Process, SpawnError, StartMethod, Stdio, TaskError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::support::one_thread::with_one_thread;
-use crate::support::{Scratch, note, noted, notes};
+use crate::support::{Scratch, children, note, noted, notes, until};
 use crate::tasks::{exit_with, forever, square};
 use crate::{alone, checked};
 
-fn cause(error: &SpawnError) -> String {
+pub(crate) fn cause(error: &SpawnError) -> String {
     std::error::Error::source(error).map(|source| source.to_string()).unwrap_or_default()
 }
 
@@ -207,7 +207,7 @@ fn it_may_have_processes_and_pools_of_its_own_by_each_method() {
         (process.await.unwrap(), squares)
     }
     async fn each() {
-        assert_eq!(start_method(), StartMethod::Spawn, "the default again");
+        assert_eq!(start_method(), StartMethod::Fork, "as it came to be itself");
         assert_eq!(active_children(), []);
         for method in [StartMethod::Spawn, StartMethod::ForkServer, StartMethod::Fork] {
             assert_eq!(nested(method).await, (16, vec![0, 1, 4, 9]), "{method:?}");
@@ -482,7 +482,7 @@ async fn printed(f: fn()) -> String {
     text
 }
 
-fn copied() -> procession::process::ProcessBuilder {
+pub(crate) fn copied() -> procession::process::ProcessBuilder {
     Process::builder().start_method(StartMethod::Fork)
 }
 
@@ -648,5 +648,44 @@ fn a_copy_is_made_without_any_runtime() {
     with_one_thread(|| {
         let process = copied().spawn(square, 3).unwrap();
         assert_eq!(futures::executor::block_on(process).unwrap(), 9);
+    });
+}
+
+// Beside a fork server ------------------------------------------------------------
+
+fn loads(scratch: String) {
+    note(format!("{scratch}/loading"), "there");
+    while notes(format!("{scratch}/gate")).is_empty() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whoever waits for the server rests, and what they have locked is nothing to a copy.
+#[test]
+fn it_is_made_while_a_fork_server_is_loading() {
+    async fn has_a_server_of_its_own() -> u64 {
+        let process = Process::builder().start_method(StartMethod::ForkServer);
+        process.spawn(square, 4).unwrap().await.unwrap()
+    }
+    checked(async {
+        let scratch = Scratch::new();
+        fork_server().preload(loads, scratch.path(".")).unwrap();
+        let pools: Vec<Pool> = (0..2)
+            .map(|_| Pool::builder().workers(2).start_method(StartMethod::ForkServer))
+            .map(|pool| pool.build().unwrap())
+            .collect();
+        noted(&scratch.path("loading")).await;
+        for n in 0..3 {
+            assert_eq!(copied().spawn(square, n).unwrap().await.unwrap(), n * n);
+        }
+        let nested = copied().spawn(has_a_server_of_its_own, ()).unwrap();
+        assert_eq!(nested.await.unwrap(), 16);
+        note(scratch.path("gate"), "open");
+        for pool in &pools {
+            assert_eq!(pool.map(square, 0..4).await.unwrap(), [0, 1, 4, 9]);
+        }
+        drop(pools);
+        fork_server().stop();
+        until("the server is gone", || children().is_empty()).await;
     });
 }

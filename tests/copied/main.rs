@@ -33,8 +33,13 @@ mod waiting;
 #[path = "../process/without_runtime.rs"]
 mod without_runtime;
 
+mod attacks;
 mod copies;
+mod steps;
 
+#[allow(dead_code, reason = "shared with the tests of steps")]
+#[path = "../steps/blow.rs"]
+mod blow;
 #[path = "../process/frame.rs"]
 mod frame;
 #[path = "../support/mod.rs"]

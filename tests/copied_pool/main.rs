@@ -34,6 +34,8 @@ mod map_fails_on_the_first_failure;
 mod map_returns_all_in_order;
 #[path = "../pool/nested_pools.rs"]
 mod nested_pools;
+#[path = "../pool/nonsense_settings.rs"]
+mod nonsense_settings;
 #[path = "../pool/one_after_another.rs"]
 mod one_after_another;
 #[path = "../pool/output_of_workers.rs"]

@@ -13,6 +13,7 @@ mod exhaustion;
 mod interpose;
 mod interruptions;
 mod pipes;
+mod processes_that_cannot_be_had;
 mod scenario;
 mod shared_memory;
 mod starts_that_fail;

@@ -116,19 +116,19 @@ fn long_items_are_spread_over_the_workers() {
     });
 }
 
-/// After a thousand short ones, chunks are long.
+/// After many short ones, chunks are long, and looks at the clock are few.
 #[test]
 fn long_items_behind_short_ones_are_spread_too() {
     checked(async {
         let pool = pool_of(2);
         pool.ready().await.unwrap();
-        let items: Vec<u64> = [0; 2000].into_iter().chain([1; 600]).collect();
-        let pids = pool.map(nap, items).await.unwrap();
+        let nap_if_long = |millis: u64| if millis > 0 { nap(millis) } else { 0 };
+        let items = std::iter::repeat_n(0, 100_000).chain([50; 10]);
+        let pids = pool.map(nap_if_long, items).await.unwrap();
         let mut shares = BTreeMap::<_, u32>::new();
-        pids[2000..].iter().for_each(|pid| *shares.entry(pid).or_default() += 1);
-        // A worker sends the rest of a chunk back that turns out to be long, if not at
-        // once: it looks at the clock after 256 items at the latest.
-        assert!(shares.len() == 2 && shares.values().all(|share| *share >= 20), "{shares:?}");
+        pids[100_000..].iter().for_each(|pid| *shares.entry(pid).or_default() += 1);
+        // One worker may have begun with some before anybody knew that they are long.
+        assert!(shares.len() == 2 && shares.values().all(|share| *share >= 3), "{shares:?}");
     });
 }
 

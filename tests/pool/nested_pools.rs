@@ -1,12 +1,19 @@
 //! Tasks that have pools of their own.
 
-use procession::Pool;
+use procession::process::start_method;
+use procession::{Pool, StartMethod};
+use tokio::runtime::Builder;
 
 use crate::support::{checked, is_alive, until};
 use crate::tasks::{pid, pool_of, square};
 
 fn squares_by_itself(n: u64) -> (Vec<u64>, u32) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    // A copy makes copies, unless it is told otherwise, and has one thread for that.
+    let mut runtime = match start_method() {
+        StartMethod::Fork => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().build().unwrap();
     runtime.block_on(squares(n))
 }
 

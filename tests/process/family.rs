@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use procession::process::{active_children, current, parent};
-use procession::{Pool, Process, Producer, Queue};
+use procession::process::{
+    active_children, current, force_start_method, fork_server, parent, set_start_method,
+    start_method,
+};
+use procession::{Pool, Process, Producer, Queue, StartMethod};
 use serde::{Deserialize, Serialize};
 
 use crate::checked;
+use crate::frame::METHOD;
 use crate::support::{Scratch, noted};
 use crate::tasks::forever;
 
@@ -235,4 +239,62 @@ fn a_child_waits_for_the_end_of_its_parent() {
             assert!(from.get().await.unwrap_err().is_closed(), "it has ended");
         }
     });
+}
+
+/// The methods by which this process, and what it starts, come to be.
+fn methods() -> [String; 2] {
+    let own = current().start_method().map_or("none".to_owned(), |method| method.to_string());
+    [own, start_method().to_string()]
+}
+
+/// As Python's contexts do.
+#[test]
+fn what_is_started_starts_others_as_it_was_started() {
+    async fn nested() -> [String; 2] {
+        Process::spawn(methods, ()).unwrap().await.unwrap()
+    }
+    checked(async {
+        assert_eq!(methods(), ["none".to_owned(), METHOD.to_string()]);
+        let others = StartMethod::available().iter().copied();
+        // Whoever has several threads is not copied.
+        for method in others.filter(|method| *method != StartMethod::Fork || METHOD == *method) {
+            let expected = [method.to_string(), method.to_string()];
+            let builder = || Process::builder().start_method(method);
+            assert_eq!(builder().spawn(methods, ()).unwrap().await.unwrap(), expected);
+            assert_eq!(builder().spawn(nested, ()).unwrap().await.unwrap(), expected);
+            let pool = Pool::builder().workers(1).start_method(method).build().unwrap();
+            assert_eq!(pool.apply(methods, ()).await.unwrap(), expected);
+            assert_eq!(pool.apply(nested, ()).await.unwrap(), expected);
+            pool.terminate().await;
+        }
+        assert_eq!(start_method(), METHOD);
+        if METHOD != StartMethod::ForkServer {
+            fork_server().stop();
+        }
+    });
+}
+
+#[test]
+fn a_start_method_is_set_once_unless_it_is_forced() {
+    fn sets(own: StartMethod, other: StartMethod) {
+        assert_eq!(start_method(), own);
+        assert_eq!(set_start_method(own), Ok(()));
+        assert_eq!(set_start_method(other), Err(own));
+        force_start_method(other);
+        assert_eq!(start_method(), other);
+        assert_eq!(set_start_method(own), Err(other));
+    }
+    checked(async {
+        let sets =
+            || sets(METHOD, StartMethod::available()[usize::from(METHOD == StartMethod::Spawn)]);
+        Process::spawn(sets, ()).unwrap().await.unwrap();
+    });
+}
+
+#[test]
+fn start_methods_have_pythons_names() {
+    let names: Vec<String> =
+        StartMethod::available().iter().map(|method| method.to_string()).collect();
+    assert!(names == ["spawn", "forkserver", "fork"] || names == ["spawn"]);
+    assert_eq!(StartMethod::available()[0], StartMethod::default());
 }

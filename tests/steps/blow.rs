@@ -111,6 +111,19 @@ impl Strike {
         Strike { pid, state, thread }
     }
 
+    /// The same for the next copy that a process makes of itself, from its first step on.
+    pub(crate) async fn prepare_for_copy(pid: i32, step: usize, steps: Steps) -> Strike {
+        let state = Arc::new(AtomicU8::new(PREPARED));
+        let (ready, prepared) = oneshot::channel();
+        let shared = Arc::clone(&state);
+        let thread = thread::spawn(move || {
+            let tracer = Tracer { pid, original: Some(Vec::new()), calls: HashMap::new() };
+            tracer.run(step, Blow::Kill, steps, ready, &shared);
+        });
+        let _ = prepared.await;
+        Strike { pid, state, thread }
+    }
+
     /// Whether the blow has fallen.
     pub(crate) fn has_fallen(&self) -> bool {
         self.state.load(Ordering::Acquire) == STRUCK
@@ -144,14 +157,17 @@ pub(crate) async fn sweep(mut scene: impl AsyncFnMut(usize) -> bool) {
 }
 
 struct Tracer {
+    /// Whose steps count.
     pid: i32,
+    /// The threads of the original, if its copy is to be struck: their steps do not count.
+    original: Option<Vec<i32>>,
     /// Threads inside a system call, and the last one of each.
     calls: HashMap<i32, (bool, String)>,
 }
 
 impl Tracer {
     fn new(pid: i32) -> Self {
-        Tracer { pid, calls: HashMap::new() }
+        Tracer { pid, original: None, calls: HashMap::new() }
     }
 
     fn run(
@@ -162,12 +178,16 @@ impl Tracer {
         ready: oneshot::Sender<()>,
         state: &AtomicU8,
     ) -> bool {
-        let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE;
+        let mut options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE;
         let mut threads: Vec<i32> = fs::read_dir(format!("/proc/{}/task", self.pid))
             .into_iter()
             .flatten()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap().parse().unwrap())
             .collect();
+        if let Some(original) = &mut self.original {
+            original.clone_from(&threads);
+            options |= libc::PTRACE_O_TRACEFORK;
+        }
         for &thread in &threads {
             match ptrace(libc::PTRACE_SEIZE, thread, options) {
                 Ok(()) => {}
@@ -196,6 +216,9 @@ impl Tracer {
                 return false;
             }
             let Some(stop) = stop else { continue };
+            if stop == libc::SIGTRAP | libc::PTRACE_EVENT_FORK << 8 {
+                self.pid = copy_made_by(thread);
+            }
             if stop == libc::SIGTRAP | 0x80 {
                 if self.counts(thread, steps) {
                     if count == step {
@@ -239,7 +262,8 @@ impl Tracer {
     /// process has. It is left to its parent.
     fn wait(&self) -> Option<(i32, Option<i32>)> {
         let (thread, stop) =
-            wait(libc::P_PGID, self.pid, libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT)?;
+            // Of this thread: nobody but whom it traces.
+            wait(libc::P_ALL, 0, libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT)?;
         if stop.is_none() && thread == self.pid {
             return None;
         }
@@ -249,8 +273,10 @@ impl Tracer {
     }
 
     fn resume(&self, thread: i32, signal: i32) {
+        let counts = self.original.as_ref().is_none_or(|threads| !threads.contains(&thread));
+        let how = if counts { libc::PTRACE_SYSCALL } else { libc::PTRACE_CONT };
         // It may have been killed meanwhile.
-        let _ = ptrace(libc::PTRACE_SYSCALL, thread, signal);
+        let _ = ptrace(how, thread, signal);
     }
 }
 
@@ -269,6 +295,14 @@ fn wait(kind: libc::idtype_t, id: i32, which: i32) -> Option<(i32, Option<i32>)>
     // SAFETY: waitid fills in the fields of SIGCHLD, or leaves the zeroes.
     let (thread, status) = unsafe { (info.si_pid(), info.si_status()) };
     Some((thread, (info.si_code == libc::CLD_TRAPPED).then_some(status)))
+}
+
+fn copy_made_by(thread: i32) -> i32 {
+    let mut pid: libc::c_ulong = 0;
+    // SAFETY: the kernel writes a number to a variable of ours.
+    let told = unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, thread, 0, &raw mut pid) };
+    Errno::result(told).unwrap();
+    pid as i32
 }
 
 fn ptrace(request: libc::c_uint, thread: i32, data: i32) -> nix::Result<()> {

@@ -9,6 +9,7 @@
 //! environment, all do. Steps that are no system call (between two swaps of a
 //! slot word) are gone through by the model in `src/sched/model.rs`.
 
+#[allow(dead_code, reason = "shared with the tests of copies")]
 mod blow;
 mod bytes;
 mod drops;

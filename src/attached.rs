@@ -243,4 +243,24 @@ impl Arrived {
     pub(crate) fn is_short(&self) -> bool {
         self.is_short
     }
+
+    /// How much came.
+    pub(crate) fn count(&self) -> usize {
+        self.memory.len() + self.descriptors.len()
+    }
+
+    /// Bytes of the memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory.iter().fold(0, |bytes, one| bytes.saturating_add(one.len()))
+    }
+
+    /// Adds what came behind it. Behind something that is missing nothing has its
+    /// place.
+    pub(crate) fn append(&mut self, behind: Arrived) {
+        if !self.is_short {
+            self.memory.extend(behind.memory);
+            self.descriptors.extend(behind.descriptors);
+            self.is_short = behind.is_short;
+        }
+    }
 }

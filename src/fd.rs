@@ -124,12 +124,16 @@ impl Descriptor for File {
 /// long as the pool, which starts workers with them.
 ///
 /// A clone is the same descriptor. Sent in one value, or to several, each is one of
-/// its own for the receiver. One value may hold 64 descriptors, pieces of
+/// its own for the receiver. One value may hold 1024 descriptors, pieces of
 /// [`SharedBytes`](crate::SharedBytes) included; with more it is an error of its
-/// encoding. Of an answer's descriptors 256 of one worker may wait to be taken by
-/// awaiting them; while there are more than half as many, the worker has to wait, and
-/// what is still too much five seconds later is closed and an error of those it was
-/// for.
+/// encoding. Both ends must have room for them: most programs may have 1024 in all,
+/// unless told otherwise (`ulimit -n`).
+///
+/// Of the descriptors of one worker's answers, half as many as this program may have
+/// can wait to be taken by awaiting them, 256 at the least and 2176 at the most. While
+/// there is no room for 128 more, the worker has to wait. If somebody awaits what comes
+/// behind them for five seconds, what is too much is closed and an error of those it was
+/// for; a reader of a stream that is merely slow loses nothing.
 ///
 /// The receiver checks that what came is a `T`: a
 /// [`TaskError::Decode`](crate::TaskError::Decode) says if it is not. In a format

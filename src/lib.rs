@@ -196,7 +196,7 @@ pub use integrate::tower::TaskService;
 pub use observe::Percentiles;
 pub use pipe::{
     Connection, Listener, Peers, Receiver, RecvError, ReuniteError, SendError, SendErrorKind,
-    Sender, channel, connect, connect_with, pipe,
+    Sender, blocking_connect, blocking_connect_with, channel, connect, connect_with, pipe,
 };
 #[cfg(feature = "histograms")]
 pub use pool::SlowTask;

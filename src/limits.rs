@@ -51,19 +51,28 @@ pub(crate) const KEEP_BYTES_LEAST: usize = 32 << 10;
 /// what is a smaller part of its payload is copied.
 pub(crate) const SHARED_WASTE_MAX: usize = 8;
 
-/// How many descriptors one call's arguments or result may have attached, those of
-/// shared memory included: each takes one at both ends, of which most programs may
-/// have 1024.
-pub(crate) const ATTACHED_MAX: usize = 64;
+/// How many descriptors one value may have attached, those of shared memory included:
+/// an argument, a result, an item, a message. Each takes one at both ends, of which
+/// most programs may have so many in all.
+pub(crate) const ATTACHED_MAX: usize = 1024;
 
-/// And a frame, which may hold several: one is added as long as there are fewer
-/// than that, and may bring as many. The kernel sends at most 253 at once.
-pub(crate) const FRAME_ATTACHED_MAX: usize = 2 * ATTACHED_MAX;
+/// Calls or answers that go together in one frame are no more once so many are
+/// attached to them. The last of them may bring as many as any value.
+pub(crate) const TOGETHER_ATTACHED_MAX: usize = 64;
+
+/// So what may be attached to a whole frame.
+pub(crate) const LADEN_ATTACHED_MAX: usize = ATTACHED_MAX + TOGETHER_ATTACHED_MAX;
+
+/// How many of these go with one message, of which the kernel takes 253 at most. What
+/// is more goes with others, before it.
+pub(crate) const FRAME_ATTACHED_MAX: usize = 128;
 
 /// How many descriptors of one worker may have come and not been taken by those
-/// they are for. What is more is closed, of which as many may be about to be. Of the
-/// 1024 that most programs may have, one worker cannot take more than half.
-pub(crate) const WAITING_FDS_MAX: usize = 2 * FRAME_ATTACHED_MAX;
+/// they are for: half of those that this process may have, but not fewer than the
+/// first of these and not more than the second, which are two messages and two
+/// frames. What is more is closed, of which as many may be about to be.
+pub(crate) const WAITING_FDS_LEAST: usize = 2 * FRAME_ATTACHED_MAX;
+pub(crate) const WAITING_FDS_MAX: usize = 2 * LADEN_ATTACHED_MAX;
 
 /// How long a worker is not read from because of that, before what is too much is
 /// closed: callers may wait for what is behind it, and not for what is before.

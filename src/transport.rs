@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,9 +19,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::attached::{Attached, Count};
-use crate::limits::{FRAME_ATTACHED_MAX, KEEP_BYTES_LEAST, WAITING_FDS_MAX};
+use crate::limits::{FRAME_ATTACHED_MAX, KEEP_BYTES_LEAST, WAITING_FDS_LEAST, WAITING_FDS_MAX};
 use crate::proto::draft::Payload;
-use crate::proto::frame::FrameReader;
+use crate::proto::frame::{FrameReader, headers_before};
 use crate::proto::message::{CallContext, FromWorker, Shape, put_run};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::sys::descriptor::{self, Room, Tally};
@@ -46,7 +47,14 @@ pub(crate) struct Outgoing {
 struct Piece {
     bytes: Bytes,
     /// Goes with the first of them.
-    attached: Option<Arc<[Attached]>>,
+    load: Option<Load>,
+}
+
+/// Part of what is attached to a frame.
+#[derive(Debug)]
+struct Load {
+    attached: Arc<[Attached]>,
+    part: Range<usize>,
 }
 
 impl Outgoing {
@@ -75,12 +83,13 @@ impl Outgoing {
     ) {
         let attached = args.attached();
         if attached.is_some() {
-            self.end_piece(None);
+            self.end_piece();
         }
         let count = attached.map_or(Count::NONE, |attached| Count::of(attached));
         put_run(&mut self.tail, seq, function, shape, context, args.len(), count);
-        if attached.is_some() {
-            self.end_piece(attached.cloned());
+        if let Some(attached) = attached {
+            let head = Bytes::from(std::mem::take(&mut self.tail));
+            self.pieces.extend(laden(head, attached));
         }
         self.push_payload(args);
     }
@@ -90,9 +99,11 @@ impl Outgoing {
         let mut outgoing = Outgoing::default();
         outgoing.push_payload(frame);
         if let Some(attached) = frame.attached() {
-            outgoing.end_piece(None);
-            if let Some(first) = outgoing.pieces.front_mut() {
-                first.attached = Some(Arc::clone(attached));
+            outgoing.end_piece();
+            if let Some(first) = outgoing.pieces.pop_front() {
+                for piece in laden(first.bytes, attached).into_iter().rev() {
+                    outgoing.pieces.push_front(piece);
+                }
             }
         }
         outgoing
@@ -108,18 +119,18 @@ impl Outgoing {
             if piece.len() < KEEP_BYTES_LEAST {
                 self.tail.extend_from_slice(piece);
             } else {
-                self.end_piece(None);
-                self.pieces.push_back(Piece { bytes: piece.clone(), attached: None });
+                self.end_piece();
+                self.pieces.push_back(Piece { bytes: piece.clone(), load: None });
             }
         }
     }
 
     /// Makes a piece of the tail, if there is any.
-    fn end_piece(&mut self, attached: Option<Arc<[Attached]>>) {
+    fn end_piece(&mut self) {
         debug_assert!(self.written == 0 || !self.pieces.is_empty());
         if !self.tail.is_empty() {
             let bytes = Bytes::from(std::mem::take(&mut self.tail));
-            self.pieces.push_back(Piece { bytes, attached });
+            self.pieces.push_back(Piece { bytes, load: None });
         }
     }
 
@@ -141,9 +152,12 @@ impl Outgoing {
         while !self.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.slices(&mut slices);
-            let sent = match self.attached() {
-                [] => fd::send_slices(socket, &slices[..count]),
-                attached => descriptor::send_now(socket, &slices[..count], attached),
+            let slices = &slices[..count];
+            let sent = match self.load() {
+                None => fd::send_slices(socket, slices),
+                Some(Load { attached, part }) => {
+                    descriptor::send_now(socket, slices, attached, part.clone())
+                }
             };
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -158,7 +172,7 @@ impl Outgoing {
     fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
         let mut count = 0;
         let mut skip = self.written;
-        let pieces = self.pieces.iter().map(|piece| (&piece.bytes[..], piece.attached.is_some()));
+        let pieces = self.pieces.iter().map(|piece| (&piece.bytes[..], piece.load.is_some()));
         for (piece, is_laden) in pieces.chain([(&self.tail[..], false)]) {
             if count == SLICES_MAX || (is_laden && count > 0) {
                 break;
@@ -171,11 +185,8 @@ impl Outgoing {
     }
 
     /// What goes with the next byte. With the first one that is taken it is sent.
-    fn attached(&self) -> &[Attached] {
-        match self.pieces.front() {
-            Some(Piece { attached: Some(attached), .. }) if self.written == 0 => attached,
-            _ => &[],
-        }
+    fn load(&self) -> Option<&Load> {
+        self.pieces.front().filter(|_| self.written == 0)?.load.as_ref()
     }
 
     fn advance(&mut self, mut n: usize) {
@@ -196,6 +207,23 @@ impl Outgoing {
             self.written = 0;
         }
     }
+}
+
+/// How many descriptors of one worker may wait to be taken in this process.
+fn waiting_fds_max() -> usize {
+    let half = fd::descriptors_max() / 2;
+    half.clamp(WAITING_FDS_LEAST, WAITING_FDS_MAX)
+}
+
+/// What begins with the header of a frame, with what is attached to that, and before it
+/// the frames that it takes for more than fits.
+fn laden(head: Bytes, attached: &Arc<[Attached]>) -> Vec<Piece> {
+    let count = Count::of(attached);
+    let header = head.first_chunk().expect("a frame begins with its header");
+    let before = headers_before(header, count).map(|header| Bytes::copy_from_slice(&header));
+    let pieces = before.collect::<Vec<_>>().into_iter().chain([head]).enumerate();
+    let load = |index| Load { attached: Arc::clone(attached), part: count.range_of_part(index) };
+    pieces.map(|(index, bytes)| Piece { bytes, load: Some(load(index)) }).collect()
 }
 
 /// One worker's socket.
@@ -248,7 +276,7 @@ impl Transport {
             socket,
             page,
             reader: FrameReader::new(frame_bytes_max),
-            tally: Tally::new(WAITING_FDS_MAX),
+            tally: Tally::new(waiting_fds_max()),
             outgoing: Outgoing::default(),
             has_written: false,
             wanted: 0,
@@ -286,10 +314,13 @@ impl Transport {
         while !self.outgoing.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.outgoing.slices(&mut slices);
-            let attached = self.outgoing.attached();
-            let send = || match attached {
-                [] => fd::send_slices(self.socket.as_fd(), &slices[..count]),
-                attached => descriptor::send(self.socket.as_fd(), &slices[..count], attached),
+            let (socket, slices, load) =
+                (self.socket.as_fd(), &slices[..count], self.outgoing.load());
+            let send = || match load {
+                None => fd::send_slices(socket, slices),
+                Some(Load { attached, part }) => {
+                    descriptor::send(socket, slices, attached, part.clone())
+                }
             };
             let is_full = |sent: &io::Result<usize>| matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
             let sent = match &self.writing {
@@ -399,19 +430,25 @@ impl Transport {
         n
     }
 
-    /// Whether there is room for the descriptors that the next frame may bring.
-    pub(crate) fn room_for_a_frame(&self) -> Room {
+    /// Whether there is room for the descriptors that the next read may bring.
+    pub(crate) fn room_for_a_read(&self) -> Room {
         self.tally.room(FRAME_ATTACHED_MAX)
     }
 
-    /// The same. If there is not, `cx` is woken when there is more.
-    pub(crate) fn poll_room_for_a_frame(&self, cx: &Context<'_>) -> Room {
+    /// Whether nobody can make room by taking what has come: all of it is part of what
+    /// is yet to come.
+    pub(crate) fn is_full_of_parts(&self) -> bool {
+        self.tally.kept() <= self.reader.arrived()
+    }
+
+    /// As [`room_for_a_read`](Self::room_for_a_read). If there is not, `cx` is woken when there is more.
+    pub(crate) fn poll_room_for_a_read(&self, cx: &Context<'_>) -> Room {
         self.tally.room_or_wait(FRAME_ATTACHED_MAX, cx.waker())
     }
 
     /// The next whole message of what has been read.
     pub(crate) fn next_message(&mut self) -> Result<Option<FromWorker>, ProtocolError> {
-        match self.reader.next_frame()? {
+        match self.reader.next_whole()? {
             Some(frame) => Ok(Some(FromWorker::parse(frame)?)),
             None => Ok(None),
         }
@@ -631,7 +668,9 @@ mod tests {
                 let bytes = slices[..count].iter().flat_map(|slice| slice.iter());
                 let bytes: Vec<u8> = bytes.copied().take(step).collect();
                 reader.buffer().extend_from_slice(&bytes);
-                let came = outgoing.attached().iter().map(|one| Passed::new(Sent(one.clone())));
+                let load = outgoing.load();
+                let part = load.map_or(&[][..], |load| &load.attached[load.part.clone()]);
+                let came = part.iter().map(|one| Passed::new(Sent(one.clone())));
                 reader.attach(came.collect(), false);
                 outgoing.advance(bytes.len());
                 while let Some(frame) = reader.next_frame().unwrap() {

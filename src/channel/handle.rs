@@ -113,7 +113,9 @@ impl Handle {
 
     pub(super) fn close(&self) {
         let closed = try_now(|| self.store.try_close(self.ends()));
-        if !matches!(closed, Ok(Some(()))) {
+        // A copy of this process that has let go of the queue has its memory still, and
+        // is not to close it for those who have it.
+        if !matches!(closed, Ok(Some(()))) && self.store.is_ours() {
             self.store.close_unlocked(self.ends());
         }
     }

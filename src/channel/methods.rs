@@ -123,7 +123,9 @@ macro_rules! put_methods {
         /// queue can still be taken; then all who get are told that it is closed.
         ///
         /// Producers that wait for room hear of it at once, or with the next item
-        /// that is taken.
+        /// that is taken. In a copy of this process that was started with
+        /// [`StartMethod::Fork`](crate::StartMethod::Fork), a queue that was not sent
+        /// to it, as in a `static`, is nobody's, and this does nothing.
         pub fn close(&self) {
             self.handle.close();
         }

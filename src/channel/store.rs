@@ -292,6 +292,11 @@ impl Store {
         Ok(Attempt::Done(()))
     }
 
+    /// Whether this process has the queue, and is no copy of one that has.
+    pub(super) fn is_ours(&self) -> bool {
+        self.claim.is_home()
+    }
+
     /// The same where the lock is not to be had. To be killed between the two
     /// would leave those asleep who wait.
     pub(super) fn close_unlocked(&self, ends: Ends<'_>) {

@@ -14,13 +14,16 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::UnixAddr;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::connection::Connection;
 use super::peers::{Peers, Role};
 use super::socket::Socket;
+use super::timer::{Timer, nobody};
 use crate::limits::{HANDSHAKES_MAX, WRITE_AGAIN_WAIT};
 use crate::sys::fd::{self, Direction};
 
@@ -61,7 +64,28 @@ pub struct Listener {
     shaking: VecDeque<Shaking>,
 }
 
-type Shaking = Pin<Box<dyn Future<Output = io::Result<Arc<Socket>>> + Send>>;
+/// Somebody who has to prove something, and until when.
+struct Shaking {
+    socket: Arc<Socket>,
+    hands: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
+    limit: Timer,
+}
+
+impl Shaking {
+    fn new(peers: Arc<Peers>, socket: Arc<Socket>, role: Role) -> Self {
+        let limit = Timer::after(peers.handshake_wait);
+        let theirs = Arc::clone(&socket);
+        let hands = Box::pin(async move { peers.shake_hands(&theirs, role).await });
+        Shaking { socket, hands, limit }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Arc<Socket>>> {
+        if let Poll::Ready(shaken) = self.hands.as_mut().poll(cx) {
+            return Poll::Ready(shaken.map(|()| Arc::clone(&self.socket)));
+        }
+        self.limit.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
 
 impl Listener {
     /// Makes a socket with this name, for processes of the same user.
@@ -125,6 +149,41 @@ impl Listener {
         poll_fn(|cx| self.poll_accept(cx)).await.map(Connection::of)
     }
 
+    /// As [`accept`](Self::accept), blocking the thread: for tasks that are not async.
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept).
+    pub fn blocking_accept<S, R>(&mut self) -> io::Result<Connection<S, R>> {
+        self.block_accept(None).map(Connection::of)
+    }
+
+    /// As [`blocking_accept`](Self::blocking_accept), and gives up after so long.
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept), and [`TimedOut`](io::ErrorKind::TimedOut).
+    pub fn blocking_accept_timeout<S, R>(
+        &mut self,
+        after: Duration,
+    ) -> io::Result<Connection<S, R>> {
+        self.block_accept(Instant::now().checked_add(after)).map(Connection::of)
+    }
+
+    fn block_accept(&mut self, deadline: Option<Instant>) -> io::Result<Arc<Socket>> {
+        loop {
+            if let Poll::Ready(accepted) = self.poll_accept(&mut Context::from_waker(nobody())) {
+                return accepted;
+            }
+            let sockets = self.shaking.iter().map(|shaking| &shaking.socket);
+            let limits = self.shaking.iter().map(|shaking| shaking.limit.at());
+            block_on_any(sockets.chain([&self.socket]), limits.chain(deadline))?;
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Arc<Socket>>> {
         loop {
             let listener = &self.socket;
@@ -144,7 +203,7 @@ impl Listener {
                 self.shaking.pop_front();
             }
             let peers = Arc::clone(&self.peers);
-            self.shaking.push_back(Box::pin(shake(peers, socket, Role::Listener)));
+            self.shaking.push_back(Shaking::new(peers, socket, Role::Listener));
         }
     }
 
@@ -152,7 +211,7 @@ impl Listener {
     fn poll_shaking(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Arc<Socket>>> {
         let mut at = 0;
         while at < self.shaking.len() {
-            match self.shaking[at].as_mut().poll(cx) {
+            match self.shaking[at].poll(cx) {
                 Poll::Pending => at += 1,
                 Poll::Ready(shaken) => {
                     self.shaking.remove(at);
@@ -166,9 +225,15 @@ impl Listener {
     }
 }
 
-async fn shake(peers: Arc<Peers>, socket: Arc<Socket>, role: Role) -> io::Result<Arc<Socket>> {
-    timeout(peers.handshake_wait, peers.shake_hands(&socket, role)).await??;
-    Ok(socket)
+/// Blocks the thread until there is something to read from one of these, or the first of
+/// the moments has come.
+fn block_on_any<'a>(
+    sockets: impl Iterator<Item = &'a Arc<Socket>>,
+    moments: impl Iterator<Item = Instant>,
+) -> io::Result<()> {
+    let left = |moment: Instant| moment.saturating_duration_since(Instant::now());
+    let fds: Vec<_> = sockets.map(|socket| socket.as_fd()).collect();
+    fd::await_any_readable(&fds, moments.min().map(left)).map(drop)
 }
 
 impl fmt::Debug for Listener {
@@ -238,10 +303,7 @@ pub async fn connect_with<S, R>(
     path: impl AsRef<Path>,
     peers: Peers,
 ) -> io::Result<Connection<S, R>> {
-    let address = match abstract_name(path.as_ref()) {
-        Some(name) => UnixAddr::new_abstract(name)?,
-        None => UnixAddr::new(path.as_ref())?,
-    };
+    let address = address_of(path.as_ref())?;
     let fd = loop {
         match fd::connect_to(&address) {
             // It has more to accept than the kernel keeps for it. Nobody says when
@@ -252,10 +314,64 @@ pub async fn connect_with<S, R>(
             connected => break connected?,
         }
     };
+    match connected(fd, peers)? {
+        Ok(socket) => Ok(Connection::of(socket)),
+        Err(mut shaking) => poll_fn(|cx| shaking.poll(cx)).await.map(Connection::of),
+    }
+}
+
+/// As [`connect`], blocking the thread: for tasks that are not async.
+///
+/// # Errors
+///
+/// As [`connect`].
+pub fn blocking_connect<S, R>(path: impl AsRef<Path>) -> io::Result<Connection<S, R>> {
+    blocking_connect_with(path, Peers::same_user())
+}
+
+/// As [`connect_with`], blocking the thread: for tasks that are not async.
+///
+/// # Errors
+///
+/// As [`connect_with`].
+pub fn blocking_connect_with<S, R>(
+    path: impl AsRef<Path>,
+    peers: Peers,
+) -> io::Result<Connection<S, R>> {
+    let address = address_of(path.as_ref())?;
+    let fd = loop {
+        match fd::connect_to(&address) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                thread::sleep(WRITE_AGAIN_WAIT);
+            }
+            connected => break connected?,
+        }
+    };
+    let mut shaking = match connected(fd, peers)? {
+        Ok(socket) => return Ok(Connection::of(socket)),
+        Err(shaking) => shaking,
+    };
+    loop {
+        if let Poll::Ready(shaken) = shaking.poll(&mut Context::from_waker(nobody())) {
+            return shaken.map(Connection::of);
+        }
+        block_on_any([&shaking.socket].into_iter(), [shaking.limit.at()].into_iter())?;
+    }
+}
+
+fn address_of(path: &Path) -> io::Result<UnixAddr> {
+    Ok(match abstract_name(path) {
+        Some(name) => UnixAddr::new_abstract(name)?,
+        None => UnixAddr::new(path)?,
+    })
+}
+
+/// What has been connected, or is once both have proved that they know the key.
+fn connected(fd: OwnedFd, peers: Peers) -> io::Result<Result<Arc<Socket>, Shaking>> {
     let socket = Socket::new(fd)?;
     peers.check(&socket)?;
-    if !peers.has_key() {
-        return Ok(Connection::of(socket));
-    }
-    shake(Arc::new(peers), socket, Role::Client).await.map(Connection::of)
+    Ok(match peers.has_key() {
+        false => Ok(socket),
+        true => Err(Shaking::new(Arc::new(peers), socket, Role::Client)),
+    })
 }

@@ -92,7 +92,7 @@ impl<T> Receiver<T> {
         if self.is_over {
             return Ok(false);
         }
-        let malformed = match self.reader.next_frame() {
+        let malformed = match self.reader.next_whole() {
             Ok(Some(frame)) if frame.kind == Kind::Item && frame.flags <= BYTES => {
                 self.next = Some(frame);
                 return Ok(true);
@@ -102,7 +102,14 @@ impl<T> Receiver<T> {
             Err(error) => error.to_string(),
         };
         self.is_over = true;
+        self.forget();
         Err(RecvError::Malformed(malformed))
+    }
+
+    /// Lets go of what has come of a message that nobody will get: whoever is at the other
+    /// ends of its descriptors is to hear of it.
+    fn forget(&mut self) {
+        self.reader = FrameReader::new(self.limit);
     }
 
     /// Takes in what came of a read.
@@ -117,7 +124,11 @@ impl<T> Receiver<T> {
                 return Err(RecvError::Io(Arc::new(error)));
             }
         }
-        if self.reader.unread() == Some(&[]) { Ok(()) } else { Err(RecvError::CutOff) }
+        if self.reader.unread() == Some(&[]) {
+            return Ok(());
+        }
+        self.forget();
+        Err(RecvError::CutOff)
     }
 
     /// Whether the next message, or the end, has come; reads until it has.

@@ -17,10 +17,11 @@ use bytes::Bytes;
 use futures_util::sink::Sink;
 use serde::Serialize;
 use tokio::task::coop::consume_budget;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::timeout;
 
 use super::fault::{SendError, SendErrorKind};
 use super::socket::Socket;
+use super::timer::Timer;
 use crate::error::{EncodeError, Side};
 use crate::limits::{FRAME_BYTES_MAX_DEFAULT, FRAME_BYTES_MAX_MOST, WRITE_AGAIN_WAIT};
 use crate::proto::codec::{self, EncodeFailure};
@@ -55,7 +56,7 @@ pub struct Sender<T> {
     /// Half of a connection, whose other half keeps the socket open.
     pub(super) is_half: bool,
     /// Until then the kernel may have no memory.
-    pause: Option<Pin<Box<Sleep>>>,
+    pause: Option<Timer>,
     what: PhantomData<fn(T)>,
 }
 
@@ -109,14 +110,14 @@ impl<T> Sender<T> {
         ready!(pin!(consume_budget()).poll(cx));
         while !self.outgoing.is_empty() {
             if let Some(pause) = &mut self.pause {
-                ready!(pause.as_mut().poll(cx));
+                ready!(pause.poll(cx));
                 self.pause = None;
             }
             let Sender { socket, outgoing, .. } = self;
             let sent = socket.poll_io(cx, Direction::Write, || outgoing.send(socket.as_fd()));
             match ready!(sent) {
                 Err(error) if fd::is_passing(&error) => {
-                    self.pause = Some(Box::pin(sleep(WRITE_AGAIN_WAIT)));
+                    self.pause = Some(Timer::after(WRITE_AGAIN_WAIT));
                 }
                 sent => self.note_sent(sent)?,
             }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Handle};
 
+use super::timer::is_nobody;
 use crate::sys::fd::{self, Direction};
 use crate::sys::fork::Incarnation;
 
@@ -79,6 +80,9 @@ impl Socket {
         match attempt() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return Poll::Ready(done),
+        }
+        if is_nobody(cx) {
+            return Poll::Pending;
         }
         let seat = self.seat()?;
         loop {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::feed::{CHUNK_BYTES_MAX, CHUNK_ITEMS_MAX};
 use crate::error::{Side, TaskError};
-use crate::limits::ATTACHED_MAX;
+use crate::limits::TOGETHER_ATTACHED_MAX;
 use crate::proto::codec;
 use crate::proto::draft::{Draft, Mark};
 use crate::sys::cast::Sharing;
@@ -71,7 +71,7 @@ where
         let begun = out.patience.map(|_| Instant::now());
         while out.count < out.wanted
             && len < CHUNK_BYTES_MAX
-            && out.args.attached().len() < ATTACHED_MAX
+            && out.args.attached().len() < TOGETHER_ATTACHED_MAX
             // Its descriptors are the worker's alone once it has begun, for which
             // nothing else may have to be sent again.
             && out.args.attached_count().descriptors == 0

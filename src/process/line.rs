@@ -155,7 +155,7 @@ impl Line {
     }
 
     fn take_messages(&mut self) -> Result<(), ProtocolError> {
-        while let Some(frame) = self.reader.next_frame()? {
+        while let Some(frame) = self.reader.next_whole()? {
             let message = FromWorker::parse(frame)?;
             self.peer.accept(&message)?;
             self.take(message)?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::attached::{Arrived, Attached, Count};
-use crate::limits::ATTACHED_MAX;
+use crate::limits::TOGETHER_ATTACHED_MAX;
 
 /// What is being encoded: results, arguments, and the heads of their frames.
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ impl Draft {
 
     #[cold]
     fn laden_weight(&self) -> usize {
-        if self.attached.len() >= ATTACHED_MAX {
+        if self.attached.len() >= TOGETHER_ATTACHED_MAX {
             return usize::MAX;
         }
         self.attached.iter().map(Attached::len).fold(self.len(), usize::saturating_add)

@@ -5,12 +5,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::{Buf, BytesMut};
 
 use crate::attached::{Arrived, Count, Passed};
 use crate::limits::{
-    FRAME_ATTACHED_MAX, LARGE_BYTES_LEAST, SPARE_BYTES_MAX, SPARE_LARGE_BYTES_MAX, SPARES_MAX,
+    FRAME_ATTACHED_MAX, LADEN_ATTACHED_MAX, LARGE_BYTES_LEAST, SPARE_BYTES_MAX,
+    SPARE_LARGE_BYTES_MAX, SPARES_MAX,
 };
 
 pub(crate) const HEADER_BYTES: usize = 16;
@@ -68,6 +70,10 @@ impl Kind {
     }
 }
 
+/// Flag of a frame without a body: what is attached to it belongs to the next one of
+/// its kind and number, which has no room for all that it has.
+const MORE: u8 = 0x80;
+
 /// One whole frame.
 #[derive(Debug)]
 pub(crate) struct Frame {
@@ -83,7 +89,8 @@ pub(crate) fn put_header(out: &mut Vec<u8>, kind: Kind, flags: u8, seq: u64, bod
     out.extend_from_slice(&header(kind, flags, seq, body_len, Count::NONE));
 }
 
-/// The header for a body of `body_len` bytes, to which so much is `attached`.
+/// The header for a body of `body_len` bytes, to which so much is `attached`. What of
+/// that goes before it is in [`headers_before`].
 pub(super) fn header(
     kind: Kind,
     flags: u8,
@@ -92,7 +99,8 @@ pub(super) fn header(
     attached: Count,
 ) -> [u8; HEADER_BYTES] {
     let len = u32::try_from(body_len).expect("bodies are checked against a 32-bit limit");
-    debug_assert!(attached.all() <= FRAME_ATTACHED_MAX);
+    debug_assert!(attached.all() <= LADEN_ATTACHED_MAX);
+    let attached = attached.part(attached.parts_before());
     let mut header = [0; HEADER_BYTES];
     header[..4].copy_from_slice(&len.to_le_bytes());
     header[4] = kind as u8;
@@ -100,6 +108,43 @@ pub(super) fn header(
     header[6..8].copy_from_slice(&[attached.memory as u8, attached.descriptors as u8]);
     header[8..].copy_from_slice(&seq.to_le_bytes());
     header
+}
+
+/// What goes with each of several messages.
+impl Count {
+    /// How many messages it takes before the one that the rest goes with.
+    pub(crate) fn parts_before(self) -> usize {
+        self.all().saturating_sub(1) / FRAME_ATTACHED_MAX
+    }
+
+    /// What goes with one of the messages. The last of them is the rest.
+    pub(crate) fn part(self, index: usize) -> Count {
+        let Range { start, end } = self.range_of_part(index);
+        let memory = self.memory.clamp(start, end) - start;
+        Count { memory, descriptors: end - start - memory }
+    }
+
+    /// Where that is among all, memory first.
+    pub(crate) fn range_of_part(self, index: usize) -> Range<usize> {
+        let end = |parts: usize| (parts * FRAME_ATTACHED_MAX).min(self.all());
+        end(index)..end(index + 1)
+    }
+}
+
+/// Headers of the frames to send before one that has `header` and so much `attached`:
+/// each goes with the part of that which has its number.
+pub(crate) fn headers_before(
+    header: &[u8; HEADER_BYTES],
+    attached: Count,
+) -> impl Iterator<Item = [u8; HEADER_BYTES]> {
+    (0..attached.parts_before()).map(move |index| {
+        let part = attached.part(index);
+        let mut before = *header;
+        before[..4].fill(0);
+        before[5] = MORE;
+        before[6..8].copy_from_slice(&[part.memory as u8, part.descriptors as u8]);
+        before
+    })
 }
 
 /// Collects bytes and gives out frames.
@@ -123,6 +168,18 @@ pub(crate) struct FrameReader {
     /// What has come and belongs to frames that are not whole yet. `None` where more
     /// came than this process had room for: what follows is not that frame's.
     arrived: VecDeque<Option<Passed>>,
+    /// What has come before the frame that it belongs to.
+    early: Option<Box<Early>>,
+}
+
+/// See [`MORE`].
+#[derive(Debug)]
+struct Early {
+    kind: Kind,
+    seq: u64,
+    /// Frames that it came with.
+    frames: usize,
+    arrived: Arrived,
 }
 
 /// The buffer of a large frame, which others may still hold.
@@ -151,6 +208,7 @@ impl FrameReader {
             spares: Vec::new(),
             has_new_spare: false,
             arrived: VecDeque::new(),
+            early: None,
         }
     }
 
@@ -254,9 +312,15 @@ impl FrameReader {
         self.spares = Vec::new();
     }
 
+    /// How much has come that belongs to frames which are not whole yet.
+    pub(crate) fn arrived(&self) -> usize {
+        let early = self.early.as_ref().map_or(0, |early| early.arrived.count());
+        early + self.arrived.iter().flatten().count()
+    }
+
     /// Whether nothing of the next frame has come.
     pub(crate) fn is_empty(&self) -> bool {
-        self.buf.is_empty()
+        self.buf.is_empty() && self.early.is_none()
     }
 
     /// Changes the limit of what has yet to come.
@@ -267,11 +331,59 @@ impl FrameReader {
 
     /// What has come and was not given out: its bytes, if nothing is attached to them.
     pub(crate) fn unread(&self) -> Option<&[u8]> {
-        self.arrived.is_empty().then_some(&self.buf)
+        (self.arrived.is_empty() && self.early.is_none()).then_some(&self.buf)
     }
 
-    /// The next whole frame, if its last byte has arrived. After an error the
-    /// stream has no meaning any more.
+    /// The next whole frame, if its last byte has arrived, with all that belongs to it.
+    /// After an error the stream has no meaning any more.
+    #[inline]
+    pub(crate) fn next_whole(&mut self) -> Result<Option<Frame>, FrameError> {
+        while let Some(frame) = self.next_frame()? {
+            let is_part = frame.flags & MORE != 0 && frame.kind.carries_attached();
+            if !is_part && self.early.is_none() {
+                return Ok(Some(frame));
+            }
+            if let Some(whole) = self.gather(frame)? {
+                return Ok(Some(whole));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes in a frame that brings what belongs to another, or is that one.
+    #[cold]
+    fn gather(&mut self, mut frame: Frame) -> Result<Option<Frame>, FrameError> {
+        let Frame { kind, seq, .. } = frame;
+        let early = self.early.take();
+        if early.as_ref().is_some_and(|early| (early.kind, early.seq) != (kind, seq)) {
+            return Err(FrameError::Scattered);
+        }
+        let fresh = || Box::new(Early { kind, seq, frames: 0, arrived: Arrived::NOTHING });
+        let mut early = early.unwrap_or_else(fresh);
+        // In this one there may be fewer than it said, for want of room.
+        let least = early.frames * FRAME_ATTACHED_MAX + frame.arrived.count();
+        if least > LADEN_ATTACHED_MAX {
+            let limit = LADEN_ATTACHED_MAX;
+            return Err(FrameError::Attached { announced: least, limit });
+        }
+        let is_full = frame.arrived.count() == FRAME_ATTACHED_MAX || frame.arrived.is_short();
+        early.arrived.append(std::mem::take(&mut frame.arrived));
+        let size = frame.body.len().saturating_add(early.arrived.memory_bytes());
+        if size > self.laden_bytes_max {
+            return Err(FrameError::TooLong { size, limit: self.laden_bytes_max });
+        }
+        if frame.flags & MORE == 0 {
+            return Ok(Some(Frame { arrived: early.arrived, ..frame }));
+        }
+        if frame.flags != MORE || !frame.body.is_empty() || !is_full {
+            return Err(FrameError::Scattered);
+        }
+        early.frames += 1;
+        self.early = Some(early);
+        Ok(None)
+    }
+
+    /// The next frame, if its last byte has arrived, with what is attached to itself.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let Some(header) = self.buf.first_chunk::<HEADER_BYTES>() else {
             // Whatever is attached comes with the first byte of its frame.
@@ -374,6 +486,8 @@ pub(crate) enum FrameError {
     Unannounced,
     /// What came as memory is none that nobody can change.
     Unsendable,
+    /// What came before a frame is of another, or less than could have come.
+    Scattered,
 }
 
 impl fmt::Display for FrameError {
@@ -389,6 +503,7 @@ impl fmt::Display for FrameError {
             FrameError::Missing => f.write_str("descriptors that it announced did not come"),
             FrameError::Unannounced => f.write_str("descriptors came that it did not announce"),
             FrameError::Unsendable => f.write_str("a descriptor is not one of sealed memory"),
+            FrameError::Scattered => f.write_str("its descriptors came otherwise than they may"),
         }
     }
 }
@@ -857,6 +972,128 @@ mod tests {
             let cut = ([9][..there].to_vec(), true);
             assert_eq!(next(&rest_and_next, &[9][..there], true), [(vec![3, 4], false), cut]);
         }
+    }
+
+    /// A frame to which so much is attached, as it is sent, and with what.
+    fn scattered(kind: Kind, count: Count, body: &[u8]) -> Vec<(Vec<u8>, Vec<usize>)> {
+        let header = header(kind, 0, 1, body.len(), count);
+        let mut pieces: Vec<_> =
+            headers_before(&header, count).map(|header| header.to_vec()).collect();
+        pieces.push([&header[..], body].concat());
+        let sizes = |part: std::ops::Range<usize>| part.collect();
+        let parts = (0..pieces.len()).map(|index| sizes(count.range_of_part(index)));
+        pieces.into_iter().zip(parts).collect()
+    }
+
+    #[test]
+    fn what_one_message_does_not_take_comes_before_its_frame() {
+        const FULL: usize = FRAME_ATTACHED_MAX;
+        for (memory, descriptors) in
+            [(0, 1), (0, FULL), (0, FULL + 1), (FULL, 1), (200, 200), (3, LADEN_ATTACHED_MAX - 3)]
+        {
+            let count = Count { memory, descriptors };
+            let pieces = scattered(Kind::Item, count, b"body");
+            assert_eq!(pieces.len(), count.all().div_ceil(FULL));
+            for step in [1, 7, 1000] {
+                let mut reader = FrameReader::new(1 << 20);
+                let mut frames = Vec::new();
+                for (bytes, lengths) in &pieces {
+                    let mut arrived = Some(fakes(lengths));
+                    for bytes in bytes.chunks(step) {
+                        assert!(frames.is_empty());
+                        reader.buffer().extend_from_slice(bytes);
+                        reader.attach(arrived.take().unwrap_or_default(), false);
+                        assert!(!reader.is_empty() && reader.unread().is_none());
+                        frames.extend(reader.next_whole().unwrap());
+                    }
+                }
+                let frame = &frames[0];
+                assert_eq!((&frame.body[..], frame.flags), (&b"body"[..], 0));
+                assert_eq!(lengths(frame), Vec::from_iter(0..memory));
+                assert_eq!(frame.arrived.count(), count.all());
+                assert!(reader.is_empty() && reader.next_whole().unwrap().is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_before_a_frame_must_be_its_own_and_no_less_than_can_come() {
+        const FULL: usize = FRAME_ATTACHED_MAX;
+        let first = |parts: &[(&[u8], usize, bool)]| {
+            let mut reader = FrameReader::new(1 << 20);
+            let mut outcome = Ok(None);
+            for &(bytes, count, is_short) in parts {
+                assert_eq!(outcome, Ok(None));
+                reader.buffer().extend_from_slice(bytes);
+                reader.attach(fakes(&vec![1; count]), is_short);
+                outcome = reader.next_whole().map(|frame| {
+                    frame.map(|frame| (frame.arrived.count(), frame.arrived.is_short()))
+                });
+            }
+            outcome
+        };
+        let part = |kind: Kind, flags, seq: u64, count: usize, body: &[u8]| {
+            let count = Count { memory: count, descriptors: 0 };
+            let mut bytes = header(kind, flags, seq, body.len(), count).to_vec();
+            bytes.extend_from_slice(body);
+            bytes
+        };
+        let more = part(Kind::Item, MORE, 1, FULL, b"");
+        let last = part(Kind::Item, 0, 1, 2, b"x");
+        let full = (&more[..], FULL, false);
+        assert_eq!(first(&[full, (&last, 2, false)]), Ok(Some((FULL + 2, false))));
+        let scattered = Err(FrameError::Scattered);
+        for other in [
+            part(Kind::Item, 0, 2, 2, b"x"),
+            part(Kind::Done, 0, 1, 2, b"x"),
+            part(Kind::Item, MORE, 2, FULL, b""),
+        ] {
+            let count = other[6].into();
+            assert_eq!(first(&[full, (&other, count, false)]), scattered);
+        }
+        // Not full; empty; with a body; with other flags.
+        let fewer = part(Kind::Item, MORE, 1, FULL - 1, b"");
+        assert_eq!(first(&[(&fewer, FULL - 1, false)]), scattered);
+        assert_eq!(first(&[(&part(Kind::Item, MORE, 1, 0, b""), 0, false)]), scattered);
+        assert_eq!(first(&[(&part(Kind::Item, MORE, 1, FULL, b"x"), FULL, false)]), scattered);
+        assert_eq!(first(&[(&part(Kind::Item, MORE | 1, 1, FULL, b""), FULL, false)]), scattered);
+        assert_eq!(first(&[full, (&part(Kind::Skipped, 0, 1, 0, b""), 0, false)]), scattered);
+        // Without end, though each may be short.
+        let most = LADEN_ATTACHED_MAX / FULL;
+        for is_short in [false, true] {
+            let there = if is_short { 0 } else { FULL };
+            let mut parts = vec![(&more[..], there, is_short); most];
+            assert_eq!(first(&parts), Ok(None));
+            parts.extend([(&more[..], FULL, false)]);
+            let announced = (most + 1) * FULL;
+            let limit = LADEN_ATTACHED_MAX;
+            assert_eq!(first(&parts), Err(FrameError::Attached { announced, limit }));
+        }
+        // All memory together, with the body.
+        let mut reader = FrameReader::new(1000);
+        for lengths in [vec![5; FULL], vec![5; FULL]] {
+            reader.buffer().extend_from_slice(&more);
+            reader.attach(fakes(&lengths), false);
+        }
+        let limit = 1000;
+        assert_eq!(reader.next_whole().unwrap_err(), FrameError::TooLong { size: 1280, limit });
+    }
+
+    /// Nothing behind it is taken for what is missing.
+    #[test]
+    fn what_there_was_no_room_for_ends_what_came() {
+        let count = Count { memory: 100, descriptors: 200 };
+        let mut reader = FrameReader::new(1 << 20);
+        let mut frame = None;
+        for (index, (bytes, lengths)) in scattered(Kind::Run, count, b"").into_iter().enumerate() {
+            let is_short = index == 1;
+            reader.buffer().extend_from_slice(&bytes);
+            reader.attach(fakes(&lengths[..if is_short { 7 } else { lengths.len() }]), is_short);
+            frame = reader.next_whole().unwrap();
+        }
+        let frame = frame.unwrap();
+        assert_eq!((frame.arrived.count(), frame.arrived.is_short()), (135, true));
+        assert_eq!(lengths(&frame).len(), 100);
     }
 
     #[test]

@@ -18,6 +18,10 @@
 //! Values in the payload name them by their place among their kind. Whatever comes
 //! unannounced is a violation.
 //!
+//! Of more than 128 the first come with frames before it, 128 with each: these have
+//! the header of the frame that they belong to, but no body, and a flag that says so.
+//! The kernel sends only so many at once.
+//!
 //! ```text
 //! parent                                worker
 //!   │  (boot message: status page, by descriptor)
@@ -52,4 +56,4 @@ mod varint;
 
 /// Changes with every change of a frame's layout or meaning. Parent and worker
 /// are one executable, so this only ever differs when something is very wrong.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;

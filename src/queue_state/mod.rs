@@ -147,6 +147,9 @@ pub(crate) struct State {
     called: u64,
     /// Somebody waits until all is done.
     joining: bool,
+    /// Descriptors were on their way beside the queue when this began to count: if it
+    /// still does, their item was not put, and nobody will take them.
+    strays: bool,
     /// Items that somebody holds.
     held: LeaseSet,
     /// Items that were put back. They come before all that is queued.
@@ -160,6 +163,7 @@ const NUMBERS: usize = 12;
 
 const HUNGRY: u64 = 1;
 const JOINING: u64 = 2;
+const STRAYS: u64 = 4;
 
 /// What stands before an item.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -270,7 +274,8 @@ pub(crate) type Positions<'a> = &'a dyn Fn(usize) -> u64;
 impl State {
     pub(crate) fn to_words(self) -> [u64; STATE_WORDS] {
         let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
-        let flags = flag(self.hungry, HUNGRY) | flag(self.joining, JOINING);
+        let flags =
+            flag(self.hungry, HUNGRY) | flag(self.joining, JOINING) | flag(self.strays, STRAYS);
         let mut words = [0; STATE_WORDS];
         let (numbers, sets) = words.split_at_mut(NUMBERS);
         numbers.copy_from_slice(&[
@@ -313,6 +318,7 @@ impl State {
             closed: false,
             hungry: flags & HUNGRY != 0,
             joining: flags & JOINING != 0,
+            strays: flags & STRAYS != 0,
             held: set(0),
             returned: set(LeaseSet::WORDS),
         }
@@ -432,11 +438,22 @@ impl State {
         Ok((next, Place { at: self.tail, number: self.next, wakes: self.hungry }))
     }
 
-    /// What must count before the bytes of an item are written, after which `next`
-    /// will: whoever is killed meanwhile leaves memory that somebody must know of.
-    pub(crate) fn reaching(&self, next: &State) -> Option<State> {
-        let reaching = State { extent: next.extent, ..*self };
+    /// What must count before the bytes of an item are written, and its descriptors
+    /// sent if it `is_laden`, after which `next` will: whoever is killed meanwhile leaves
+    /// memory, and descriptors, that somebody must know of.
+    pub(crate) fn reaching(&self, next: &State, is_laden: bool) -> Option<State> {
+        let reaching = State { extent: next.extent, strays: self.strays | is_laden, ..*self };
         (reaching != *self).then_some(reaching)
+    }
+
+    /// Whether nothing is queued, and there may be descriptors of nothing.
+    pub(crate) fn has_only_strays(&self) -> bool {
+        self.strays && self.count == 0
+    }
+
+    /// There are none any more.
+    pub(crate) fn without_strays(&self) -> State {
+        State { strays: false, ..*self }
     }
 
     /// What comes next, if anything does.

@@ -91,7 +91,7 @@ impl Shared {
         self.step()?;
         match self.state.put(&self.terms, record) {
             Ok((next, place)) => {
-                if let Some(reaching) = self.state.reaching(&next) {
+                if let Some(reaching) = self.state.reaching(&next, false) {
                     self.make(reaching, Wakes::default())?;
                 }
                 self.write(place.at, place.number, record);

@@ -353,6 +353,15 @@ impl<T> Scheduler<T> {
         }
     }
 
+    /// Tasks that the worker has, or may be given yet.
+    pub(crate) fn ahead_of(&self, worker: WorkerKey) -> impl Iterator<Item = &T> {
+        let ahead = self.tasks.iter().filter(move |task| match task.place() {
+            Place::Queued => true,
+            Place::Sent { worker: its, .. } => its == worker,
+        });
+        ahead.map(|task| &task.data)
+    }
+
     /// A worker sent one item of the stream with number `seq`. Returns the
     /// task's data, unless the item is not wanted any more.
     pub(crate) fn handle_item(

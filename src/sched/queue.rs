@@ -50,6 +50,11 @@ impl<T> Tasks<T> {
         self.queued
     }
 
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Task<T>> {
+        self.entries.iter().filter_map(|entry| entry.task.as_ref())
+    }
+
     /// Uses up an id.
     pub(super) fn skip_id(&mut self) -> TaskId {
         let id = TaskId(self.next_id);

@@ -31,7 +31,7 @@ use crate::sys::memfd::{self, Unsealed};
 /// [`bytes::Bytes`]: fresh memory costs more than the way through a socket, whose
 /// buffers are used again.
 ///
-/// Arguments, and results, may hold 64 that are not clones of each other, less the
+/// Arguments, and results, may hold 1024 that are not clones of each other, less the
 /// [`Fd`](crate::Fd)s in them. What they
 /// hold counts towards the pool's [`frame_limit`](crate::PoolBuilder::frame_limit)
 /// as if it were sent, but clones count once. A call with such arguments is not

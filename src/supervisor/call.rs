@@ -193,6 +193,18 @@ impl Call {
         self.record().items.as_ref()
     }
 
+    /// Whether somebody may wait for what its worker sends next. Of a stream, and of
+    /// calls that make one together, it is known when they have something to take
+    /// first.
+    pub(super) fn is_awaited(&self) -> bool {
+        let record = self.record();
+        match (&*record.state(), &record.items) {
+            (State::Part(part, _), _) => part.is_awaited(),
+            (State::Open(..), Some(items)) => items.is_awaited(),
+            _ => true,
+        }
+    }
+
     pub(super) fn span(&self) -> Option<Arc<HeldSpan>> {
         self.record().extras.as_ref()?.span().clone()
     }
@@ -401,6 +413,11 @@ impl Items {
 
     fn take_waker(&self) -> Option<Waker> {
         self.state().waker.take()
+    }
+
+    fn is_awaited(&self) -> bool {
+        let state = self.state();
+        state.waiting.is_empty() && state.waker.is_some()
     }
 }
 

@@ -85,7 +85,7 @@ impl Intake {
         let mut read = 0;
         while !self.is_deaf && read <= most {
             // It had its time. Of one that has not, what is left is lost.
-            if self.transport.room_for_a_frame() == Room::Nowhere {
+            if self.transport.room_for_a_read() == Room::Nowhere {
                 break;
             }
             match self.transport.read_now() {

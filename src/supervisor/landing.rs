@@ -64,6 +64,14 @@ impl Part {
         Part { landing: Some(Arc::clone(landing)), number }
     }
 
+    /// Whether whoever takes what lands has taken all there is, and waits.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.landing.as_ref().is_some_and(|landing| {
+            let state = landing.state();
+            state.landed.is_empty() && state.waker.is_some()
+        })
+    }
+
     /// Lands it; the reader is to be woken.
     pub(super) fn land(mut self, ended: Ended) -> Option<Waker> {
         let landing = self.landing.take()?;

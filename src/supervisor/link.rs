@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::Supervisor;
 use super::alarm::Alarm;
+use super::call::Call;
 use super::effects::Effects;
 use super::intake::Intake;
 use super::links::{End, LinkState};
@@ -199,19 +200,34 @@ impl Link {
     }
 
     /// Whether to leave what the worker sends where it is, so that those who are to
-    /// take its descriptors keep up. Not for ever: what they wait for may be behind.
+    /// take its descriptors keep up. Not for ever, if what they wait for may be behind.
     fn is_held_back(&mut self, transport: &Transport, cx: &mut Context<'_>) -> bool {
-        match transport.poll_room_for_a_frame(cx) {
+        match transport.poll_room_for_a_read(cx) {
             Room::Enough => {
                 self.hold = None;
                 false
             }
+            Room::Scarce if transport.is_full_of_parts() => false,
             Room::Scarce => {
                 let hold = self.hold.get_or_insert_with(|| Box::pin(sleep(WAITING_FDS_WAIT)));
-                !hold.is_elapsed() && hold.as_mut().poll(cx).is_pending()
+                if !hold.is_elapsed() && hold.as_mut().poll(cx).is_pending() {
+                    return true;
+                }
+                if self.is_awaited() {
+                    return false;
+                }
+                let hold = self.hold.insert(Box::pin(sleep(WAITING_FDS_WAIT)));
+                hold.as_mut().poll(cx).is_pending()
             }
             Room::Nowhere => true,
         }
+    }
+
+    /// Whether somebody may wait for what is behind descriptors that nobody takes.
+    fn is_awaited(&self) -> bool {
+        let core = self.supervisor.core();
+        let is_open = core.sched.mode() == sched::Mode::Open;
+        !is_open || core.sched.ahead_of(self.worker).any(Call::is_awaited)
     }
 
     /// Whether what it has sent is not read for now, and it cannot be blamed for it.

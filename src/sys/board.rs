@@ -43,7 +43,7 @@ use crate::sys::memfd;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procqueu");
 const NAME: &CStr = c"procession-queue";
-const LAYOUT_VERSION: u64 = 2;
+const LAYOUT_VERSION: u64 = 3;
 
 /// Where the ring begins.
 const RING_START: u64 = mem::size_of::<Layout>() as u64;

@@ -13,15 +13,19 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+use bytes::BytesMut;
 use nix::errno::Errno;
 use nix::libc;
 
 use crate::attached::{Attached, Open, Passed, Shared};
+use crate::limits::FRAME_ATTACHED_MAX;
 use crate::sys::{crew, fd, memfd};
 
 /// On its way out: whatever holds it, wherever that is.
@@ -141,6 +145,11 @@ impl Tally {
         Counted { tally: Arc::clone(self), is_excess }
     }
 
+    /// How many are kept.
+    pub(crate) fn kept(&self) -> usize {
+        self.state().kept
+    }
+
     /// Whether there is room for `count` more.
     pub(crate) fn room(&self, count: usize) -> Room {
         self.state().room(count, self.most)
@@ -192,14 +201,15 @@ impl Drop for Counted {
     }
 }
 
-/// Sends bytes, with what is attached to the first of them, all memory first, as
-/// [`fd::send_with_fds`] does.
+/// Sends bytes, with a part of what is attached to the first of them, of all memory and
+/// then the rest, as [`fd::send_with_fds`] does.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     slices: &[IoSlice<'_>],
     attached: &[Attached],
+    part: Range<usize>,
 ) -> io::Result<usize> {
-    fd::send_with_fds(socket, slices, &fds(attached))
+    fd::send_with_fds(socket, slices, &fds(attached)[part])
 }
 
 /// As [`send`], without waiting, however the socket is set.
@@ -207,8 +217,44 @@ pub(crate) fn send_now(
     socket: BorrowedFd<'_>,
     slices: &[IoSlice<'_>],
     attached: &[Attached],
+    part: Range<usize>,
 ) -> io::Result<usize> {
-    fd::send_with_fds_now(socket, slices, &fds(attached))
+    fd::send_with_fds_now(socket, slices, &fds(attached)[part])
+}
+
+/// All that is attached as one descriptor, which more of it than one message takes can
+/// go by: a socket in which it waits, and whose other end nobody has.
+pub(crate) fn pack(attached: &[Attached]) -> io::Result<OwnedFd> {
+    let (to, parcel) = UnixStream::pair()?;
+    for part in fds(attached).chunks(FRAME_ATTACHED_MAX) {
+        fd::send_with_fds_now(to.as_fd(), &[IoSlice::new(b"+")], part)?;
+    }
+    Ok(parcel.into())
+}
+
+/// What came [packed](pack), but not more than so much. If this process had no room for
+/// more, the second value is true.
+pub(crate) fn unpack(parcel: &Passed, most: usize) -> io::Result<(Vec<Passed>, bool)> {
+    let mut came = Vec::new();
+    let Some(parcel) = take(parcel) else { return Ok((came, false)) };
+    let is_parcel = socket(parcel.as_fd())?.is_some_and(|socket| {
+        socket.family == libc::AF_UNIX && socket.kind == libc::SOCK_STREAM && !socket.listens
+    });
+    let mut is_short = false;
+    while is_parcel && !is_short && came.len() < most {
+        let mut room = BytesMut::with_capacity(1);
+        match fd::receive_now(parcel.as_fd(), &mut room, 1) {
+            Ok(received) if received.len > 0 => {
+                is_short = received.cut_short;
+                came.extend(receive(received.fds, None).0);
+            }
+            // All that is to come has come before its item.
+            _ => break,
+        }
+    }
+    discard(parcel);
+    came.truncate(most);
+    Ok((came, is_short))
 }
 
 fn fds(attached: &[Attached]) -> Vec<BorrowedFd<'_>> {
@@ -395,6 +441,33 @@ mod tests {
         while tally.room_or_wait(3, &waker) != Room::Enough {
             assert!(Instant::now() < deadline, "they are not closed");
             std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri sends no descriptors")]
+    fn what_is_packed_comes_out_as_it_was() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let ours = Arc::new(ours);
+        for count in [1, 128, 129, 600] {
+            let attached = vec![Attached::Descriptor(held(ours.clone())); count];
+            let parcel = || receive(vec![pack(&attached).unwrap()], None).0.remove(0);
+            for most in [count, count - 1, 2000] {
+                let (came, is_short) = unpack(&parcel(), most).unwrap();
+                assert_eq!((came.len(), is_short), (count.min(most), false));
+            }
+            drop(parcel());
+        }
+        // Nobody has it any more.
+        drop(ours);
+        assert_eq!((&theirs).read(&mut [0]).unwrap(), 0);
+        // What is no parcel has nothing in it, and makes nobody wait.
+        let (empty, _other) = UnixStream::pair().unwrap();
+        let file = File::open("/dev/null").unwrap();
+        for other in [empty.into(), file.into()] {
+            let came = receive(vec![other], None).0.remove(0);
+            assert!(unpack(&came, 9).unwrap().0.is_empty());
+            assert!(unpack(&came, 9).unwrap().0.is_empty(), "it was taken");
         }
     }
 

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind,
@@ -636,6 +637,18 @@ pub(crate) fn end(socket: BorrowedFd<'_>, direction: Direction) {
     };
     // If it fails the other end is gone.
     let _ = shutdown(socket.as_raw_fd(), how);
+}
+
+/// How many descriptors this process may have, and so many may be on their way from
+/// all processes of its user.
+pub(crate) fn descriptors_max() -> usize {
+    getrlimit(Resource::RLIMIT_NOFILE)
+        .map_or(0, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
+/// Whether a write failed because so many are on their way.
+pub(crate) fn is_too_many(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ETOOMANYREFS)
 }
 
 /// Whether a write that failed like this may work a moment later.

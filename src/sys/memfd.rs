@@ -304,7 +304,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let slices = [IoSlice::new(b"see "), IoSlice::new(b"this")];
         let attached = [b"one".as_slice(), b"another"].map(|text| Attached::Memory(sealed(text)));
-        send(ours.as_fd(), &slices, &attached).unwrap();
+        send(ours.as_fd(), &slices, &attached, 0..2).unwrap();
         let mut buffer = bytes::BytesMut::with_capacity(100);
         let received = fd::receive_into(theirs.as_fd(), &mut buffer, usize::MAX).unwrap();
         let Received { len, fds, cut_short } = received;

@@ -23,6 +23,7 @@ use std::thread;
 
 use crate::limits::WRITE_AGAIN_WAIT;
 use crate::proto::draft::Draft;
+use crate::proto::frame::{HEADER_BYTES, headers_before};
 use crate::sys::layout::UNSENT_BYTES_MAX;
 use crate::sys::{descriptor, fd};
 
@@ -56,6 +57,8 @@ impl Outbox {
             Some(frames) if len <= UNSENT_BYTES_MAX => self.write(frames),
             _ => {
                 self.flush()?;
+                let before = frames.attached_count().parts_before() * HEADER_BYTES;
+                let len = len + before as u64;
                 self.filled += len;
                 self.settle();
                 self.send(frames)?;
@@ -101,19 +104,36 @@ impl Outbox {
         self.page.outbox_publish(self.filled);
     }
 
-    /// Writes frames past the ring, from where they are.
+    /// Writes frames past the ring, from where they are, and before them those that it
+    /// takes for more descriptors than fit.
     fn send(&mut self, frames: &Draft) -> io::Result<()> {
+        let (attached, count) = (frames.attached(), frames.attached_count());
+        let socket = &mut self.socket;
+        if count.parts_before() > 0 {
+            let mut head = [IoSlice::new(&[])];
+            frames.slices(0, &mut head);
+            let header = head[0].first_chunk().expect("frames begin with a header");
+            for (index, header) in headers_before(header, count).enumerate() {
+                let part = count.range_of_part(index);
+                let slices = [IoSlice::new(&header)];
+                let fd = socket.as_fd();
+                let mut sent = patiently(|| descriptor::send(fd, &slices, attached, part.clone()))?;
+                while sent < header.len() {
+                    sent += patiently(|| socket.write(&header[sent..]))?;
+                }
+            }
+        }
         let mut written = 0;
         while written < frames.len() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = frames.slices(written, &mut slices);
-            let slices = &slices[..count];
-            let socket = &mut self.socket;
-            written += match frames.attached() {
-                [_, ..] if written == 0 => {
-                    patiently(|| descriptor::send(socket.as_fd(), slices, frames.attached()))?
-                }
-                _ => patiently(|| socket.write_vectored(slices))?,
+            let slices_count = frames.slices(written, &mut slices);
+            let slices = &slices[..slices_count];
+            written += if attached.is_empty() || written > 0 {
+                patiently(|| socket.write_vectored(slices))?
+            } else {
+                let part = count.range_of_part(count.parts_before());
+                let socket = socket.as_fd();
+                patiently(|| descriptor::send(socket, slices, attached, part.clone()))?
             };
         }
         Ok(())

@@ -311,7 +311,7 @@ impl Worker {
     /// The next message. Sends what is unsent before it waits for one.
     fn receive(&mut self) -> io::Result<ToWorker> {
         loop {
-            match self.reader.next_frame() {
+            match self.reader.next_whole() {
                 Ok(Some(frame)) => {
                     return ToWorker::parse(frame)
                         .map_err(|error| invalid(&format!("malformed message: {error:?}")));

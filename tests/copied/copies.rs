@@ -424,6 +424,7 @@ fn a_queue_that_was_not_passed_on_is_of_no_use() {
     static QUEUE: Mutex<Option<procession::Queue<u64>>> = Mutex::new(None);
     async fn uses() -> (bool, bool) {
         let queue = QUEUE.lock().unwrap().take().unwrap();
+        queue.close();
         (queue.try_put(2).is_err(), queue.try_get().is_err())
     }
     async fn puts(queue: procession::Queue<u64>) {
@@ -434,6 +435,7 @@ fn a_queue_that_was_not_passed_on_is_of_no_use() {
         *QUEUE.lock().unwrap() = Some(queue.clone());
         queue.put(1).await.unwrap();
         assert_eq!(Process::spawn(uses, ()).unwrap().await.unwrap(), (true, true));
+        assert!(!queue.is_closed(), "it was not the copy's to close");
         Process::spawn(puts, queue.clone()).unwrap().await.unwrap();
         assert_eq!((queue.get().await.unwrap(), queue.get().await.unwrap()), (1, 3));
         assert!(queue.is_empty());

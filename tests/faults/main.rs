@@ -12,6 +12,7 @@ mod broken_connections;
 mod exhaustion;
 mod interpose;
 mod interruptions;
+mod pipes;
 mod processes_that_cannot_be_had;
 mod scenario;
 mod shared_memory;

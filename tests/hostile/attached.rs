@@ -17,7 +17,7 @@ use procession::{Pool, SharedBytes, TaskError};
 
 use crate::attack::echo;
 use crate::scripted::{Cast, Script};
-use crate::support::checked;
+use crate::support::{checked, until};
 use crate::trial::{assert_protocol, trial};
 use crate::wire::{self, done, item, varint};
 
@@ -35,6 +35,44 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         };
         answer[6..8].copy_from_slice(&announced.to_le_bytes());
         actor.send_with(&answer, fds);
+    }),
+    // What belongs to one answer, in more than one message.
+    ("attached-in-parts", |actor, how| {
+        let task = actor.greet_and_take();
+        actor.start(task.seq);
+        actor.finish(task.seq);
+        let part = |kind, flags, seq, count: u8, body: &[u8]| {
+            let mut part = wire::frame(kind, flags, seq, body);
+            part[6] = count;
+            part
+        };
+        let whole = part(wire::DONE, wire::MORE, task.seq, 128, &[]);
+        let memory = |count: u8| (0..count).map(|_| sealed(1, ALL).into()).collect::<Vec<_>>();
+        let mut answer = done(task.seq, 1, &[7]);
+        answer[6] = 2;
+        let other = match how {
+            "of another answer" => part(wire::DONE, wire::MORE, task.seq + 1, 128, &[]),
+            "of another kind" => part(wire::ITEM, wire::MORE, task.seq, 128, &[]),
+            "with a body" => part(wire::DONE, wire::MORE, task.seq, 128, &[7]),
+            "too few" => part(wire::DONE, wire::MORE, task.seq, 127, &[]),
+            "none" => part(wire::DONE, wire::MORE, task.seq, 0, &[]),
+            "of a skip" => part(wire::SKIPPED, wire::MORE, task.seq, 0, &[]),
+            "before a skip" => wire::skipped(task.seq),
+            _ => whole.clone(),
+        };
+        actor.send_with(&whole, memory(128));
+        match how {
+            "fewer than it said" => actor.send_with(&whole, memory(127)),
+            "more than it said" => actor.send_with(&whole, memory(129)),
+            "no memory" => {
+                let files = (0..128).map(|_| File::open("/").unwrap().into());
+                actor.send_with(&whole, files.collect());
+            }
+            "without end" => (0..100).for_each(|_| actor.send_with(&whole, memory(128))),
+            "and died" => std::process::abort(),
+            _ => actor.send_with(&other, memory(other[6])),
+        }
+        actor.send_with(&answer, memory(2));
     }),
     ("attached-to-nothing", |actor, _| {
         actor.greet();
@@ -217,6 +255,43 @@ fn attachments_that_are_refused() {
             assert_protocol(&trial(&format!("attached:{what}")).await, sentence);
         });
     }
+}
+
+#[test]
+fn what_comes_in_parts_that_are_none() {
+    let scattered = "its descriptors came otherwise than they may";
+    let cases = [
+        ("of another answer", scattered),
+        ("of another kind", scattered),
+        ("with a body", scattered),
+        ("too few", scattered),
+        ("none", scattered),
+        ("of a skip", scattered),
+        ("before a skip", scattered),
+        ("fewer than it said", "descriptors that it announced did not come"),
+        ("more than it said", "descriptors came that it did not announce"),
+        ("no memory", "a descriptor is not one of sealed memory"),
+        ("without end", "1152 descriptors are over the frame's limit of 1088"),
+    ];
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    for (how, sentence) in cases {
+        checked(async {
+            let before = descriptors();
+            assert_protocol(&trial(&format!("attached-in-parts:{how}")).await, sentence);
+            until("they are closed", || descriptors() <= before).await;
+        });
+    }
+    checked(async {
+        let cast = Cast::new("attached-in-parts:and died", 1);
+        let pool = cast.builder().workers(1).build().unwrap();
+        pool.ready().await.unwrap();
+        let before = descriptors();
+        let error = pool.apply(echo, 1).await.unwrap_err();
+        assert!(error.is_worker_lost(), "{error:?}");
+        assert_eq!(pool.apply(echo, 2).await.unwrap(), 2);
+        until("they are closed", || descriptors() <= before).await;
+        pool.terminate().await;
+    });
 }
 
 #[test]

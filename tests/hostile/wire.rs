@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// Of the protocol that these scripts speak.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 
 /// Frame kinds as they are on the wire.
 pub(crate) const SETUP: u8 = 1;
@@ -20,6 +20,9 @@ pub(crate) const SKIPPED: u8 = 21;
 pub(crate) const ITEM: u8 = 22;
 pub(crate) const BEGAN: u8 = 23;
 pub(crate) const TRACE: u8 = 24;
+
+/// Flag of a frame that only brings descriptors for the next.
+pub(crate) const MORE: u8 = 0x80;
 
 pub(crate) const HEADER: usize = 16;
 

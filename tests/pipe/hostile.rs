@@ -76,6 +76,69 @@ fn bytes_that_are_no_message() {
     });
 }
 
+const MORE: u8 = 0x80;
+
+/// Descriptors that come before the message that they belong to.
+#[test]
+fn parts_of_what_is_no_message() {
+    checked(async {
+        let part = header(0, ITEM, MORE, 0, 128);
+        let cases: [(&str, Vec<u8>, usize, &str); 6] = [
+            ("another kind", header(0, 19, 0, 0, 1), 1, "otherwise than they may"),
+            ("too few", header(0, ITEM, MORE, 0, 5), 5, "otherwise than they may"),
+            ("a body", [header(1, ITEM, MORE, 0, 128), vec![0]].concat(), 128, "otherwise"),
+            ("other flags", header(0, ITEM, MORE | 1, 0, 128), 128, "otherwise"),
+            ("fewer than said", part.clone(), 127, "did not come"),
+            ("more than said", part.clone(), 129, "did not announce"),
+        ];
+        for (what, bytes, fds, sentence) in cases {
+            let scratch = Scratch::new();
+            let (mut ours, theirs) = end(&scratch).await;
+            let before = descriptors();
+            send_with(&theirs, &part, 128);
+            send_with(&theirs, &bytes, fds);
+            let error = ours.recv().await.unwrap_err();
+            assert!(matches!(error, RecvError::Malformed(_)), "{what}: {error:?}");
+            assert!(error.to_string().contains(sentence), "{what}: {error}");
+            drop(ours);
+            until("they are closed", || descriptors() < before).await;
+        }
+        // Without end.
+        let scratch = Scratch::new();
+        let (mut ours, theirs) = end(&scratch).await;
+        let before = descriptors();
+        for _ in 0..9 {
+            send_with(&theirs, &part, 128);
+        }
+        let error = ours.recv().await.unwrap_err();
+        assert!(error.to_string().contains("1152 descriptors are over"), "{error}");
+        drop(ours);
+        until("they are closed", || descriptors() < before).await;
+    });
+}
+
+/// The sender is gone between two messages of one value.
+#[test]
+fn part_of_many_descriptors_and_then_the_end() {
+    checked(async {
+        let part = header(0, ITEM, MORE, 0, 128);
+        for cut in [1, 15, 16, 17, 32] {
+            let scratch = Scratch::new();
+            let (mut ours, theirs) = end(&scratch).await;
+            let before = descriptors();
+            send_with(&theirs, &part[..cut.min(16)], 128);
+            if cut > 16 {
+                send_with(&theirs, &part[..cut - 16], 128);
+            }
+            drop(theirs);
+            assert!(matches!(ours.recv().await, Err(RecvError::CutOff)), "{cut}");
+            // Here too, while the end is still there.
+            until("they are closed", || descriptors() < before).await;
+            assert_eq!(ours.recv().await.unwrap(), None);
+        }
+    });
+}
+
 #[test]
 fn values_that_are_none() {
     checked(async {

@@ -1,12 +1,17 @@
 //! Named sockets: who is let in, and who is not.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::Duration;
 
-use procession::{Connection, Listener, Peers, connect, connect_with};
+#[cfg(feature = "authkey")]
+use procession::blocking_connect_with;
+use procession::{Connection, Listener, Peers, blocking_connect, connect, connect_with};
 
-use crate::support::{Scratch, checked};
+#[cfg(feature = "authkey")]
+use crate::support::{LIMIT, within};
+use crate::support::{Scratch, alone, checked};
 
 #[test]
 fn strangers_talk() {
@@ -216,5 +221,130 @@ fn an_abstract_name_is_no_file() {
         drop(listener);
         assert!(connect::<u8, u8>(&name).await.is_err());
         Listener::bind(&name).unwrap();
+    });
+}
+
+/// Neither in the listener's process nor in the client's is there a runtime.
+#[test]
+fn strangers_talk_without_a_runtime() {
+    fn client(path: String, n: u32) -> String {
+        let mut server: Connection<u32, String> = blocking_connect(path).unwrap();
+        server.blocking_send(n).unwrap();
+        server.blocking_recv().unwrap().unwrap()
+    }
+    alone(|| {
+        let scratch = Scratch::new();
+        let path = scratch.path("socket");
+        assert!(blocking_connect::<u8, u8>(&path).is_err());
+        let mut listener = Listener::bind(&path).unwrap();
+        let nobody = listener.blocking_accept_timeout::<u8, u8>(Duration::from_millis(20));
+        assert_eq!(nobody.unwrap_err().kind(), ErrorKind::TimedOut);
+        let clients: Vec<_> = (0..10)
+            .map(|n| {
+                thread::spawn({
+                    let path = path.clone();
+                    move || client(path, n)
+                })
+            })
+            .collect();
+        for _ in 0..10 {
+            let mut client: Connection<String, u32> = listener.blocking_accept().unwrap();
+            let n = client.blocking_recv().unwrap().unwrap();
+            client.blocking_send(n.to_string()).unwrap();
+        }
+        for (n, client) in clients.into_iter().enumerate() {
+            assert_eq!(client.join().unwrap(), n.to_string());
+        }
+    });
+}
+
+/// And in a task of a pool.
+#[test]
+fn a_task_that_is_not_async_listens_and_another_connects() {
+    fn listen(path: String) -> String {
+        let mut listener = Listener::bind(path).unwrap();
+        let mut client: Connection<String> = listener.blocking_accept().unwrap();
+        client.blocking_recv().unwrap().unwrap()
+    }
+    fn greet(path: String) {
+        let mut server: Connection<String> = loop {
+            match blocking_connect(&path) {
+                Ok(server) => break server,
+                Err(_) => thread::yield_now(),
+            }
+        };
+        server.blocking_send("hello".to_string()).unwrap();
+    }
+    checked(async {
+        let scratch = Scratch::new();
+        let pool = procession::Pool::builder().workers(2).build().unwrap();
+        let listening = pool.apply_async(listen, scratch.path("socket"));
+        pool.apply(greet, scratch.path("socket")).await.unwrap();
+        assert_eq!(listening.await.unwrap(), "hello");
+    });
+}
+
+#[cfg(feature = "authkey")]
+#[test]
+fn only_those_who_know_the_key_without_a_runtime() {
+    alone(|| {
+        let scratch = Scratch::new();
+        let path = scratch.path("socket");
+        let peers =
+            Peers::same_user().with_key("secret").handshake_timeout(Duration::from_secs(60));
+        let mut listener = Listener::bind_with(&path, peers.clone()).unwrap();
+        let silent: Vec<_> = (0..10).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        let client = thread::spawn({
+            let path = path.clone();
+            move || {
+                let wrong = Peers::anybody_with_key("wrong");
+                let error = blocking_connect_with::<u8, u8>(&path, wrong).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+                let mut server: Connection<u8> = blocking_connect_with(path, peers).unwrap();
+                server.blocking_send(7).unwrap();
+            }
+        });
+        let mut accepted: Connection<u8> = listener.blocking_accept().unwrap();
+        assert_eq!(accepted.blocking_recv().unwrap(), Some(7));
+        client.join().unwrap();
+        let nobody = listener.blocking_accept_timeout::<u8, u8>(Duration::from_millis(20));
+        assert_eq!(nobody.unwrap_err().kind(), ErrorKind::TimedOut);
+        drop(silent);
+        // Nor does a listener that says nothing keep its client.
+        let _mute = std::os::unix::net::UnixListener::bind(scratch.path("mute")).unwrap();
+        let peers = Peers::anybody_with_key("key").handshake_timeout(Duration::from_millis(20));
+        let error = blocking_connect_with::<u8, u8>(scratch.path("mute"), peers).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    });
+}
+
+/// There are clients that have yet to prove something.
+#[cfg(feature = "authkey")]
+#[test]
+fn a_listener_goes_from_one_runtime_to_the_next() {
+    alone(|| {
+        let scratch = Scratch::new();
+        let path = scratch.path("socket");
+        let peers =
+            Peers::same_user().with_key("secret").handshake_timeout(Duration::from_secs(60));
+        let mut listener = Listener::bind_with(&path, peers.clone()).unwrap();
+        let silent = UnixStream::connect(&path).unwrap();
+        for _ in 0..3 {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let (_client, accepted) = tokio::join!(
+                    connect_with::<u8, u8>(&path, peers.clone()),
+                    within(LIMIT, listener.accept::<u8, u8>()),
+                );
+                accepted.unwrap();
+            });
+            let client = thread::spawn({
+                let (path, peers) = (path.clone(), peers.clone());
+                move || blocking_connect_with::<u8, u8>(path, peers).unwrap()
+            });
+            listener.blocking_accept::<u8, u8>().unwrap();
+            drop(client.join().unwrap());
+        }
+        drop(silent);
     });
 }

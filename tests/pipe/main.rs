@@ -5,6 +5,7 @@ mod ending;
 mod hostile;
 mod killed;
 mod listening;
+mod many_descriptors;
 mod moving;
 mod talking;
 mod waiting;

@@ -10,14 +10,26 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use procession::{Fd, Pool, SharedBytes, TaskError};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use procession::{Fd, Pool, Process, SharedBytes, TaskError};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
-use crate::support::{Scratch, checked, noted, until};
+use crate::support::{Scratch, checked, for_good, noted, until};
 use crate::tasks::{await_file, hold, never, open, pid, pool_of};
+
+/// So that neither end is short of them.
+fn allow_many_descriptors() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(hard >= 8000, "NOT TESTED HERE: no process may have 8000 descriptors");
+    setrlimit(Resource::RLIMIT_NOFILE, 8000, hard).unwrap();
+}
+
+/// How many of one worker's may wait to be taken.
+const WAITING_MAX: usize = 2 * (1024 + 64);
 
 /// How many descriptors this process has.
 fn descriptors() -> usize {
@@ -381,22 +393,96 @@ fn as_many_as_may_be_and_one_more() {
     fn make(count: usize) -> Vec<Fd<UnixStream>> {
         (0..count).map(|n| saying(&n.to_string())).collect()
     }
+    fn echo(many: Vec<Fd<UnixStream>>) -> Vec<Fd<UnixStream>> {
+        many
+    }
+    allow_many_descriptors();
     checked(async {
         let pool = pool_of(1);
         let worker = pool.apply(pid, ()).await.unwrap();
-        assert_eq!(pool.apply(count, make(64)).await.unwrap(), 64);
-        for (n, stream) in pool.apply(make, 64).await.unwrap().into_iter().enumerate() {
-            assert_eq!(text(&*stream), n.to_string());
+        let there = pool.apply(descriptors, ()).await.unwrap();
+        let here = descriptors();
+        // Those of one message, of several, and all.
+        for many in [64, 128, 129, 300, 1024] {
+            assert_eq!(pool.apply(count, make(many)).await.unwrap(), many);
+            let made = pool.apply(make, many).await.unwrap();
+            let back = pool.apply(echo, made).await.unwrap();
+            assert_eq!(back.len(), many);
+            for (n, stream) in back.into_iter().enumerate() {
+                assert_eq!(rest(into_inner(stream)).await, n.to_string());
+            }
+            assert_eq!(pool.apply(descriptors, ()).await.unwrap(), there);
         }
-        for many in [65, 300] {
-            let error = pool.apply(count, make(many)).await.unwrap_err();
+        for many in [1025, 3000] {
+            let error = pool.apply(count, vec![saying(""); many]).await.unwrap_err();
             assert!(matches!(error, TaskError::Encode(_)), "{error:?}");
-            assert!(error.to_string().contains("more than the 64 descriptors"), "{error}");
+            assert!(error.to_string().contains("more than the 1024 descriptors"), "{error}");
             assert_eq!(error.started(), Some(false));
-            let error = pool.apply(make, many).await.unwrap_err();
+            let clones = |many: usize| vec![saying(""); many];
+            let error = pool.apply(clones, many).await.unwrap_err();
             assert!(matches!(error, TaskError::Encode(_)), "{error:?}");
+            assert!(error.to_string().contains("more than the 1024 descriptors"), "{error}");
         }
         assert_eq!(pool.apply(pid, ()).await.unwrap(), worker);
+        until("none is left", || descriptors() <= here).await;
+    });
+}
+
+#[derive(Serialize, Deserialize)]
+struct Mixed(Vec<(SharedBytes, Fd<UnixStream>)>);
+
+/// Beside a long text, which is sent from where it is.
+fn mixed(count: usize) -> (Bytes, Mixed) {
+    let one = |n: usize| {
+        let text = n.to_string();
+        (SharedBytes::copy_from_slice(text.as_bytes()).unwrap(), saying(&text))
+    };
+    (Bytes::from(vec![7; 3 << 20]), Mixed((0..count).map(one).collect()))
+}
+
+fn is_mixed((long, Mixed(list)): (Bytes, Mixed), count: usize) -> bool {
+    let right = |(n, (bytes, stream)): (usize, (SharedBytes, Fd<UnixStream>))| {
+        bytes[..] == *n.to_string().as_bytes() && text(&*stream) == n.to_string()
+    };
+    long == vec![7; 3 << 20] && list.len() == count && list.into_iter().enumerate().all(right)
+}
+
+#[test]
+fn hundreds_with_memory_among_them_in_every_kind_of_message() {
+    // Each worker gets the same ones.
+    fn look_at(_: Bytes, Mixed(list): Mixed) {
+        assert_eq!(list.len(), 150);
+        assert_eq!(list[149].0[..], *b"149");
+    }
+    allow_many_descriptors();
+    // The first process of a program leaves the means to have others.
+    for_good(|| {
+        Process::spawn(|| (), ()).unwrap().blocking_join();
+    });
+    checked(async {
+        let pool = Pool::builder().workers(2).initializer(look_at, mixed(150)).build().unwrap();
+        pool.ready().await.unwrap();
+        let before = descriptors();
+        assert!(pool.apply(is_mixed, (mixed(160), 160)).await.unwrap());
+        assert!(is_mixed(pool.apply(mixed, 170).await.unwrap(), 170));
+        // Long and short ones behind each other.
+        let counts = [0, 1, 200, 3, 170, 64, 65, 129, 100, 0, 200];
+        let came = pool.map(mixed, counts).await.unwrap();
+        assert!(came.into_iter().zip(counts).all(|(mixed, count)| is_mixed(mixed, count)));
+        let sent = counts.map(|count| (mixed(count), count));
+        assert_eq!(pool.map(is_mixed, sent).await.unwrap(), [true; 11]);
+        let items = |counts: Vec<usize>| counts.into_iter().map(mixed);
+        let mut came = pool.stream(items, counts.to_vec());
+        for count in counts {
+            assert!(is_mixed(came.next().await.unwrap().unwrap(), count));
+        }
+        assert!(came.next().await.is_none());
+        drop(came);
+        let process = Process::spawn(|all: (Bytes, Mixed)| all, mixed(180)).unwrap();
+        assert!(is_mixed(process.await.unwrap(), 180));
+        assert_eq!(pool.stats().workers_started, 2);
+        until("none is left", || descriptors() <= before).await;
+        pool.terminate().await;
     });
 }
 
@@ -563,15 +649,16 @@ fn a_call_that_is_run_again_or_elsewhere_has_its_descriptor() {
 /// More answers than may wait: the worker waits, and what is taken in order comes.
 #[test]
 fn answers_that_wait_hold_their_worker_back() {
+    allow_many_descriptors();
     checked(async {
         let pool = pool_of(1);
         pool.ready().await.unwrap();
         let before = descriptors();
-        let many = |n: u32| (0..10).map(|k| saying(&format!("{n} {k}"))).collect::<Vec<_>>();
-        let calls: Vec<_> = (0..100).map(|n| pool.apply_async(many, n)).collect();
-        until("some have come", || descriptors() > before + 120).await;
+        let many = |n: u32| (0..100).map(|k| saying(&format!("{n} {k}"))).collect::<Vec<_>>();
+        let calls: Vec<_> = (0..60).map(|n| pool.apply_async(many, n)).collect();
+        until("some have come", || descriptors() > before + WAITING_MAX - 300).await;
         for (n, call) in calls.into_iter().enumerate() {
-            assert!(descriptors() <= before + 256 + 10 + 1, "too many wait");
+            assert!(descriptors() <= before + WAITING_MAX + 100 + 1, "too many wait");
             for (k, stream) in call.await.unwrap().into_iter().enumerate() {
                 assert_eq!(text(&*stream), format!("{n} {k}"));
             }
@@ -580,12 +667,45 @@ fn answers_that_wait_hold_their_worker_back() {
     });
 }
 
+/// Whoever takes what is there one after the other loses nothing, however slow.
+#[test]
+fn a_slow_reader_of_a_stream_gets_all_of_it() {
+    allow_many_descriptors();
+    fn items(count: usize) -> impl Iterator<Item = Vec<Fd<UnixStream>>> {
+        (0..count).map(|n| vec![saying(&n.to_string()); 500])
+    }
+    fn one(n: usize) -> Vec<Fd<UnixStream>> {
+        vec![saying(&n.to_string()); 500]
+    }
+    async fn read_slowly(
+        mut came: impl futures::Stream<Item = Result<Vec<Fd<UnixStream>>, TaskError>> + Unpin,
+    ) {
+        for n in 0..10 {
+            let each = came.next().await.unwrap().unwrap();
+            assert_eq!((each.len(), text(&*each[0])), (500, n.to_string()));
+            if n == 0 {
+                // Longer than the worker waits for those who do not take theirs.
+                tokio::time::sleep(Duration::from_secs(6)).await;
+            }
+        }
+        assert!(came.next().await.is_none());
+    }
+    checked(async {
+        let (pool, other) = (pool_of(1), pool_of(1));
+        let stream = pool.stream(items, 10).buffer(64);
+        let calls = other.imap(one, 0..10).chunk_size(1).buffer(64);
+        tokio::join!(read_slowly(stream), read_slowly(calls));
+        assert_eq!((pool.stats().workers_started, other.stats().workers_started), (1, 1));
+    });
+}
+
 /// Somebody waits for what is behind those that nobody takes.
 #[test]
 fn whoever_waits_for_the_last_answer_first_gets_it() {
+    allow_many_descriptors();
     checked(async {
         let pool = pool_of(1);
-        let many = || (0..64).map(|n| saying(&n.to_string())).collect::<Vec<_>>();
+        let many = || (0..500).map(|n| saying(&n.to_string())).collect::<Vec<_>>();
         let calls: Vec<_> = (0..10).map(|_| pool.apply_async(many, ())).collect();
         assert_eq!(pool.apply(|| 7, ()).await.unwrap(), 7);
         let mut outcomes = Vec::new();
@@ -598,7 +718,7 @@ fn whoever_waits_for_the_last_answer_first_gets_it() {
                 }
             });
         }
-        assert_eq!(outcomes[..4], [64; 4], "as many as may wait");
+        assert_eq!(outcomes[..4], [500; 4], "as many as may wait");
         assert_eq!(outcomes[4..], [0; 6]);
         assert_eq!(pool.stats().workers_started, 1);
     });

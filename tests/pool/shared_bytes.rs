@@ -143,17 +143,19 @@ fn as_many_as_may_be_come_back_and_one_more_is_an_error() {
     checked(async {
         let pool = pool_of(1);
         let worker = pool.apply(pid, ()).await.unwrap();
-        let sent = many(64);
+        let sent = many(300);
         assert!(pool.apply(|many: Vec<SharedBytes>| many, sent.clone()).await.unwrap() == sent);
-        assert!(pool.apply(many, 64).await.unwrap() == sent);
-        let error = pool.apply(|many: Vec<SharedBytes>| many.len(), many(65)).await.unwrap_err();
+        assert!(pool.apply(many, 300).await.unwrap() == sent);
+        let error = pool.apply(|many: Vec<SharedBytes>| many.len(), many(1025)).await.unwrap_err();
         assert!(matches!(error, TaskError::Encode(_)), "{error:?}");
         assert_eq!(error.started(), Some(false));
         assert!(
-            error.to_string().contains("more than the 64 descriptors and pieces of shared memory"),
+            error
+                .to_string()
+                .contains("more than the 1024 descriptors and pieces of shared memory"),
             "{error}"
         );
-        let error = pool.apply(many, 65).await.unwrap_err();
+        let error = pool.apply(many, 1025).await.unwrap_err();
         assert!(matches!(error, TaskError::Encode(_)), "{error:?}");
         assert_eq!(error.started(), Some(true));
         assert_eq!(pool.apply(pid, ()).await.unwrap(), worker);

@@ -6,6 +6,7 @@ mod copies;
 mod cost;
 mod hostile;
 mod killed;
+mod many_descriptors;
 mod order;
 mod processes;
 mod runtimes;

@@ -4,7 +4,7 @@
 //! The order within an operation is what makes it safe to be killed anywhere:
 //!
 //! ```text
-//! put    STATE, if it needs memory │ bytes into the ring │ descriptors │ ring the bell │ STATE
+//! put    STATE, if it needs memory │ bytes into the ring │ ring the bell │ STATE
 //! get    bytes out of the ring │ descriptors │ ring the bell │ STATE │ memory back
 //! wait                                                         STATE │ silence the bell
 //! ```
@@ -12,6 +12,14 @@
 //! Whoever is killed before the state has done nothing but to wake others for
 //! nothing; whoever is killed after it has left a bell that rings, or memory that
 //! the next one gives back.
+//!
+//! An item with descriptors is put in another order, so that those of one that was
+//! not put after all are found, by whoever wakes:
+//!
+//! ```text
+//! put    STATE: there may be strays │ bytes │ ring the bell │ descriptors │ STATE
+//! get    … if nothing is queued: receive what strays │ STATE
+//! ```
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -27,12 +35,12 @@ use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::uio::{pwrite, pwritev};
 
 use super::{Ends, Got, Inlet, Letter, Outlet, Put, Store, Taken, Taking};
-use crate::attached::{Arrived, Passed};
+use crate::attached::{Arrived, Attached, Passed};
 use crate::channel::fault::QueueFault;
 use crate::channel::wait::{Attempt, Wait};
 use crate::limits::{
-    ATTACHED_MAX, QUEUE_LEASE_WAIT, QUEUE_LOCK_WAIT_MOST, QUEUE_READ_BYTES, QUEUE_TRUSTED_BYTES,
-    WRITE_AGAIN_WAIT,
+    ATTACHED_MAX, FRAME_ATTACHED_MAX, QUEUE_LEASE_WAIT, QUEUE_LOCK_WAIT_MOST, QUEUE_READ_BYTES,
+    QUEUE_TRUSTED_BYTES, WRITE_AGAIN_WAIT,
 };
 use crate::proto::draft::Draft;
 use crate::queue_state::{
@@ -99,30 +107,32 @@ impl Operation<'_> {
         let attached = draft.attached_count();
         let header = Header {
             len: (record - HEADER_BYTES) as u32,
-            // No draft has more than 64.
+            // No draft has more than 1024.
             memory: attached.memory as u16,
             others: attached.descriptors as u16,
             number: place.number,
             mark: if attached.all() > 0 { new_mark() } else { 0 },
         };
         draft.head_mut(HEADER_BYTES as usize).copy_from_slice(&header.to_bytes());
-        if let Some(reaching) = self.state.reaching(&next) {
+        let is_laden = attached.all() > 0;
+        if let Some(reaching) = self.state.reaching(&next, is_laden) {
             self.make(reaching, Wakes::default());
         }
         write_ring(self.locked.file(), &terms, place.at, draft)?;
-        if attached.all() > 0 {
-            let label = label(&header);
-            let slices = [IoSlice::new(&label)];
-            match descriptor::send_now(inlet.side.as_fd(), &slices, draft.attached()) {
+        if is_laden {
+            if place.wakes {
+                inlet.ear.bell().ring();
+            }
+            match send_attached(inlet.side.as_fd(), &header, draft.attached()) {
                 Err(error) if fd::is_passing(&error) => {
                     // Not what the state tells of: whoever waits looks by itself.
                     let sign = self.state.put_and_taken().1;
                     return Ok(Attempt::Wait(Wait { sign, again: Some(WRITE_AGAIN_WAIT) }));
                 }
                 sent => sent?,
-            };
+            }
         }
-        self.make(next, Wakes { items: place.wakes, ..Wakes::default() });
+        self.make(next, Wakes { items: place.wakes && !is_laden, ..Wakes::default() });
         Ok(Attempt::Done(Put::Done))
     }
 
@@ -185,6 +195,10 @@ impl Operation<'_> {
                 was_swept = true;
                 self.sweep(Sweep::TheDeadToo)?;
                 continue;
+            }
+            // Nobody else is about to put anything.
+            if self.state.has_only_strays() && close_strays(outlet.side.as_fd()) {
+                self.make(self.state.without_strays(), Wakes::default());
             }
             let again =
                 (front.is_some() || self.state.may_return(&terms)).then_some(QUEUE_LEASE_WAIT);
@@ -437,6 +451,48 @@ fn label(header: &Header) -> [u8; LABEL_BYTES] {
 
 const LABEL_BYTES: usize = 16;
 
+/// Sends the descriptors of an item, all of them or none.
+fn send_attached(side: BorrowedFd<'_>, header: &Header, attached: &[Attached]) -> io::Result<()> {
+    let label = label(header);
+    let slices = [IoSlice::new(&label)];
+    let send = || {
+        if attached.len() <= FRAME_ATTACHED_MAX {
+            return descriptor::send_now(side, &slices, attached, 0..attached.len());
+        }
+        let parcel = descriptor::pack(attached)?;
+        fd::send_with_fds_now(side, &slices, &[parcel.as_fd()])
+    };
+    match send() {
+        // Until it is taken, all of it is on its way.
+        Err(error) if fd::is_too_many(&error) && attached.len() > fd::descriptors_max() => {
+            let text = format!(
+                "the item has {} descriptors, and {} may be on their way (`ulimit -n`)",
+                attached.len(),
+                fd::descriptors_max()
+            );
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        }
+        sent => sent.map(drop),
+    }
+}
+
+/// Receives and closes what belongs to no item. Returns whether that was all.
+fn close_strays(side: BorrowedFd<'_>) -> bool {
+    for _ in 0..STRAYS_MAX {
+        let mut room = BytesMut::with_capacity(LABEL_BYTES);
+        match fd::receive_now(side, &mut room, usize::MAX) {
+            Ok(received) if received.len > 0 => drop(descriptor::receive(received.fds, None)),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return false,
+            _ => return true,
+        }
+    }
+    false
+}
+
+/// There is one message for each producer that was killed, or somebody means to keep
+/// us at it.
+const STRAYS_MAX: u32 = 256;
+
 /// Takes the descriptors of an item. `None` if they are not there.
 fn receive_attached(side: BorrowedFd<'_>, header: &Header) -> io::Result<Option<Arrived>> {
     let expected = label(header);
@@ -464,7 +520,13 @@ fn receive_attached(side: BorrowedFd<'_>, header: &Header) -> io::Result<Option<
         if room[..] != expected {
             continue;
         }
-        let is_short = received.cut_short || came.len() < header.attached();
+        let mut is_short = received.cut_short;
+        if header.attached() > FRAME_ATTACHED_MAX {
+            let most = header.attached();
+            let unpacked = came.first().map(|parcel| descriptor::unpack(parcel, most));
+            (came, is_short) = unpacked.transpose()?.unwrap_or((Vec::new(), is_short));
+        }
+        is_short |= came.len() < header.attached();
         let others = came.split_off(came.len().min(header.memory.into()));
         let memory = came.iter().filter_map(Passed::to_memory).collect();
         return Ok(Some(Arrived::new(memory, others, is_short)));

@@ -474,7 +474,8 @@ impl Transport {
     pub(crate) fn take_outbox(&mut self) -> Result<(), ProtocolError> {
         let from = self.wanted;
         self.fetch_outbox(true)?;
-        // What is still in the socket comes before it.
+        // What is still in the socket comes before it. Else all up to `from` was sent and
+        // read; and if that is how far it is settled, nothing behind it was sent or will be.
         if self.read == from && self.page.outbox_settle(from, self.wanted).is_ok() {
             self.read = self.wanted;
         }

@@ -567,6 +567,11 @@ impl<T> Scheduler<T> {
         workers.find(|slot| slot.id == worker.id).map(|slot| slot.stage)
     }
 
+    /// Whether any task waits or is on its way.
+    pub(crate) fn has_tasks(&self) -> bool {
+        self.tasks.len() > 0
+    }
+
     /// Whether nothing is left: no task, no worker but those that do not die.
     pub(crate) fn is_drained(&self) -> bool {
         let mut seats = self.seats.iter();

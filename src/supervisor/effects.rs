@@ -71,6 +71,11 @@ impl Drop for Wakers {
 }
 
 impl Effects {
+    /// Has the driver look at its timers, later.
+    pub(super) fn ring_if(&mut self, is_due: bool) {
+        self.ring |= is_due;
+    }
+
     /// Gives places in the queue back, later.
     pub(super) fn free_places(&mut self, places: usize) {
         self.permits += places;
@@ -249,7 +254,8 @@ impl Core {
         // To wake the driver first would take as long as to wake the worker. But
         // where that may take our processor, it is not done under the lock; and
         // other workers have something to do while more gathers.
-        let pays = processor.is_some_and(|processor| link.pays(processor));
+        let is_sequential = self.pace.is_sequential();
+        let pays = processor.is_some_and(|processor| is_sequential && link.pays(processor));
         link.known = if pays { link.page.outbox_filled() } else { 0 };
         if is_quiet && link.send_now() {
             if pays {

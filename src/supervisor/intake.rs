@@ -155,14 +155,25 @@ impl Intake {
         Ok(())
     }
 
-    pub(super) fn condemn(&mut self, supervisor: &Arc<Supervisor>, error: ProtocolError) {
+    fn condemn(&mut self, supervisor: &Arc<Supervisor>, error: ProtocolError) {
         self.is_deaf = true;
-        observe::worker_misbehaved(&self.span, &error);
-        let mut core = supervisor.core();
+        supervisor.condemn(self.worker, &self.span, error);
+    }
+}
+
+impl Supervisor {
+    /// Ends a worker that broke the protocol, and is not heard any more.
+    pub(super) fn condemn(
+        self: &Arc<Self>,
+        worker: WorkerKey,
+        span: &HeldSpan,
+        error: ProtocolError,
+    ) {
+        observe::worker_misbehaved(span, &error);
+        let mut core = self.core();
         // Why there are no workers any more, if it comes to that.
         core.last_failure = Some(SpawnError::new(Cause::Protocol(error)));
         drop(core);
-        let worker = self.worker;
-        supervisor.act(|sched, now, links| sched.handle_violation(now, worker, error, links));
+        self.act(|sched, now, links| sched.handle_violation(now, worker, error, links));
     }
 }

@@ -60,6 +60,7 @@ use self::call::{Call, Sink};
 use self::ears::PoolEars;
 use self::effects::Effects;
 use self::links::Links;
+use self::lookout::Pace;
 use crate::error::{Cause, SpawnError, TaskError, TaskInfo};
 use crate::id::TaskId;
 use crate::observe::{self, HeldSpan, Ledger, Meter};
@@ -158,6 +159,7 @@ struct Core {
     /// The plan's.
     memory_limit: Option<u64>,
     ledger: Ledger<TaskInfo>,
+    pace: Pace,
     /// Why the last worker that did not start did not.
     last_failure: Option<SpawnError>,
     /// Places that are in use beyond what there should be: of calls that were
@@ -203,6 +205,7 @@ impl Supervisor {
                 counts: Counts::default(),
                 memory_limit: plan.memory_limit,
                 ledger: Ledger::new(),
+                pace: Pace::default(),
                 last_failure: None,
                 overdraft: 0,
                 armed: Time::FAR,
@@ -336,6 +339,7 @@ impl Supervisor {
                 }
                 let now = Time(monotonic_nanos());
                 let core = &mut *core;
+                core.pace.handle_submit(!core.sched.has_tasks());
                 let task = core.sched.handle_submit(now, call, terms, &core.links);
                 core.perform(self, &mut effects);
                 task

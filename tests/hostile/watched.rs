@@ -12,25 +12,29 @@ use crate::trial::assert_protocol;
 use crate::wire::{self, done_after, ready};
 
 pub(crate) const SCRIPTS: &[(&str, Script)] = &[("watched", |actor, how| {
-    let first = actor.greet_and_take();
+    actor.greet();
     let mut filled = (actor.hello().len() + ready().len()) as u64;
-    let answer = done_after(first.seq, 1, 1, &first.body[20..]);
-    filled += answer.len() as u64;
-    actor.page.write(wire::FILLED_AT, &filled.to_le_bytes());
-    actor.page.write(wire::SETTLED_AT, &filled.to_le_bytes());
     // On a processor that nobody has.
     actor.page.write(wire::AWAKE_AT, &u32::MAX.to_le_bytes());
-    actor.start(first.seq);
-    actor.finish(first.seq);
-    actor.send(&answer);
+    for _ in 0..HONEST {
+        let task = actor.take();
+        let answer = done_after(task.seq, 1, 1, &task.body[20..]);
+        actor.start(task.seq);
+        actor.finish(task.seq);
+        let end = filled + answer.len() as u64;
+        actor.page.write(wire::SETTLED_AT, &end.to_le_bytes());
+        publish(actor, filled, &answer);
+        actor.send(&answer);
+        filled = end;
+    }
 
-    let second = actor.take();
-    actor.start(second.seq);
-    let answer = done_after(second.seq, 1, 1, &second.body[20..]);
+    let last = actor.take();
+    actor.start(last.seq);
+    let answer = done_after(last.seq, 1, 1, &last.body[20..]);
     match how {
         "silent" => {}
         "endless" => {
-            actor.finish(second.seq);
+            actor.finish(last.seq);
             actor.page.write(wire::FILLED_AT, &u64::MAX.to_le_bytes());
             actor.send(&answer);
         }
@@ -45,13 +49,13 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[("watched", |actor, how| {
             actor.send(&answer);
         }
         "twice" => {
-            actor.finish(second.seq);
+            actor.finish(last.seq);
             publish(actor, filled, &answer);
             wait_until_taken(actor, filled);
             actor.send(&answer);
         }
         "sent" => {
-            actor.finish(second.seq);
+            actor.finish(last.seq);
             let end = filled + answer.len() as u64;
             actor.page.write(wire::SETTLED_AT, &end.to_le_bytes());
             publish(actor, filled, &answer);
@@ -67,6 +71,9 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[("watched", |actor, how| {
     }
 })];
 
+/// Calls after which a parent looks out, as it sees that they come one by one.
+const HONEST: u32 = 30;
+
 fn publish(actor: &Actor, at: u64, bytes: &[u8]) {
     let at = at % wire::RING_BYTES;
     actor.page.write(wire::RING_AT + at, bytes);
@@ -81,46 +88,48 @@ fn wait_until_taken(actor: &Actor, filled: u64) {
     }
 }
 
-/// What becomes of the second of three calls. The first has its answer, and the third
-/// one of its own, or the liar's end.
-async fn second(how: &str) -> Result<u32, TaskError> {
+/// What becomes of the first call that is not served honestly. Those before it have
+/// their answers, and the one after it has one of its own, or the liar's end.
+async fn looked_out_for(how: &str) -> Result<u32, TaskError> {
     let cast = Cast::new(&format!("watched:{how}"), 1);
     let pool = cast.builder().workers(1).build().unwrap();
     pool.ready().await.unwrap();
-    assert_eq!(pool.apply(echo, 1).await.unwrap(), 1);
-    let second = pool.apply(echo, 2).timeout(Duration::from_millis(200)).await;
-    match pool.apply(echo, 3).await {
-        Ok(n) => assert_eq!(n, 3, "{how}"),
-        Err(error) => assert_protocol(&error, "the worker answered task 2 where 3 was due"),
+    for n in 0..HONEST {
+        assert_eq!(pool.apply(echo, n).await.unwrap(), n);
+    }
+    let ended = pool.apply(echo, 100).timeout(Duration::from_millis(200)).await;
+    match pool.apply(echo, 101).await {
+        Ok(n) => assert_eq!(n, 101, "{how}"),
+        Err(error) => assert_protocol(&error, "the worker answered task 31 where 32 was due"),
     }
     pool.terminate().await;
-    second
+    ended
 }
 
 #[test]
 fn an_answer_that_does_not_come_is_not_waited_for() {
     checked(async {
-        let ended = second("silent").await;
+        let ended = looked_out_for("silent").await;
         assert!(matches!(ended, Err(TaskError::TimedOut { .. })), "{ended:?}");
     });
 }
 
 #[test]
 fn a_ring_that_is_said_to_be_endless_is_not_read() {
-    checked(async { assert_eq!(second("endless").await.unwrap(), 2) });
+    checked(async { assert_eq!(looked_out_for("endless").await.unwrap(), 100) });
 }
 
 #[test]
 fn nonsense_in_the_page_is_taken_for_that() {
     checked(async {
-        assert_protocol(&second("garbage").await.unwrap_err(), "");
+        assert_protocol(&looked_out_for("garbage").await.unwrap_err(), "");
     });
 }
 
 #[test]
 fn an_answer_to_what_still_runs_is_none() {
     checked(async {
-        let error = second("not over").await.unwrap_err();
+        let error = looked_out_for("not over").await.unwrap_err();
         assert_protocol(&error, "the worker's status page is damaged");
     });
 }
@@ -128,7 +137,7 @@ fn an_answer_to_what_still_runs_is_none() {
 #[test]
 fn an_answer_that_comes_both_ways_is_one() {
     checked(async {
-        assert_eq!(second("twice").await.unwrap(), 2);
-        assert_eq!(second("sent").await.unwrap(), 2);
+        assert_eq!(looked_out_for("twice").await.unwrap(), 100);
+        assert_eq!(looked_out_for("sent").await.unwrap(), 100);
     });
 }

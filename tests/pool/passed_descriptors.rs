@@ -14,11 +14,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use procession::{Fd, Pool, Process, SharedBytes, TaskError};
+use procession::{Fd, Pool, SharedBytes, TaskError};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
-use crate::support::{Scratch, checked, for_good, noted, until};
+use crate::support::{Scratch, checked, noted, until};
 use crate::tasks::{await_file, hold, never, open, pid, pool_of};
 
 /// So that neither end is short of them.
@@ -455,10 +455,6 @@ fn hundreds_with_memory_among_them_in_every_kind_of_message() {
         assert_eq!(list[149].0[..], *b"149");
     }
     allow_many_descriptors();
-    // The first process of a program leaves the means to have others.
-    for_good(|| {
-        Process::spawn(|| (), ()).unwrap().blocking_join();
-    });
     checked(async {
         let pool = Pool::builder().workers(2).initializer(look_at, mixed(150)).build().unwrap();
         pool.ready().await.unwrap();
@@ -478,8 +474,6 @@ fn hundreds_with_memory_among_them_in_every_kind_of_message() {
         }
         assert!(came.next().await.is_none());
         drop(came);
-        let process = Process::spawn(|all: (Bytes, Mixed)| all, mixed(180)).unwrap();
-        assert!(is_mixed(process.await.unwrap(), 180));
         assert_eq!(pool.stats().workers_started, 2);
         until("none is left", || descriptors() <= before).await;
         pool.terminate().await;

@@ -95,6 +95,27 @@ fn descriptors_travel() {
     });
 }
 
+/// More than go with one message.
+#[test]
+fn hundreds_of_descriptors_travel() {
+    checked(async {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let each = || Fd::from(theirs.try_clone().unwrap());
+        let all: Vec<Fd<UnixStream>> = std::iter::repeat_with(each).take(180).collect();
+        drop(theirs);
+        let process = Process::spawn(|all: Vec<Fd<UnixStream>>| all, all).unwrap();
+        let back = process.await.unwrap();
+        assert_eq!(back.len(), 180);
+        for stream in &back {
+            (&**stream).write_all(b".").unwrap();
+        }
+        drop(back);
+        let mut text = String::new();
+        ours.read_to_string(&mut text).unwrap();
+        assert_eq!(text, ".".repeat(180));
+    });
+}
+
 /// Python's trap: a process that has a long result cannot end before somebody reads
 /// it.
 #[test]

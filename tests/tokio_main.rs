@@ -43,7 +43,7 @@ async fn main() {
     pool.join().await;
     // A program that has threads when it comes to `init` cannot be copied, and says so.
     let forked = Process::builder().start_method(StartMethod::ForkServer).spawn(later, 1);
-    let error = std::error::Error::source(&forked.unwrap_err()).unwrap().to_string();
+    let error = forked.unwrap_err().to_string();
     assert!(error.contains("`#[tokio::main]`") && error.contains("StartMethod::Spawn"), "{error}");
     assert!(!note.exists());
     println!("test {NAME} ... ok");

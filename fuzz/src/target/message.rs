@@ -5,11 +5,11 @@ use arbitrary::{Arbitrary, Unstructured};
 use bytes::BytesMut;
 
 use crate::attached::{Arrived, Count};
-use crate::proto::frame::{Frame, FrameReader, Kind};
 use crate::limits::TRACE_TEXT_BYTES_MAX;
+use crate::proto::frame::{Frame, FrameReader, Kind};
 use crate::proto::message::{
-    FromWorker, ToWorker, begin_done, begin_item, finish_done, finish_item, put_began, put_bye, put_failed,
-    put_hello, put_init_failed, put_ready, put_run, put_setup, put_skipped, put_trace,
+    FromWorker, ToWorker, begin_done, begin_item, finish_done, finish_item, put_began, put_bye,
+    put_failed, put_hello, put_init_failed, put_ready, put_run, put_setup, put_skipped, put_trace,
 };
 use crate::proto::trace::News;
 

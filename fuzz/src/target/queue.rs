@@ -323,7 +323,8 @@ impl Shared {
             }
         };
         assert!(next.len() <= self.terms.items_max);
-        if let Some(reaching) = state.reaching(&next) {
+        let (memory, others) = (u16::from(attached >> 6), u16::from(attached & 1));
+        if let Some(reaching) = state.reaching(&next, memory + others > 0) {
             self.make(reaching);
         }
         // What is needed is not written over.
@@ -336,7 +337,6 @@ impl Shared {
             }
         }
         let len = (record - HEADER_BYTES) as u32;
-        let (memory, others) = (u16::from(attached >> 6), u16::from(attached & 1));
         let header = Header { len, memory, others, number: place.number, mark: 1 };
         self.headers.insert(place.at % self.terms.ring_bytes, header.to_bytes());
         self.make(next);
@@ -369,6 +369,10 @@ impl Shared {
                 assert!(ledger.queued.is_empty(), "{:?}", ledger.queued);
             }
             if front.is_none() {
+                if state.has_only_strays() {
+                    state = state.without_strays();
+                    self.make(state);
+                }
                 self.make(state.wait_for_items());
             }
             return Ok(());

@@ -522,7 +522,10 @@ impl Feed {
     }
 
     fn handle_landed(&mut self, flight: Flight, ended: Ended) {
-        self.stall = None;
+        // Not begun anew each time: to make a timer takes longer than many chunks.
+        if self.stall.as_ref().is_some_and(|(_, wait)| *wait > STALL) {
+            self.stall = None;
+        }
         let task = info(flight.task, self.name, &self.label);
         if let Err(failed) = &ended {
             if let Some(tallied) = &failed.tallied {

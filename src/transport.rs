@@ -435,15 +435,15 @@ impl Transport {
         self.tally.room(FRAME_ATTACHED_MAX)
     }
 
+    /// The same. If there is not, `cx` is woken when there is more.
+    pub(crate) fn poll_room_for_a_read(&self, cx: &Context<'_>) -> Room {
+        self.tally.room_or_wait(FRAME_ATTACHED_MAX, cx.waker())
+    }
+
     /// Whether nobody can make room by taking what has come: all of it is part of what
     /// is yet to come.
     pub(crate) fn is_full_of_parts(&self) -> bool {
         self.tally.kept() <= self.reader.arrived()
-    }
-
-    /// As [`room_for_a_read`](Self::room_for_a_read). If there is not, `cx` is woken when there is more.
-    pub(crate) fn poll_room_for_a_read(&self, cx: &Context<'_>) -> Room {
-        self.tally.room_or_wait(FRAME_ATTACHED_MAX, cx.waker())
     }
 
     /// The next whole message of what has been read.

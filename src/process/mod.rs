@@ -40,10 +40,9 @@
 //!
 //! With its first pool or process, a program begins two threads that sleep until there
 //! is something to do, and opens two descriptors; with its first process another thread
-//! and two descriptors; with its first by
-//! [`StartMethod::ForkServer`] three descriptors more, and
-//! the server, which is a child. They stay until the program ends. Whatever else a pool or
-//! process takes is given back when it has ended.
+//! and two descriptors; with its first by [`StartMethod::ForkServer`] three descriptors
+//! more, and the server, which is a child. They stay until the program ends. Whatever else
+//! a pool or process takes is given back when it has ended.
 
 // `line` is the socket of one process, `post` the thread that looks after all of
 // them, `life` what is known of a process by whoever asks, `streams` its pipes.

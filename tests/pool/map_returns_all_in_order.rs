@@ -123,12 +123,12 @@ fn long_items_behind_short_ones_are_spread_too() {
         let pool = pool_of(2);
         pool.ready().await.unwrap();
         let nap_if_long = |millis: u64| if millis > 0 { nap(millis) } else { 0 };
-        let items = std::iter::repeat_n(0, 100_000).chain([50; 10]);
+        let items = std::iter::repeat_n(0, 100_000).chain([50; 20]);
         let pids = pool.map(nap_if_long, items).await.unwrap();
         let mut shares = BTreeMap::<_, u32>::new();
         pids[100_000..].iter().for_each(|pid| *shares.entry(pid).or_default() += 1);
         // One worker may have begun with some before anybody knew that they are long.
-        assert!(shares.len() == 2 && shares.values().all(|share| *share >= 3), "{shares:?}");
+        assert!(shares.len() == 2 && shares.values().all(|share| *share >= 5), "{shares:?}");
     });
 }
 

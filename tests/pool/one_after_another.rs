@@ -1,12 +1,8 @@
 //! One call awaited before the next is made, so that parent and worker look out for
 //! each other: whatever comes in between, each has its own answer.
 
-use std::collections::BTreeSet;
-use std::time::Instant;
-
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::future::join_all;
 use procession::{Pool, TaskError};
 
 use crate::support::checked;
@@ -76,32 +72,6 @@ fn a_death_in_between_is_one_calls() {
             let error = pool.apply(ends, n).await.unwrap_err();
             assert_eq!(error.exit().and_then(|exit| exit.code()), Some(n), "{error:?}");
         }
-        pool.terminate().await;
-    });
-}
-
-/// Whoever looks out for the answer to the first of them has yet to make the others.
-#[test]
-fn calls_that_are_to_run_at_once_do() {
-    fn busy(nanos: u64) -> u32 {
-        let began = Instant::now();
-        while (began.elapsed().as_nanos() as u64) < nanos {}
-        std::process::id()
-    }
-    checked(async {
-        let pool = Pool::builder().workers(2).build().unwrap();
-        pool.ready().await.unwrap();
-        for _ in 0..100 {
-            pool.apply(busy, 0).await.unwrap();
-        }
-        // One in 256 is enough to see that they are not made one after the other.
-        let mut shared = 0;
-        for round in 0..100 {
-            let calls = (0..16).map(|_| async { pool.apply(busy, 15_000).await.unwrap() });
-            let pids: BTreeSet<u32> = join_all(calls).await.into_iter().collect();
-            shared += u32::from(round >= 40 && pids.len() == 2);
-        }
-        assert!(shared >= 30, "{shared} of 60 times");
         pool.terminate().await;
     });
 }

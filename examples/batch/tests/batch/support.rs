@@ -1,6 +1,7 @@
 //! A folder of images, a folder for thumbnails, and the program between them.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -78,7 +79,11 @@ fn collect(folder: &Path, found: &mut Vec<(PathBuf, SystemTime)>) {
         if entry.file_type().unwrap().is_dir() {
             collect(&entry.path(), found);
         } else if entry.file_name() != ".batch" {
-            found.push((entry.path(), entry.metadata().unwrap().modified().unwrap()));
+            match entry.metadata() {
+                Ok(metadata) => found.push((entry.path(), metadata.modified().unwrap())),
+                // It got its final name since it was listed.
+                Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+            }
         }
     }
 }

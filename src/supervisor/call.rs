@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::task::coop::consume_budget;
 use tokio_util::sync::CancellationToken;
 
+use super::Supervisor;
 use super::landing::Part;
 use super::watch::Watch;
 use crate::error::{
@@ -24,7 +24,7 @@ use crate::observe::{HeldSpan, MEASURES, Times};
 use crate::proto::draft::{Payload, Reply};
 use crate::proto::message::{CallContext, Failure, Shape};
 use crate::registry::{FnId, Table};
-use crate::sched::Ending;
+use crate::sched::{Ending, TaskKey};
 use crate::sys::clock::monotonic_nanos;
 use crate::sys::layout::Tallied;
 use crate::time::Time;
@@ -314,11 +314,13 @@ impl Receiver {
         Receiver(Arc::new(Record { function, shape, has_place, items: None, extras: None, state }))
     }
 
-    /// Lets the call's token, if it has one, do something while it has not ended.
-    pub(super) fn watch(&self, runtime: &Handle, act: impl FnOnce() + Send + 'static) {
+    /// Lets the call's token, if it has one, cancel it.
+    pub(super) fn watch(&self, supervisor: &Arc<Supervisor>, task: TaskKey) {
         let Some(extras) = &self.0.extras else { return };
         let Some(token) = &extras.token else { return };
-        let watch = Watch::start(runtime, token.clone(), act);
+        let runtime = &supervisor.runtime;
+        let supervisor = Arc::clone(supervisor);
+        let watch = Watch::start(runtime, token.clone(), move || supervisor.cancel(task));
         let watch = extras.watch.get_or_init(|| watch);
         // It may just have ended, and nobody have known whom to stop.
         if self.is_ready() {

@@ -39,6 +39,8 @@ pub(super) struct Effects {
     permits: usize,
     /// The driver has to look at its timers.
     ring: bool,
+    /// The driver has been called, and does not come.
+    pub(super) nudge: bool,
     /// The pool takes no more calls.
     refuse: bool,
 }
@@ -118,6 +120,12 @@ impl Effects {
         // Before the program's subscriber is called: it may take its time.
         if self.ring {
             supervisor.alarm.ring();
+        }
+        if self.nudge {
+            // A task that is woken by another one is kept for the thread that runs that,
+            // until it wakes a third; and whoever queues one call after the other may not
+            // rest for long.
+            drop(supervisor.runtime.spawn(std::future::ready(())));
         }
         for Resolved { id, call, ended, outcome, .. } in &mut self.resolved {
             let span = call.take_span();
@@ -235,6 +243,7 @@ impl Core {
         let Some(link) = self.links.get_mut(worker) else { return };
         let processor = is_quiet.then(current_processor);
         link.page.set_lookout(processor);
+        let is_called = link.unsent_from.is_some();
         link.unsent_from.get_or_insert(seq);
         match self.sched.data(task) {
             Some(call) => {
@@ -262,8 +271,9 @@ impl Core {
                 supervisor.lone.store(task.id.as_u64(), Ordering::Relaxed);
             }
             effects.ring |= self.sched.poll_timeout().is_some_and(|next| next < self.armed);
-        } else {
+        } else if !is_called {
             link.alarm.ring();
+            self.unheard = self.unheard.max(1);
         }
     }
 

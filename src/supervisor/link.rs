@@ -127,6 +127,7 @@ impl Link {
     /// should be looked into, and how it is over with the process, if it is.
     fn collect(&mut self, intake: &mut Intake) -> (bool, Option<End>) {
         let mut core = self.supervisor.core();
+        core.unheard = 0;
         let Some(link) = core.links.get_mut(self.worker) else { return (false, None) };
         let transport = &mut intake.transport;
         if transport.is_written() {
@@ -327,6 +328,7 @@ impl Future for Link {
             output.poll_drain(cx, &this.span);
         }
         for _ in 0..ROUNDS_MAX {
+            let is_behind = !intake.transport.is_written();
             let (probe, end) = this.collect(&mut intake);
             if let Some(end) = end {
                 this.bury(&mut intake, end);
@@ -334,6 +336,8 @@ impl Future for Link {
             }
             this.write(&mut intake, cx);
             let mut progress = this.read(&mut intake, cx);
+            // What gathered meanwhile is still to be collected, and nobody calls for it again.
+            progress |= is_behind && intake.transport.is_written();
             if probe {
                 intake.fetch(&this.supervisor, true);
                 progress = true;

@@ -76,6 +76,10 @@ use crate::sys::fork::{Incarnation, check_alone};
 use crate::sys::layout::Tallied;
 use crate::time::Time;
 
+/// Calls that are made before a driver that does not come is called in another way: some
+/// ten microseconds' worth.
+const UNHEARD_MOST: u32 = 32;
+
 /// Checks what a worker's initializer returned.
 pub(crate) type InitCheck = Box<dyn Fn(&[u8]) -> Result<(), String> + Send + Sync>;
 
@@ -177,6 +181,8 @@ struct Core {
     joining: usize,
     /// Calls that have ended, of which some are still to be told so.
     ended: u64,
+    /// Calls that were made since a link was last called and has not come; 0: all have.
+    unheard: u32,
 }
 
 impl Supervisor {
@@ -214,6 +220,7 @@ impl Supervisor {
                 begun: 0,
                 joining: 0,
                 ended: 0,
+                unheard: 0,
             }),
             admission: Semaphore::new(room),
             changed: Notify::new(),
@@ -281,8 +288,7 @@ impl Supervisor {
         let call = self.call(request, items.map_or(Sink::One, Sink::Stream));
         let receiver = call.receiver();
         let task = self.queue(call, terms, Some(place));
-        let supervisor = Arc::clone(self);
-        receiver.watch(&self.runtime, move || supervisor.cancel(task));
+        receiver.watch(self, task);
         (task, receiver)
     }
 
@@ -342,6 +348,8 @@ impl Supervisor {
                 core.pace.handle_submit(!core.sched.has_tasks());
                 let task = core.sched.handle_submit(now, call, terms, &core.links);
                 core.perform(self, &mut effects);
+                core.unheard += u32::from(core.unheard > 0);
+                effects.nudge |= core.unheard == UNHEARD_MOST;
                 task
             }
         };

@@ -180,7 +180,11 @@ impl Layout {
     /// Parent: says whether a processor is left for it while this worker looks
     /// out for its next task, and which one it was on last.
     pub(crate) fn set_lookout(&self, processor: Option<u32>) {
-        self.header.lookout.store(numbered(processor), Ordering::Relaxed);
+        let (lookout, number) = (&self.header.lookout, numbered(processor));
+        // The worker need not fetch again what stays as it is.
+        if lookout.load(Ordering::Relaxed) != number {
+            lookout.store(number, Ordering::Relaxed);
+        }
     }
 
     /// Worker: whether the parent said so, and was not on this processor: it would

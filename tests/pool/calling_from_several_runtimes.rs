@@ -1,10 +1,12 @@
 //! A pool belongs to the runtime that it was made in, and works from anywhere.
 
+use std::time::{Duration, Instant};
+
 use futures::StreamExt;
-use procession::{Pool, TaskError};
+use procession::{Pool, TaskError, TaskHandle};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::support::{alone, checked, checked_current_thread};
+use crate::support::{LIMIT, alone, checked, checked_current_thread};
 use crate::tasks::{pool_of, square};
 
 fn runtime() -> Runtime {
@@ -27,6 +29,39 @@ fn a_current_thread_runtime_is_enough() {
         pool.close();
         assert_eq!(handle.await.unwrap().len(), 10);
         pool.join().await;
+    });
+}
+
+/// The driver is woken by the task that makes the calls, and that one's thread never comes
+/// to run it.
+#[test]
+fn calls_are_made_while_whoever_queues_them_does_not_rest() {
+    alone(|| {
+        let runtime = runtime();
+        let pool = runtime.block_on(async {
+            let pool = pool_of(2);
+            pool.ready().await.unwrap();
+            pool
+        });
+        let caller = pool.clone();
+        let queues = runtime.spawn(async move {
+            let until = Instant::now() + LIMIT;
+            let mut calls = Vec::new();
+            while calls.get(500).is_none_or(|call: &TaskHandle<u64>| !call.is_finished()) {
+                calls.push(caller.apply_async(square, 3));
+                if calls.len() > 1000 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                assert!(Instant::now() < until, "nothing is done before it rests");
+            }
+            for call in calls {
+                assert_eq!(call.await.unwrap(), 9);
+            }
+            caller.close();
+            caller.join().await;
+        });
+        runtime.block_on(queues).unwrap();
+        drop(pool);
     });
 }
 

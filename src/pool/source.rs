@@ -35,7 +35,7 @@ pub(super) enum Pull {
 /// Items on their way into a chunk.
 pub(super) struct Pulled {
     pub(super) args: Draft,
-    /// The end of those that are whole.
+    /// The end of those before the one that was pulled last, should that panic.
     pub(super) whole: Mark,
     /// Where the arguments of each but the last end, which is before
     /// `CHUNK_BYTES_MAX`.
@@ -45,6 +45,15 @@ pub(super) struct Pulled {
     /// How long the input may take for them: then those that there are have waited
     /// long enough.
     pub(super) patience: Option<Duration>,
+}
+
+/// Whether more may go with what is attached.
+#[inline]
+fn may_go_on(args: &Draft) -> bool {
+    // Descriptors are the worker's alone once it has begun, for which nothing else may
+    // have to be sent again.
+    args.attached().is_empty()
+        || (args.attached().len() < TOGETHER_ATTACHED_MAX && args.attached_count().descriptors == 0)
 }
 
 impl Pulled {
@@ -69,13 +78,10 @@ where
     fn poll_pull(&mut self, cx: &mut Context<'_>, out: &mut Pulled, limit: usize) -> Poll<Pull> {
         let mut len = out.args.len();
         let begun = out.patience.map(|_| Instant::now());
-        while out.count < out.wanted
-            && len < CHUNK_BYTES_MAX
-            && out.args.attached().len() < TOGETHER_ATTACHED_MAX
-            // Its descriptors are the worker's alone once it has begun, for which
-            // nothing else may have to be sent again.
-            && out.args.attached_count().descriptors == 0
-        {
+        // When to look at the clock next: as often as the count doubles.
+        let mut look_at = if begun.is_some() { 1 } else { usize::MAX };
+        while out.count < out.wanted && len < CHUNK_BYTES_MAX && may_go_on(&out.args) {
+            out.whole = out.args.mark();
             let Some(args) = ready!(self.0.as_mut().poll_next(cx)) else {
                 return Poll::Ready(Pull::End);
             };
@@ -90,14 +96,13 @@ where
                 _ => out.ends.push(len as u32),
             }
             out.count += 1;
-            if let (Some(patience), Some(begun)) = (out.patience, begun) {
-                // As often as the count doubles.
-                if out.count.is_power_of_two() && begun.elapsed() >= patience {
+            len = out.args.len();
+            if out.count == look_at {
+                look_at *= 2;
+                if begun.map(|begun| begun.elapsed()) >= out.patience {
                     out.wanted = out.count;
                 }
             }
-            out.whole = out.args.mark();
-            len = out.args.len();
         }
         Poll::Ready(Pull::Enough)
     }

@@ -61,13 +61,14 @@ fn encode<C: Cast, T: Serialize + ?Sized>(
     let level =
         Level::<C> { to: &mut to, levels_left: limits::DECODE_DEPTH_MAX, cast: PhantomData };
     let encoded = level.encode(value);
-    let mut output = to.output;
+    let output = to.output;
     let failure = match encoded {
         Ok(()) if output.has_room(0) => return Ok(()),
         Ok(()) => EncodeFailure::TooLarge { size: output.size(), limit: output.limit },
         Err(Stop(failure)) => *failure,
     };
-    output.take_back();
+    let Appending { out, kept, attached, start, .. } = output;
+    take_back(out, kept, attached, start);
     Err(failure)
 }
 
@@ -480,13 +481,6 @@ impl<'a> Appending<'a> {
         Ok(())
     }
 
-    #[cold]
-    fn take_back(&mut self) {
-        self.out.truncate(self.start.0);
-        self.kept.truncate(self.start.1);
-        self.attached.truncate(self.start.2);
-    }
-
     #[inline]
     fn push(&mut self, bytes: &[u8]) {
         if self.has_room(bytes.len()) {
@@ -510,6 +504,19 @@ impl<'a> Appending<'a> {
             _ => self.beside = push_slowly(self.out, self.start.0, self.beside, self.limit, value),
         }
     }
+}
+
+/// Leaves nothing of a value behind. A function of parts, as is the next.
+#[cold]
+fn take_back(
+    out: &mut Vec<u8>,
+    kept: &mut Vec<Kept>,
+    attached: &mut Vec<Attached>,
+    start: (usize, usize, usize),
+) {
+    out.truncate(start.0);
+    kept.truncate(start.1);
+    attached.truncate(start.2);
 }
 
 /// Appends a number that is long, or for which there is no room yet. Returns what

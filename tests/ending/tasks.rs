@@ -108,11 +108,15 @@ pub(crate) fn send(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
-/// Waits until a process has been stopped.
+/// Waits until a process has been stopped, with all its threads.
 pub(crate) async fn has_stopped(pid: i32) {
-    until("the process stops", || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+    until("all threads of the process stop", || {
+        let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        // One that has yet to do so would let a SIGTERM end them all.
+        threads.all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap();
+            stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+        })
     })
     .await;
 }

@@ -96,7 +96,7 @@ fn violations_are_found() {
         ("error.rs", "use crate::{id::TaskId, pool::Pool};", "one `use crate::module"),
         ("error.rs", "use super::pool::Pool;", "climbs out"),
         ("worker/run.rs", "use crate::supervisor::Call;", "imports `supervisor`"),
-        ("proto/frame.rs", "fn f() -> tokio::time::Instant { todo!() }", "`tokio::`"),
+        ("proto/codec.rs", "fn f() -> tokio::time::Instant { todo!() }", "`tokio::`"),
         ("slot_word.rs", "fn f() { let t = Instant::now(); }", "`Instant::now`"),
         ("sched/slot.rs", "use std::time::{Duration, SystemTime};", "`SystemTime`"),
         ("id.rs", "use nix::unistd::Pid;", "`nix::`"),
@@ -116,11 +116,11 @@ fn violations_are_found() {
         ("sched/mod.rs", "use crate::time::Time; use self::queue::Tasks; use std::time::Duration;"),
         ("sched/mod.rs", "/// [`Pool`](crate::Pool) /* unsafe */\n// tokio::spawn\n"),
         (
-            "proto/frame.rs",
+            "proto/codec.rs",
             r##"const A: &str = "crate::pool \" unsafe"; const B: &str = r#"tokio::"#;"##,
         ),
         (
-            "proto/frame.rs",
+            "proto/codec.rs",
             "fn f<'a>(c: char) -> bool { c == '\"' || c == '\\'' } use crate::id::X;",
         ),
         ("pool/map.rs", "use crate::supervisor::Call; use tokio::time::Sleep;"),

@@ -23,7 +23,8 @@ use std::thread;
 
 use crate::limits::WRITE_AGAIN_WAIT;
 use crate::proto::draft::Draft;
-use crate::proto::frame::{HEADER_BYTES, headers_before};
+use crate::proto::frame::HEADER_BYTES;
+use crate::proto::frame::header::headers_before;
 use crate::sys::layout::UNSENT_BYTES_MAX;
 use crate::sys::{descriptor, fd};
 

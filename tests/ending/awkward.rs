@@ -10,10 +10,10 @@ use procession::{Pool, PoolState, Resource, Stdio, TaskError};
 use serde::ser::Error;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::support::{Scratch, alone, checked, checked_current_thread, note, noted, until, within};
+use crate::support::{
+    LIMIT, Scratch, alone, checked, checked_current_thread, note, noted, until, within,
+};
 use crate::tasks::{forever, held, open, quick};
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn length(bytes: bytes::Bytes) -> usize {
     bytes.len()
@@ -32,9 +32,9 @@ fn arguments_that_kill_every_worker_that_receives_them_end() {
         let large = bytes::Bytes::from(vec![0; 200 << 20]);
         let poison = pool.apply_async(length, large);
         let behind = pool.apply_async(length, bytes::Bytes::from_static(b"four"));
-        let error = within(SOON, poison).await.unwrap_err();
+        let error = within(LIMIT, poison).await.unwrap_err();
         assert!(matches!(error, TaskError::WorkerLost { .. }), "{error:?}");
-        assert_eq!(within(SOON, behind).await.unwrap(), 4);
+        assert_eq!(within(LIMIT, behind).await.unwrap(), 4);
         assert!(pool.stats().workers_started <= 4, "{:?}", pool.stats());
     });
 }
@@ -51,11 +51,11 @@ fn a_task_that_leaves_its_process_group_can_be_stopped() {
         let pool = Pool::builder().workers(1).build().unwrap();
         let task = pool.apply_async(leave, scratch.path("started"));
         noted(&scratch.path("started")).await;
-        let cancelled = within(SOON, task.cancel()).await;
+        let cancelled = within(LIMIT, task.cancel()).await;
         assert_eq!(cancelled.exit.unwrap().signal(), Some(15));
         let again = pool.apply_async(leave, scratch.path("again"));
         noted(&scratch.path("again")).await;
-        within(SOON, pool.terminate()).await;
+        within(LIMIT, pool.terminate()).await;
         assert!(matches!(again.await, Err(TaskError::Terminated)));
     });
 }
@@ -108,7 +108,7 @@ fn a_blocked_runtime_kills_nobody() {
         drop(long);
         // Longer than an answer that is asked for may stay away.
         std::thread::sleep(Duration::from_millis(1200));
-        assert_eq!(within(SOON, behind).await.unwrap(), 7);
+        assert_eq!(within(LIMIT, behind).await.unwrap(), 7);
         assert_eq!(pool.stats().workers_started, 1);
     });
 }
@@ -125,7 +125,7 @@ fn calls_are_served_beside_an_endless_stream() {
             }
         };
         futures::pin_mut!(reader, caller);
-        within(SOON, futures::future::select(reader, caller)).await;
+        within(LIMIT, futures::future::select(reader, caller)).await;
     });
 }
 
@@ -241,7 +241,7 @@ fn a_subscriber_may_ask_the_pool() {
     use tracing_subscriber::layer::SubscriberExt;
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Curious)).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(within(SOON, async {
+    runtime.block_on(within(LIMIT, async {
         let pool = POOL.get_or_init(|| Pool::builder().workers(2).build().unwrap());
         for n in 0..50 {
             assert_eq!(pool.apply(|n: u32| n, n).await.unwrap(), n);
@@ -279,8 +279,8 @@ fn a_forked_copy_of_the_program_leaves_the_originals_pool_alone() {
         let ended = nix::sys::wait::waitpid(copy, None).unwrap();
         assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(copy, 0));
         open(&gate);
-        within(SOON, running).await.unwrap();
-        assert_eq!(within(SOON, behind).await.unwrap(), 4);
+        within(LIMIT, running).await.unwrap();
+        assert_eq!(within(LIMIT, behind).await.unwrap(), 4);
         assert_eq!(pool.stats().workers_started, 1);
     });
 }
@@ -304,7 +304,7 @@ fn a_forked_copy_of_the_program_asks_nothing_of_the_originals_workers() {
         assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(copy, 0));
         for n in 0..20 {
             let bytes = bytes::Bytes::from(vec![0; n]);
-            assert_eq!(within(SOON, pool.apply(length, bytes)).await.unwrap(), n);
+            assert_eq!(within(LIMIT, pool.apply(length, bytes)).await.unwrap(), n);
         }
         assert_eq!(pool.stats().workers_started, 1);
     });
@@ -364,7 +364,7 @@ fn a_program_that_dies_of_broken_pipes_does_not_die_of_a_workers() {
             let large = pool.apply_async(length, bytes::Bytes::from(vec![0; 8 << 20]));
             tokio::task::yield_now().await;
             kill(Pid::from_raw(id), Signal::SIGKILL).unwrap();
-            assert_eq!(within(SOON, large).await.unwrap(), 8 << 20);
+            assert_eq!(within(LIMIT, large).await.unwrap(), 8 << 20);
         }
         // SAFETY: as above.
         unsafe { sigaction(Signal::SIGPIPE, &before) }.unwrap();

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::StreamExt;
 use procession::{Cancelled, Exit, Pool, TaskError, TaskStatus};
 
-use crate::support::{Scratch, checked, is_alive, note, noted, notes, until, within};
+use crate::support::{LIMIT, Scratch, checked, is_alive, note, noted, notes, until, within};
 use crate::tasks::*;
 
 const NOT_STARTED: Cancelled = Cancelled { started: false, exit: None };
@@ -316,7 +316,7 @@ fn a_stream_that_waits_for_its_reader_can_be_dropped() {
             pids(&started, 1).await;
             // Nothing is read on: it waits for credit, and needs no signal to end.
             drop(stream);
-            within(Duration::from_secs(20), pool.apply(pid, ())).await.unwrap();
+            within(LIMIT, pool.apply(pid, ())).await.unwrap();
         }
         assert_all_counted(&pool);
     });

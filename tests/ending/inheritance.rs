@@ -58,7 +58,7 @@ fn of_a_program() -> String {
 fn of_the_lifeline() -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{}/task", id())).unwrap().flatten();
     let is_lifeline = |path: &std::path::PathBuf| {
-        fs::read_to_string(path.join("comm")).unwrap().starts_with("procession-life")
+        fs::read_to_string(path.join("comm")).is_ok_and(|it| it.starts_with("procession-life"))
     };
     let lifeline = threads.map(|entry| entry.path()).find(is_lifeline).unwrap();
     open_in(lifeline.join("fd").to_str().unwrap())

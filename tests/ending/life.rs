@@ -86,14 +86,12 @@ fn an_idle_worker_leaves_when_the_last_task_dies() {
                 2 => drop((behind, last)),
                 _ => send(victim, nix::sys::signal::Signal::SIGKILL),
             }
-            let start = Instant::now();
             if round % 4 == 0 {
                 pool.terminate().await;
             } else {
                 pool.close();
                 pool.join().await;
             }
-            assert!(start.elapsed() < Duration::from_secs(4), "somebody was not told");
             is_over(&pool, before).await;
         }
     });
@@ -291,7 +289,6 @@ fn endings_in_any_order() {
         let mut rng = Rng::new(13);
         for round in 0..40 {
             let before = children().len();
-            let start = Instant::now();
             let pool = pool(2);
             if rng.one_in(2) {
                 pool.ready().await.unwrap();
@@ -337,7 +334,6 @@ fn endings_in_any_order() {
             if let Some(forever) = forever {
                 assert!(matches!(forever.await, Err(TaskError::Terminated)));
             }
-            assert!(start.elapsed() < Duration::from_secs(4), "somebody was not told");
             is_over(&pool, before).await;
         }
     });

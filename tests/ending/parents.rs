@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use procession::Pool;
 
-use crate::support::{Scratch, alone, children_of, is_alive, note, notes};
+use crate::support::{LIMIT, Scratch, alone, children_of, is_alive, note, notes};
 use crate::tasks::*;
 
 const PART: &str = "PROCESSION_TEST_PARENT";
@@ -123,16 +123,13 @@ fn play(test: &str, part: &str, folder: &str) -> Child {
         .unwrap()
 }
 
-fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        assert!(start.elapsed() < LIMIT, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
-
-/// The promise is a second; a loaded machine may take longer to run anybody.
-const ORPHANS_LIVE: Duration = Duration::from_secs(5);
 
 fn ends_without_orphans(end: End) {
     alone(|| {
@@ -142,7 +139,7 @@ fn ends_without_orphans(end: End) {
         let folder = folder.trim_end_matches('/');
         let mut parent = play("parents::parent_process", &format!("{end:?}"), folder);
         let up = format!("{folder}/up");
-        wait_until("the parent is up", Duration::from_secs(30), || {
+        wait_until("the parent is up", || {
             assert!(parent.try_wait().unwrap().is_none(), "the parent has ended too early");
             !notes(&up).is_empty()
         });
@@ -163,7 +160,7 @@ fn ends_without_orphans(end: End) {
             End::Exec => {
                 // It lives on, as another program.
                 let comm = format!("/proc/{}/comm", parent.id());
-                wait_until("the parent is another program", Duration::from_secs(30), || {
+                wait_until("the parent is another program", || {
                     std::fs::read_to_string(&comm).unwrap().trim() == "sleep"
                 });
             }
@@ -174,7 +171,7 @@ fn ends_without_orphans(end: End) {
         let all: Vec<i32> = pids.into_iter().chain(workers).collect();
         let start = Instant::now();
         while let Some(pid) = all.iter().copied().find(|&pid| is_alive(pid)) {
-            if start.elapsed() > ORPHANS_LIVE {
+            if start.elapsed() > LIMIT {
                 let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline"));
                 for &pid in &all {
                     let _ =
@@ -244,7 +241,7 @@ fn nobody_outlives_a_parent_that_is_killed_early() {
             let pid = parent.id() as i32;
             let wanted = rng.below(6) as usize;
             let mut seen = std::collections::BTreeSet::new();
-            wait_until("it has workers", Duration::from_secs(30), || {
+            wait_until("it has workers", || {
                 seen.extend(children_of(pid));
                 seen.len() >= wanted
             });
@@ -254,7 +251,7 @@ fn nobody_outlives_a_parent_that_is_killed_early() {
             // All that ever noted themselves, and all that were seen.
             seen.extend(notes(format!("{folder}/pids")).iter().map(|p| p.parse::<i32>().unwrap()));
             for pid in seen {
-                wait_until("an orphan ends", ORPHANS_LIVE, || !is_alive(pid));
+                wait_until("an orphan ends", || !is_alive(pid));
             }
         }
     });

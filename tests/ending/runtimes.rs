@@ -6,7 +6,7 @@ use futures::StreamExt;
 use procession::{Pool, TaskError};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::support::{Scratch, alone, children, is_alive, note, notes, until, within};
+use crate::support::{LIMIT, Scratch, alone, children, is_alive, note, notes, until, within};
 use crate::tasks::*;
 
 fn runtimes() -> [Runtime; 2] {
@@ -15,8 +15,6 @@ fn runtimes() -> [Runtime; 2] {
         Builder::new_current_thread().enable_all().build().unwrap(),
     ]
 }
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn is_terminated<T>(result: Result<T, TaskError>) -> bool {
     matches!(result, Err(TaskError::Terminated))
@@ -44,7 +42,7 @@ fn every_handle_resolves_and_every_worker_is_gone() {
             });
             let victim: i32 = notes(&started)[0].parse().unwrap();
             drop(runtime);
-            other.block_on(within(SOON, async {
+            other.block_on(within(LIMIT, async {
                 assert!(is_terminated(running.await));
                 for handle in queued {
                     let result = handle.await;
@@ -96,7 +94,7 @@ fn shutdown_and_map_timeouts_need_no_clock_of_the_dead_runtime() {
                 (pool, map)
             });
             drop(runtime);
-            other.block_on(within(SOON, async {
+            other.block_on(within(LIMIT, async {
                 assert!(is_terminated(map.as_mut().await));
                 pool.shutdown(Duration::from_secs(5)).await;
                 pool.shutdown(Duration::ZERO).await;
@@ -137,7 +135,7 @@ fn a_pool_is_used_from_a_runtime_that_is_not_its_own() {
         for runtime in [&other, &bare] {
             runtime.block_on(async {
                 assert_eq!(pool.apply(answer, 1).await.unwrap(), answer(1));
-                let map = pool.map(answer, 0..1000).timeout(SOON);
+                let map = pool.map(answer, 0..1000).timeout(LIMIT);
                 assert_eq!(map.await.unwrap().len(), 1000);
                 let slow = pool.map(std::thread::sleep, vec![Duration::from_secs(1000)]);
                 let error = slow.timeout(Duration::from_millis(20)).await.unwrap_err();
@@ -187,7 +185,7 @@ fn a_runtime_shut_down_in_the_background_ends_its_pools() {
         });
         let victim: i32 = notes(&started)[0].parse().unwrap();
         runtime.shutdown_background();
-        other.block_on(within(SOON, async {
+        other.block_on(within(LIMIT, async {
             assert!(is_terminated(running.await));
             until("it is gone", || !is_alive(victim)).await;
             pool.join().await;

@@ -1,15 +1,10 @@
 //! Nothing waits behind a long task that need not.
 
-use std::time::Duration;
-
 use futures::future::join_all;
 use procession::Pool;
 
-use crate::support::{Scratch, checked, noted, notes, within};
+use crate::support::{LIMIT, Scratch, checked, noted, notes, within};
 use crate::tasks::*;
-
-/// Much longer than anything here should take, much shorter than for ever.
-const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn an_answer_does_not_wait_behind_a_long_task() {
@@ -27,7 +22,7 @@ fn an_answer_does_not_wait_behind_a_long_task() {
                 (0..round).map(|n| pool.apply_async(quick, (journal.clone(), n))).collect();
             let long = pool.apply_async(held, (started.clone(), gate.clone()));
             let behind = pool.apply_async(answer, 5);
-            for (n, answered) in within(SOON, join_all(quick)).await.into_iter().enumerate() {
+            for (n, answered) in within(LIMIT, join_all(quick)).await.into_iter().enumerate() {
                 assert_eq!(answered.unwrap(), answer(n as u64));
             }
             noted(&started).await;
@@ -66,7 +61,7 @@ fn an_answer_does_not_wait_behind_a_skipped_and_a_long_task() {
             first.await.unwrap();
             for (n, handle) in quick.into_iter().enumerate() {
                 if let Some(handle) = handle {
-                    assert_eq!(within(SOON, handle).await.unwrap(), answer(n as u64));
+                    assert_eq!(within(LIMIT, handle).await.unwrap(), answer(n as u64));
                 }
             }
             noted(&started).await;
@@ -98,7 +93,7 @@ fn short_tasks_move_away_from_behind_a_long_one() {
             open(&gate_a);
             long_a.await.unwrap();
             for (n, handle) in short {
-                ledger.answered(n, within(SOON, handle).await);
+                ledger.answered(n, within(LIMIT, handle).await);
             }
             ledger.check();
             assert!(!long_b.is_finished());
@@ -120,7 +115,7 @@ fn long_tasks_run_at_the_same_time_however_they_were_sent() {
         let long: Vec<_> =
             (0..3).map(|_| pool.apply_async(held, (started.clone(), gate.clone()))).collect();
         // All three wait for the same gate: none may wait for another.
-        within(SOON, pids(&started, 3)).await;
+        within(LIMIT, pids(&started, 3)).await;
         join_all(quick).await;
         open(&gate);
         join_all(long).await;
@@ -142,7 +137,7 @@ fn what_waits_behind_a_long_task_moves_to_a_new_worker() {
         noted(&started).await;
         pool.resize(2);
         for (n, handle) in short {
-            ledger.answered(n, within(SOON, handle).await);
+            ledger.answered(n, within(LIMIT, handle).await);
         }
         ledger.check();
         open(&gate);
@@ -163,7 +158,7 @@ fn no_task_waits_while_a_worker_is_idle() {
             let pool = Pool::builder().workers(5).build().unwrap();
             let all: Vec<_> =
                 (0..5).map(|_| pool.apply_async(held, (started.clone(), gate.clone()))).collect();
-            within(SOON, pids(&started, 5)).await;
+            within(LIMIT, pids(&started, 5)).await;
             open(&gate);
             join_all(all).await;
         }

@@ -143,7 +143,7 @@ impl Parent {
         }
         let threads = fs::read_dir(format!("/proc/{}/task", parent.process.id())).unwrap();
         let is_it = |path: &std::path::PathBuf| {
-            fs::read_to_string(path.join("comm")).unwrap().starts_with(name)
+            fs::read_to_string(path.join("comm")).is_ok_and(|it| it.starts_with(name))
         };
         let thread = threads.flatten().map(|entry| entry.path()).find(is_it).unwrap();
         parent.thread = thread.file_name().unwrap().to_str().unwrap().parse().unwrap();
@@ -224,7 +224,8 @@ impl Worker {
     }
 
     fn system_call(&self) -> Option<libc::c_long> {
-        let line = fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap();
+        // It may have been killed where it stood.
+        let line = fs::read_to_string(format!("/proc/{}/syscall", self.pid)).ok()?;
         line.split(' ').next().unwrap().trim().parse().ok()
     }
 

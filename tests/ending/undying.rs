@@ -11,11 +11,8 @@ use nix::sys::signal::Signal;
 use procession::{Pool, PoolState, TaskError, WorkerState};
 
 use crate::orphans::not_here;
-use crate::support::{Scratch, checked, is_alive, until, within};
+use crate::support::{LIMIT, Scratch, checked, is_alive, until, within};
 use crate::tasks::*;
-
-/// Longer than a pool waits for a death, and far shorter than for ever.
-const SOON: Duration = Duration::from_secs(30);
 
 /// Processes that neither run nor die.
 struct Freezer(PathBuf);
@@ -118,7 +115,7 @@ fn nobody_waits_for_a_worker_that_does_not_die() {
             joined.close();
             joined.join().await;
         };
-        within(SOON, async { join!(cancelling, terminating, shutting, dying, joining) }).await;
+        within(LIMIT, async { join!(cancelling, terminating, shutting, dying, joining) }).await;
 
         // What there is to know about it.
         let pool = cancelled;
@@ -135,19 +132,19 @@ fn nobody_waits_for_a_worker_that_does_not_die() {
         let journal = scratch.path("second");
         let second = pool.apply_async(forever, journal.clone());
         freezer.freeze(pids(&journal, 1).await[0]).await;
-        let cancelled = within(SOON, second.cancel()).await;
+        let cancelled = within(LIMIT, second.cancel()).await;
         assert!(cancelled.started && cancelled.exit.is_none(), "{cancelled:?}");
         assert_eq!(abandoned(&pool).len(), 2);
         assert_eq!(pool.status().workers, 1);
         assert_eq!(pool.stats().workers_started, 2);
-        let unready = within(SOON, pool.ready()).await.unwrap_err().to_string();
+        let unready = within(LIMIT, pool.ready()).await.unwrap_err().to_string();
         assert!(unready.ends_with("was killed and does not die"), "{unready}");
         let waiting = pool.apply_async(answer, 4);
 
         // Once they can, they die, and everything is as before.
         freezer.set("THAWED");
-        assert_eq!(within(SOON, waiting).await.unwrap(), answer(4));
-        within(SOON, pool.ready()).await.unwrap();
+        assert_eq!(within(LIMIT, waiting).await.unwrap(), answer(4));
+        within(LIMIT, pool.ready()).await.unwrap();
         for pool in [&pool, &terminated, &shut, &killed, &joined] {
             until("the dead are forgotten", || pool.status().abandoned == 0).await;
             assert!(abandoned(pool).is_empty());
@@ -170,7 +167,7 @@ fn a_pool_can_be_dropped_whose_worker_does_not_die() {
         let other = pool.clone();
         drop(pool);
         drop(other);
-        let ended = within(SOON, task).await;
+        let ended = within(LIMIT, task).await;
         assert!(matches!(ended, Err(TaskError::Terminated)), "{ended:?}");
         assert!(is_alive(pid));
         freezer.set("THAWED");

@@ -14,11 +14,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::interpose::{Call, Hits, Plan, arm, disarm};
-use crate::scenario::checked_with;
+use crate::scenario::{checked_with, pool_threads};
 use crate::support::{LIMIT, Scratch, alone, children, note, noted, until, within};
-
-/// Far longer than anything here takes, and shorter than what gives up a start.
-const SOON: Duration = Duration::from_secs(4);
 
 fn forever(started: String) {
     note(started, "runs");
@@ -38,9 +35,6 @@ fn echo(n: u32) -> u32 {
 fn builder() -> PoolBuilder {
     Pool::builder().workers(1).grace_period(Duration::ZERO)
 }
-
-/// Longer than a start is waited for that was taken back.
-const LATER: Duration = Duration::from_secs(30);
 
 /// A pool whose first worker is being started, and does not come.
 async fn hung() -> Pool {
@@ -67,15 +61,14 @@ fn other_pools_go_on_while_a_start_hangs() {
         noted(&started_too).await;
 
         let hung = hung().await;
-        within(SOON, async {
-            let lost = dies.apply(exit, 3).await.unwrap_err();
-            assert_eq!(lost.exit().unwrap().code(), Some(3));
-            assert_eq!(dies.apply(echo, 1).await.unwrap(), 1, "there is another worker");
-            assert_eq!(runs.cancel().await.exit.unwrap().signal(), Some(9));
-            assert!(!shuts.shutdown(Duration::ZERO).await.is_clean());
-            assert!(matches!(runs_too.await, Err(TaskError::Terminated)));
-        })
-        .await;
+        let lost = dies.apply(exit, 3).await.unwrap_err();
+        assert_eq!(lost.exit().unwrap().code(), Some(3));
+        assert_eq!(dies.apply(echo, 1).await.unwrap(), 1, "there is another worker");
+        assert_eq!(runs.cancel().await.exit.unwrap().signal(), Some(9));
+        assert!(!shuts.shutdown(Duration::ZERO).await.is_clean());
+        assert!(matches!(runs_too.await, Err(TaskError::Terminated)));
+        // All that while, and nobody had to take over from who makes the starts.
+        assert_eq!((hung.status().starting, pool_threads()), (1, 2));
         disarm();
         assert_eq!(hung.apply(echo, 2).await.unwrap(), 2);
         for pool in [dies, cancels, hung] {
@@ -96,17 +89,18 @@ fn nobody_waits_for_ever_for_the_end_of_a_pool_whose_start_hangs() {
             let task = hung.as_ref().unwrap().apply_async(echo, 1);
             // Behind it; these are taken back at once.
             let behind = builder().workers(3).build().unwrap();
-            within(SOON, behind.terminate()).await;
+            behind.terminate().await;
+            assert_eq!(pool_threads(), 2, "nobody has taken over from who makes the starts");
             if drops {
                 hung = None;
             }
             if let Some(hung) = &hung {
-                within(LATER, hung.shutdown(Duration::ZERO)).await;
-                within(LATER, hung.terminate()).await;
-                within(LATER, hung.join()).await;
+                hung.shutdown(Duration::ZERO).await;
+                hung.terminate().await;
+                hung.join().await;
                 assert_eq!(hung.stats().workers_abandoned, 1);
             }
-            terminated(within(SOON, task).await);
+            terminated(task.await);
             // What comes now is killed, and nobody hears of it.
             disarm();
             if let Some(hung) = &hung {

@@ -9,7 +9,7 @@ use procession::TaskError;
 
 use crate::attack::echo;
 use crate::scripted::{Actor, Cast, Heard, Script};
-use crate::support::{checked, within};
+use crate::support::{LIMIT, checked, within};
 use crate::trial::Peak;
 use crate::wire::{
     self, Page, done, done_after, event, failed, frame, frame_of_length, item, skipped, trace,
@@ -138,8 +138,8 @@ async fn converse(seed: u64) {
             }
         }
     });
-    within(Duration::from_secs(30), join_all(calls)).await;
-    within(Duration::from_secs(30), pool.terminate()).await;
+    within(LIMIT, join_all(calls)).await;
+    within(LIMIT, pool.terminate()).await;
 }
 
 #[test]

@@ -9,7 +9,7 @@ use procession::{Exit, PoolBuilder, TaskError};
 
 use crate::attack::echo;
 use crate::scripted::{Actor, Cast, Script};
-use crate::support::{Scratch, checked, note, noted, within};
+use crate::support::{LIMIT, Scratch, checked, note, noted, within};
 use crate::trial::{Peak, assert_protocol};
 use crate::wire::{self, Page, done};
 
@@ -320,7 +320,7 @@ fn tallies_of_chunks() {
         let cast = Cast::new(&script, 1);
         let pool = cast.builder().workers(1).build().unwrap();
         let imap = pool.imap_unordered(echo, vec![5; 8]).chunk_size(4).indexed();
-        let answers: Vec<_> = within(Duration::from_secs(30), imap.collect()).await;
+        let answers: Vec<_> = within(LIMIT, imap.collect()).await;
         let mut indices: Vec<_> = answers.iter().map(|(index, _)| *index).collect();
         indices.sort_unstable();
         assert!(indices.into_iter().eq(0..8), "{script}: {answers:?}");
@@ -377,7 +377,7 @@ fn anything_anywhere_at_any_time() {
             let pool = cast.builder().workers(2).build().unwrap();
             let calls = (0..200).map(|n| {
                 let call = pool.apply(echo, n).timeout(Duration::from_millis(50 + u64::from(n)));
-                async move { (n, within(Duration::from_secs(30), call).await) }
+                async move { (n, within(LIMIT, call).await) }
             });
             for (n, ended) in join_all(calls).await {
                 match ended {

@@ -139,7 +139,7 @@ impl Holdings {
     /// pool are collected a moment later.
     #[track_caller]
     pub(crate) fn assert_back(&self, heap_bytes_more: i64) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + LIMIT;
         loop {
             let now = Holdings::now();
             if now.is_within(self, heap_bytes_more) {

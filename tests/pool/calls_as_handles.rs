@@ -169,11 +169,12 @@ fn the_clock_of_a_timeout_starts_with_the_task() {
         let (journal, gate) = (scratch.path("journal"), scratch.path("gate"));
         let pool = pool_of(1);
         let first = pool.apply_async(hold, (journal.clone(), gate.clone()));
-        let after = Duration::from_millis(200);
+        // Far longer than the task takes once it has begun.
+        let after = Duration::from_secs(1);
         let second = pool.apply(square, 5).timeout(after).start();
         noted(&journal).await;
         // Not for luck: it waits in the queue for longer than its timeout.
-        tokio::time::sleep(after * 3 / 2).await;
+        tokio::time::sleep(after * 5 / 4).await;
         assert_eq!(second.status(), TaskStatus::Queued);
         open(&gate);
         first.await.unwrap();

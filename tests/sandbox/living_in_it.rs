@@ -1,7 +1,7 @@
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -207,9 +207,7 @@ fn a_worker_ends_with_its_parent() {
         assert!(is_alive(pid));
         parent.kill().unwrap();
         parent.wait().unwrap();
-        let before = Instant::now();
         until("it is gone", || !is_alive(pid)).await;
-        assert!(before.elapsed() < LIMIT);
         std::io::stderr().flush().unwrap();
     });
 }

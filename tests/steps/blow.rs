@@ -182,7 +182,8 @@ impl Tracer {
         let mut threads: Vec<i32> = fs::read_dir(format!("/proc/{}/task", self.pid))
             .into_iter()
             .flatten()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap().parse().unwrap())
+            .flatten()
+            .map(|entry| entry.file_name().into_string().unwrap().parse().unwrap())
             .collect();
         if let Some(original) = &mut self.original {
             original.clone_from(&threads);

@@ -46,8 +46,9 @@ pub(crate) fn with_one_thread(test: impl FnOnce()) {
 /// Waits until all other threads sleep.
 fn await_others() {
     let is_awake = |id: Pid| {
-        let stat = fs::read_to_string(format!("/proc/self/task/{id}/stat")).unwrap();
-        !stat.rsplit(')').next().unwrap().trim_start().starts_with('S')
+        // One that has ended since it was listed is none.
+        fs::read_to_string(format!("/proc/self/task/{id}/stat"))
+            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with('S'))
     };
     let others = || {
         let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();

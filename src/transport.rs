@@ -25,7 +25,7 @@ use crate::proto::frame::FrameReader;
 use crate::proto::frame::header::headers_before;
 use crate::proto::message::{CallContext, FromWorker, Shape, put_run};
 use crate::proto::peer::{ProtocolError, Violation};
-use crate::sys::descriptor::{self, Room, Tally};
+use crate::sys::descriptor::{self, Room, Untaken};
 use crate::sys::fd::{self, Received};
 use crate::sys::page::Page;
 
@@ -239,7 +239,7 @@ pub(crate) struct Transport {
     page: Arc<Page>,
     reader: FrameReader,
     /// Of descriptors that have come and nobody has taken.
-    tally: Arc<Tally>,
+    untaken: Arc<Untaken>,
     /// Being written; what is new gathers elsewhere until this is through.
     outgoing: Outgoing,
     /// Whether some of it was since this was last asked.
@@ -277,7 +277,7 @@ impl Transport {
             socket,
             page,
             reader: FrameReader::new(frame_bytes_max),
-            tally: Tally::new(waiting_fds_max()),
+            untaken: Untaken::new(waiting_fds_max()),
             outgoing: Outgoing::default(),
             has_written: false,
             wanted: 0,
@@ -416,7 +416,7 @@ impl Transport {
     fn account(&mut self, before: usize, received: Received) -> usize {
         let Received { len: n, fds, cut_short } = received;
         if !fds.is_empty() || cut_short {
-            let (came, is_short) = descriptor::receive(fds, Some(&self.tally));
+            let (came, is_short) = descriptor::receive(fds, Some(&self.untaken));
             self.reader.attach(came, is_short || cut_short);
         }
         self.was_empty = n == 0;
@@ -433,18 +433,18 @@ impl Transport {
 
     /// Whether there is room for the descriptors that the next read may bring.
     pub(crate) fn room_for_a_read(&self) -> Room {
-        self.tally.room(FRAME_ATTACHED_MAX)
+        self.untaken.room(FRAME_ATTACHED_MAX)
     }
 
     /// The same. If there is not, `cx` is woken when there is more.
     pub(crate) fn poll_room_for_a_read(&self, cx: &Context<'_>) -> Room {
-        self.tally.room_or_wait(FRAME_ATTACHED_MAX, cx.waker())
+        self.untaken.room_or_wait(FRAME_ATTACHED_MAX, cx.waker())
     }
 
     /// Whether nobody can make room by taking what has come: all of it is part of what
     /// is yet to come.
     pub(crate) fn is_full_of_parts(&self) -> bool {
-        self.tally.kept() <= self.reader.arrived()
+        self.untaken.kept() <= self.reader.arrived()
     }
 
     /// The next whole message of what has been read.

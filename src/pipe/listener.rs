@@ -305,13 +305,9 @@ pub async fn connect_with<S, R>(
 ) -> io::Result<Connection<S, R>> {
     let address = address_of(path.as_ref())?;
     let fd = loop {
-        match fd::connect_to(&address) {
-            // It has more to accept than the kernel keeps for it. Nobody says when
-            // that is otherwise.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                sleep(WRITE_AGAIN_WAIT).await;
-            }
-            connected => break connected?,
+        match try_connect(&address)? {
+            Some(fd) => break fd,
+            None => sleep(WRITE_AGAIN_WAIT).await,
         }
     };
     match connected(fd, peers)? {
@@ -340,11 +336,9 @@ pub fn blocking_connect_with<S, R>(
 ) -> io::Result<Connection<S, R>> {
     let address = address_of(path.as_ref())?;
     let fd = loop {
-        match fd::connect_to(&address) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                thread::sleep(WRITE_AGAIN_WAIT);
-            }
-            connected => break connected?,
+        match try_connect(&address)? {
+            Some(fd) => break fd,
+            None => thread::sleep(WRITE_AGAIN_WAIT),
         }
     };
     let mut shaking = match connected(fd, peers)? {
@@ -364,6 +358,15 @@ fn address_of(path: &Path) -> io::Result<UnixAddr> {
         Some(name) => UnixAddr::new_abstract(name)?,
         None => UnixAddr::new(path)?,
     })
+}
+
+/// `None`: the listener has more to accept than the kernel keeps for it. Nobody says
+/// when that is otherwise.
+fn try_connect(address: &UnixAddr) -> io::Result<Option<OwnedFd>> {
+    match fd::connect_to(address) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        connected => connected.map(Some),
+    }
 }
 
 /// What has been connected, or is once both have proved that they know the key.

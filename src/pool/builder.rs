@@ -15,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Pool;
 use crate::error::{Cause, Side, SpawnError, TaskError};
-use crate::init::{Entry, entry};
-use crate::limits::{FRAME_BYTES_MAX_DEFAULT, FRAME_BYTES_MAX_LEAST, FRAME_BYTES_MAX_MOST, SLOTS};
-use crate::process::{Stdio, Surroundings, check_name, setting};
+use crate::limits::{FRAME_BYTES_MAX_DEFAULT, FRAME_BYTES_MAX_MOST, SLOTS};
+use crate::process::{Stdio, Surroundings, check_frame_limit, check_name, setting, test_main};
 use crate::proto::codec;
 use crate::proto::draft::{Draft, Payload};
 use crate::proto::message::{Setup, put_setup};
@@ -426,11 +425,7 @@ impl PoolBuilder {
     /// [`init`](crate::init) was not called in this process. That workers cannot
     /// start shows later: in [`Pool::ready`] and in calls.
     pub fn build(self) -> Result<Pool, SpawnError> {
-        let test_main = match entry() {
-            Some(Entry::Main) => None,
-            Some(Entry::Test(path)) => Some(path),
-            None => return Err(SpawnError::new(Cause::NotInitialised)),
-        };
+        let test_main = test_main()?;
         let runtime =
             tokio::runtime::Handle::try_current().map_err(|_| SpawnError::new(Cause::NoRuntime))?;
         let drivers = catch_unwind(|| {
@@ -531,12 +526,7 @@ impl PoolBuilder {
         if !(1..=SLOTS).contains(&self.pipeline) {
             return Err(setting("pipeline", format!("{} is not 1 to {SLOTS}", self.pipeline)));
         }
-        let frames = FRAME_BYTES_MAX_LEAST..=FRAME_BYTES_MAX_MOST;
-        if !frames.contains(&self.frame_limit) {
-            let (least, most) = (frames.start(), frames.end());
-            let problem = format!("{} bytes is not {least} to {most}", self.frame_limit);
-            return Err(setting("frame_limit", problem));
-        }
+        check_frame_limit(self.frame_limit)?;
         if let Some(name) = &self.name {
             check_name(name)?;
         }

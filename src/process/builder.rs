@@ -15,11 +15,10 @@ use super::life::{Interest, Life, Terms};
 use super::line::Line;
 use super::post::Post;
 use super::streams::{ProcessStderr, ProcessStdin, ProcessStdout, Tap};
-use super::surroundings::{Stdio, Surroundings, check_name, setting};
+use super::surroundings::{Stdio, Surroundings, check_frame_limit, check_name, test_main};
 use super::{Process, at_exit};
 use crate::error::{Cause, Side, SpawnError, TaskError};
-use crate::init::{Entry, entry};
-use crate::limits::{FRAME_BYTES_MAX_DEFAULT, FRAME_BYTES_MAX_LEAST, FRAME_BYTES_MAX_MOST};
+use crate::limits::FRAME_BYTES_MAX_DEFAULT;
 use crate::proto::codec;
 use crate::proto::draft::Draft;
 use crate::registry::{self, TaskFn, value_id};
@@ -203,11 +202,7 @@ impl ProcessBuilder {
         F: TaskFn<Args, M>,
         Args: Serialize + DeserializeOwned,
     {
-        let test_main = match entry() {
-            Some(Entry::Main) => None,
-            Some(Entry::Test(path)) => Some(path),
-            None => return Err(SpawnError::new(Cause::NotInitialised)),
-        };
+        let test_main = test_main()?;
         self.check()?;
         let mut encoded = Draft::default();
         codec::draft::<Sharing, _>(&args, &mut encoded, self.frame_limit).map_err(|failure| {
@@ -262,12 +257,7 @@ impl ProcessBuilder {
         if let Some(name) = &self.name {
             check_name(name)?;
         }
-        let frames = FRAME_BYTES_MAX_LEAST..=FRAME_BYTES_MAX_MOST;
-        if !frames.contains(&self.frame_limit) {
-            let (least, most) = (frames.start(), frames.end());
-            let problem = format!("{} bytes is not {least} to {most}", self.frame_limit);
-            return Err(setting("frame_limit", problem));
-        }
+        check_frame_limit(self.frame_limit)?;
         self.surroundings.check()
     }
 }

@@ -77,7 +77,9 @@ pub use self::method::{
 };
 pub use self::streams::{ProcessStderr, ProcessStdin, ProcessStdout};
 pub use self::surroundings::Stdio;
-pub(crate) use self::surroundings::{Surroundings, check_name, setting};
+pub(crate) use self::surroundings::{
+    Surroundings, check_frame_limit, check_name, setting, test_main,
+};
 pub use crate::start::StartMethod;
 
 use self::life::{Interest, Life};

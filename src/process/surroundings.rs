@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use super::method::start_method;
 use super::post::Post;
 use crate::error::{Cause, SpawnError};
-use crate::init::become_worker;
-use crate::limits::NAME_BYTES_MAX;
+use crate::init::{Entry, become_worker, entry};
+use crate::limits::{FRAME_BYTES_MAX_LEAST, FRAME_BYTES_MAX_MOST, NAME_BYTES_MAX};
 use crate::proto::VERSION;
 use crate::proto::message::Setup;
 use crate::registry::Table;
@@ -141,7 +141,7 @@ impl Surroundings {
         }
     }
 
-    /// What whoever starts it has to do. `test_main`: as `init` says.
+    /// What whoever starts it has to do. `test_main`: see [`test_main`].
     pub(crate) fn into_spec(self, role: Role, test_main: Option<&'static str>) -> SpawnSpec {
         SpawnSpec {
             way: match self.start_method.unwrap_or_else(start_method) {
@@ -177,6 +177,25 @@ pub(crate) fn check_name(name: &str) -> Result<(), SpawnError> {
         return Err(setting("name", format!("longer than {NAME_BYTES_MAX} bytes")));
     }
     Ok(())
+}
+
+/// Whether so much may be sent at once.
+pub(crate) fn check_frame_limit(bytes: usize) -> Result<(), SpawnError> {
+    let (least, most) = (FRAME_BYTES_MAX_LEAST, FRAME_BYTES_MAX_MOST);
+    if !(least..=most).contains(&bytes) {
+        return Err(setting("frame_limit", format!("{bytes} bytes is not {least} to {most}")));
+    }
+    Ok(())
+}
+
+/// What a new process of this program needs to become a worker, if it can: the path of
+/// the test that does so in a test program.
+pub(crate) fn test_main() -> Result<Option<&'static str>, SpawnError> {
+    match entry() {
+        Some(Entry::Main) => Ok(None),
+        Some(Entry::Test(path)) => Ok(Some(path)),
+        None => Err(SpawnError::new(Cause::NotInitialised)),
+    }
 }
 
 pub(crate) fn setting(option: &'static str, problem: impl fmt::Display) -> SpawnError {

@@ -595,6 +595,19 @@ impl<'de, C: Cast> Elements<'_, 'de, '_, C> {
             levels_left: self.levels_left,
         })
     }
+
+    /// The next element, or the next key, if there is one.
+    #[inline]
+    fn next<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, DecodeFailure> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(None);
+        };
+        self.left = left;
+        self.decode(seed).map(Some)
+    }
 }
 
 impl<'de, C: Cast> de::SeqAccess<'de> for Elements<'_, 'de, '_, C> {
@@ -605,11 +618,7 @@ impl<'de, C: Cast> de::SeqAccess<'de> for Elements<'_, 'de, '_, C> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, DecodeFailure> {
-        let Some(left) = self.left.checked_sub(1) else {
-            return Ok(None);
-        };
-        self.left = left;
-        self.decode(seed).map(Some)
+        self.next(seed)
     }
 
     #[inline]
@@ -626,11 +635,7 @@ impl<'de, C: Cast> de::MapAccess<'de> for Elements<'_, 'de, '_, C> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, DecodeFailure> {
-        let Some(left) = self.left.checked_sub(1) else {
-            return Ok(None);
-        };
-        self.left = left;
-        self.decode(seed).map(Some)
+        self.next(seed)
     }
 
     #[inline]

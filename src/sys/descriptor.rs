@@ -104,14 +104,14 @@ pub(crate) fn discard(fd: OwnedFd) {
 
 /// How many descriptors of one peer have come, and are neither taken nor closed.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct Untaken {
     /// How many may be kept.
     most: usize,
-    state: Mutex<TallyState>,
+    state: Mutex<UntakenState>,
 }
 
 #[derive(Debug, Default)]
-struct TallyState {
+struct UntakenState {
     kept: usize,
     /// Came on top, and are about to be closed.
     excess: usize,
@@ -129,12 +129,12 @@ pub(crate) enum Room {
     Nowhere,
 }
 
-impl Tally {
+impl Untaken {
     pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Tally { most, state: Mutex::default() })
+        Arc::new(Untaken { most, state: Mutex::default() })
     }
 
-    fn state(&self) -> MutexGuard<'_, TallyState> {
+    fn state(&self) -> MutexGuard<'_, UntakenState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -142,7 +142,7 @@ impl Tally {
         let mut state = self.state();
         let is_excess = state.kept == self.most;
         *(if is_excess { &mut state.excess } else { &mut state.kept }) += 1;
-        Counted { tally: Arc::clone(self), is_excess }
+        Counted { untaken: Arc::clone(self), is_excess }
     }
 
     /// How many are kept.
@@ -170,7 +170,7 @@ impl Tally {
     }
 }
 
-impl TallyState {
+impl UntakenState {
     fn room(&self, count: usize, most: usize) -> Room {
         if most.saturating_sub(self.excess) < count {
             Room::Nowhere
@@ -185,13 +185,13 @@ impl TallyState {
 /// One that has been counted, for as long as this is there.
 #[derive(Debug)]
 pub(super) struct Counted {
-    tally: Arc<Tally>,
+    untaken: Arc<Untaken>,
     is_excess: bool,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut state = self.tally.state();
+        let mut state = self.untaken.state();
         *(if self.is_excess { &mut state.excess } else { &mut state.kept }) -= 1;
         let waker = state.waker.take();
         drop(state);
@@ -266,12 +266,12 @@ fn fds(attached: &[Attached]) -> Vec<BorrowedFd<'_>> {
     memory.chain(others).collect()
 }
 
-/// Takes in what somebody has sent. What is more than the tally has room for is
+/// Takes in what somebody has sent. What is more than there is room for is
 /// closed, and the second value is true.
-pub(crate) fn receive(fds: Vec<OwnedFd>, tally: Option<&Arc<Tally>>) -> (Vec<Passed>, bool) {
+pub(crate) fn receive(fds: Vec<OwnedFd>, untaken: Option<&Arc<Untaken>>) -> (Vec<Passed>, bool) {
     let mut is_short = false;
     let came = fds.into_iter().filter_map(|fd| {
-        let counted = tally.map(Tally::count);
+        let counted = untaken.map(Untaken::count);
         if counted.as_ref().is_some_and(|counted| counted.is_excess) {
             is_short = true;
             close_elsewhere(fd, counted);
@@ -423,22 +423,22 @@ mod tests {
             }
         }
         let open = |count| (0..count).map(|_| File::open("/dev/null").unwrap().into()).collect();
-        let tally = Tally::new(3);
-        let (first, is_short) = receive(open(2), Some(&tally));
+        let untaken = Untaken::new(3);
+        let (first, is_short) = receive(open(2), Some(&untaken));
         assert!(first.len() == 2 && !is_short);
-        let (second, is_short) = receive(open(2), Some(&tally));
+        let (second, is_short) = receive(open(2), Some(&untaken));
         assert!(second.len() == 1 && is_short);
         let bell = Arc::new(Bell(0.into()));
         let waker = Arc::clone(&bell).into();
-        assert_eq!(tally.room_or_wait(1, &waker), Room::Scarce);
+        assert_eq!(untaken.room_or_wait(1, &waker), Room::Scarce);
         let taken = take(&first[0]).unwrap();
         // One that was too much may have been closed meanwhile.
         assert!(bell.0.load(std::sync::atomic::Ordering::Relaxed) > 0, "taken by the user");
-        assert_eq!(tally.room_or_wait(1, &waker), Room::Enough);
-        assert_ne!(tally.room_or_wait(2, &waker), Room::Enough);
+        assert_eq!(untaken.room_or_wait(1, &waker), Room::Enough);
+        assert_ne!(untaken.room_or_wait(2, &waker), Room::Enough);
         drop((first, second, taken));
         let deadline = Instant::now() + Duration::from_secs(60);
-        while tally.room_or_wait(3, &waker) != Room::Enough {
+        while untaken.room_or_wait(3, &waker) != Room::Enough {
             assert!(Instant::now() < deadline, "they are not closed");
             std::thread::yield_now();
         }

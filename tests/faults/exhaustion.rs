@@ -1,16 +1,15 @@
 //! The system really has no more: of descriptors, in the parent or a worker; of
 //! memory, in a worker.
 
-use std::env;
 use std::fs;
 use std::io;
-use std::process::{Command, Stdio};
 
 use nix::libc::EMFILE;
 use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use procession::{Pool, PoolState, Resource, TaskError};
 
-use crate::support::{LIMIT, alone, checked, until, within};
+use crate::scenario::{is_part, run_part};
+use crate::support::{LIMIT, checked, until, within};
 
 fn echo(n: u32) -> u32 {
     n
@@ -26,12 +25,10 @@ fn open_descriptors() -> u64 {
     fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1
 }
 
-const PART: &str = "PROCESSION_TEST_PART";
-
 /// Not a test of its own: runs out of descriptors, in a process of its own.
 #[test]
 fn parent_without_descriptors() {
-    if env::var_os(PART).is_none() {
+    if !is_part() {
         return;
     }
     let runtime =
@@ -92,17 +89,7 @@ fn parent_without_descriptors() {
 
 #[test]
 fn a_parent_without_descriptors() {
-    alone(|| {
-        let output = Command::new(env::current_exe().unwrap())
-            .args(["exhaustion::parent_without_descriptors", "--exact", "--nocapture"])
-            .arg("--test-threads=1")
-            .env(PART, "")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {said}", output.status);
-    });
+    run_part("exhaustion::parent_without_descriptors");
 }
 
 #[test]

@@ -2,8 +2,10 @@
 //! what may come of it.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fmt::Debug;
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -160,6 +162,29 @@ pub(crate) fn checked_with(plan: Option<Plan>, life: impl Future<Output = ()>) -
         hits = Some(Hits::now());
     });
     hits.expect("set by the test")
+}
+
+/// Set where a test is a process of its own.
+const PART: &str = "PROCESSION_TEST_PART";
+
+/// Whether this is such a process.
+pub(crate) fn is_part() -> bool {
+    env::var_os(PART).is_some()
+}
+
+/// Runs a test of this program as a process of its own, which must succeed.
+#[track_caller]
+pub(crate) fn run_part(test: &str) {
+    alone(|| {
+        let output = Command::new(env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(PART, "")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", output.status);
+    });
 }
 
 fn mapped_pages() -> usize {

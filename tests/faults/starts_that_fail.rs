@@ -3,14 +3,15 @@
 
 use std::error::Error;
 use std::io;
-use std::process::{Command, Stdio};
 
 use nix::libc::*;
 use procession::{Pool, PoolBuilder, PoolState, SpawnError, TaskError};
 
 use crate::interpose::{Call, Hits, Plan, arm, disarm};
-use crate::scenario::{Expect, builder, checked_with, is_full, live, live_for_each, pool_threads};
-use crate::support::{Scratch, alone, note, notes, until};
+use crate::scenario::{
+    Expect, builder, checked_with, is_full, is_part, live, live_for_each, pool_threads, run_part,
+};
+use crate::support::{Scratch, note, notes, until};
 
 /// What a start needs, and how it fails. The first error is the likeliest.
 const NEEDS: &[(Call, &[i32])] = &[
@@ -161,13 +162,11 @@ fn a_pool_whose_last_worker_cannot_be_replaced_is_broken_and_loses_nothing() {
     }
 }
 
-const PART: &str = "PROCESSION_TEST_PART";
-
 /// Not a test of its own: the first pool of a process, where everything that it
 /// needs for itself fails first.
 #[test]
 fn first_pool() {
-    if std::env::var_os(PART).is_none() {
+    if !is_part() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -205,14 +204,5 @@ fn first_pool() {
 
 #[test]
 fn a_pool_can_be_built_after_the_first_one_could_not() {
-    alone(|| {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["starts_that_fail::first_pool", "--exact", "--nocapture", "--test-threads=1"])
-            .env(PART, "")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {said}", output.status);
-    });
+    run_part("starts_that_fail::first_pool");
 }

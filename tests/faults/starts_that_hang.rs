@@ -2,8 +2,6 @@
 //! or the machine is overloaded. Nothing but that start, and those that come
 //! after it, may have to wait for it.
 
-use std::env;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
@@ -14,8 +12,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::interpose::{Call, Hits, Plan, arm, disarm};
-use crate::scenario::{checked_with, pool_threads};
-use crate::support::{LIMIT, Scratch, alone, children, note, noted, until, within};
+use crate::scenario::{checked_with, is_part, pool_threads, run_part};
+use crate::support::{LIMIT, Scratch, children, note, noted, until, within};
 
 fn forever(started: String) {
     note(started, "runs");
@@ -133,12 +131,10 @@ impl<S: Subscriber> Layer<S> for Curious {
     }
 }
 
-const PART: &str = "PROCESSION_TEST_PART";
-
 /// Not a test of its own: a process which keeps another thread for good.
 #[test]
 fn a_seat_of_a_start_that_hangs() {
-    if env::var_os(PART).is_none() {
+    if !is_part() {
         return;
     }
     let _curious = tracing::subscriber::set_default(tracing_subscriber::registry().with(Curious));
@@ -170,15 +166,5 @@ fn a_seat_of_a_start_that_hangs() {
 
 #[test]
 fn a_seat_and_other_pools_get_workers_although_a_start_hangs() {
-    alone(|| {
-        let output = Command::new(env::current_exe().unwrap())
-            .args(["starts_that_hang::a_seat_of_a_start_that_hangs", "--exact", "--nocapture"])
-            .arg("--test-threads=1")
-            .env(PART, "")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {said}", output.status);
-    });
+    run_part("starts_that_hang::a_seat_of_a_start_that_hangs");
 }

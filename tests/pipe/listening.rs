@@ -13,6 +13,13 @@ use procession::{Connection, Listener, Peers, blocking_connect, connect, connect
 use crate::support::{LIMIT, within};
 use crate::support::{Scratch, alone, checked};
 
+/// A listener for those who know the key, and who they are. All may take their time.
+#[cfg(feature = "authkey")]
+fn with_key(path: &str) -> (Listener, Peers) {
+    let peers = Peers::same_user().with_key("secret").handshake_timeout(LIMIT);
+    (Listener::bind_with(path, peers.clone()).unwrap(), peers)
+}
+
 #[test]
 fn strangers_talk() {
     checked(async {
@@ -145,9 +152,7 @@ fn only_those_who_know_the_key() {
     checked(async {
         let scratch = Scratch::new();
         let path = scratch.path("socket");
-        let peers =
-            Peers::same_user().with_key("secret").handshake_timeout(Duration::from_secs(30));
-        let mut listener = Listener::bind_with(&path, peers.clone()).unwrap();
+        let (mut listener, peers) = with_key(&path);
         // Those who say nothing, and nonsense, are in the way of nobody.
         let silent: Vec<_> = (0..10).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let mut noisy = UnixStream::connect(&path).unwrap();
@@ -188,9 +193,7 @@ fn more_silent_clients_than_there_may_be() {
     checked(async {
         let scratch = Scratch::new();
         let path = scratch.path("socket");
-        let peers =
-            Peers::same_user().with_key("secret").handshake_timeout(Duration::from_secs(60));
-        let mut listener = Listener::bind_with(&path, peers.clone()).unwrap();
+        let (mut listener, peers) = with_key(&path);
         let accepting = tokio::spawn(async move { listener.accept::<u8, u8>().await.unwrap() });
         let mut silent = Vec::new();
         for _ in 0..3 {
@@ -290,9 +293,7 @@ fn only_those_who_know_the_key_without_a_runtime() {
     alone(|| {
         let scratch = Scratch::new();
         let path = scratch.path("socket");
-        let peers =
-            Peers::same_user().with_key("secret").handshake_timeout(Duration::from_secs(60));
-        let mut listener = Listener::bind_with(&path, peers.clone()).unwrap();
+        let (mut listener, peers) = with_key(&path);
         let silent: Vec<_> = (0..10).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let client = thread::spawn({
             let path = path.clone();
@@ -325,9 +326,7 @@ fn a_listener_goes_from_one_runtime_to_the_next() {
     alone(|| {
         let scratch = Scratch::new();
         let path = scratch.path("socket");
-        let peers =
-            Peers::same_user().with_key("secret").handshake_timeout(Duration::from_secs(60));
-        let mut listener = Listener::bind_with(&path, peers.clone()).unwrap();
+        let (mut listener, peers) = with_key(&path);
         let silent = UnixStream::connect(&path).unwrap();
         for _ in 0..3 {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -7,7 +7,7 @@ use std::fs;
 use procession::process::start_method;
 use procession::{Pool, PoolState, Resource, StartMethod, Stdio};
 
-use crate::support::{Scratch, checked};
+use crate::support::{Scratch, checked, line_of, proc_self};
 use crate::tasks::{pid, pool_of};
 
 fn var(name: String) -> Option<String> {
@@ -16,17 +16,6 @@ fn var(name: String) -> Option<String> {
 
 fn folder() -> String {
     std::env::current_dir().unwrap().to_str().unwrap().to_owned()
-}
-
-/// The thread's own: in a test binary a worker is not on the main thread.
-fn proc_self(file: String) -> String {
-    fs::read_to_string(format!("/proc/thread-self/{file}")).unwrap()
-}
-
-/// The value behind `name` in a file of lines such as `name:  value`.
-fn line_of(text: &str, name: &str) -> String {
-    let line = text.lines().find(|line| line.starts_with(name));
-    line.unwrap_or_else(|| panic!("no {name} in {text}"))[name.len()..].trim().to_owned()
 }
 
 #[test]

@@ -14,7 +14,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::support::{Scratch, alone, checked, noted, until};
-use crate::tasks::{hold, open, pid, pool_of};
+use crate::tasks::{dying_once, hold, open, pid, pool_of};
 
 /// Around every length at which something is done in another way.
 fn lengths() -> Vec<usize> {
@@ -315,19 +315,12 @@ fn the_frame_limit_holds_for_bytes_to_the_byte() {
 
 #[test]
 fn a_call_that_is_retried_is_sent_the_same_bytes() {
-    fn dying_once(path: String, bytes: Bytes) -> Bytes {
-        if !std::fs::exists(&path).unwrap() {
-            std::fs::write(&path, "").unwrap();
-            std::process::abort();
-        }
-        bytes
-    }
     checked(async {
         let pool = pool_of(1);
         let scratch = Scratch::new();
         let bytes = pattern(2 << 20);
         let args = (scratch.path("died"), bytes.clone());
-        assert!(pool.apply(dying_once, args).retry(1).await.unwrap() == bytes);
+        assert!(pool.apply(dying_once::<Bytes>, args).retry(1).await.unwrap() == bytes);
     });
 }
 

@@ -10,7 +10,7 @@ use procession::{Pool, SharedBytes, SharedBytesMut, TaskError};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{Scratch, checked, noted, until};
-use crate::tasks::{hold, never, open, pid, pool_of};
+use crate::tasks::{dying_once, hold, never, open, pid, pool_of};
 
 /// Bytes that are the same nowhere.
 fn pattern(len: usize) -> SharedBytes {
@@ -233,19 +233,12 @@ fn an_item_that_fails_takes_nothing_from_the_others() {
 
 #[test]
 fn a_call_that_is_retried_is_sent_the_same_memory() {
-    fn dying_once(path: String, bytes: SharedBytes) -> SharedBytes {
-        if !std::fs::exists(&path).unwrap() {
-            std::fs::write(&path, "").unwrap();
-            std::process::abort();
-        }
-        bytes
-    }
     checked(async {
         let pool = pool_of(1);
         let scratch = Scratch::new();
         let bytes = pattern(2 << 20);
         let args = (scratch.path("died"), bytes.clone());
-        assert!(pool.apply(dying_once, args).retry(1).await.unwrap() == bytes);
+        assert!(pool.apply(dying_once::<SharedBytes>, args).retry(1).await.unwrap() == bytes);
     });
 }
 

@@ -36,6 +36,15 @@ pub(crate) fn await_file(path: impl AsRef<Path>) {
     }
 }
 
+/// Gives its argument back, but for the first time, when it takes its worker along.
+pub(crate) fn dying_once<T>(path: String, value: T) -> T {
+    if !std::fs::exists(&path).unwrap() {
+        std::fs::write(&path, "").unwrap();
+        std::process::abort();
+    }
+    value
+}
+
 /// Notes `line`.
 pub(crate) fn noting(journal: String, line: String) {
     note(journal, &line);

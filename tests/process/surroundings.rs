@@ -10,7 +10,7 @@ use procession::{Process, ProcessBuilder, Resource, StartMethod};
 
 use crate::checked;
 use crate::frame::METHOD;
-use crate::support::{Scratch, until};
+use crate::support::{Scratch, line_of, proc_self, until};
 
 fn var(name: String) -> Option<String> {
     std::env::var(name).ok()
@@ -18,15 +18,6 @@ fn var(name: String) -> Option<String> {
 
 fn folder() -> String {
     std::env::current_dir().unwrap().to_str().unwrap().to_owned()
-}
-
-fn proc_self(file: String) -> String {
-    fs::read_to_string(format!("/proc/thread-self/{file}")).unwrap()
-}
-
-fn line_of(text: &str, name: &str) -> String {
-    let line = text.lines().find(|line| line.starts_with(name));
-    line.unwrap_or_else(|| panic!("no {name} in {text}"))[name.len()..].trim().to_owned()
 }
 
 async fn in_one<R>(builder: ProcessBuilder, f: fn(ProcessBuilder) -> Process<R>) -> R

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use procession::{Consumer, JoinError, JoinableQueue, Pool, Producer, Queue, TaskError};
+use procession::{
+    Consumer, JoinError, JoinableQueue, Pool, Producer, Queue, TaskError, TaskHandle,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::support::{LIMIT, Scratch, alone, checked, noted, notes, until, within};
@@ -268,6 +270,17 @@ fn what_was_put_outlives_who_put_it() {
     });
 }
 
+/// Has a worker take the next item, and stay with it. Returns its call and its pid.
+async fn hold_one(
+    pool: &Pool,
+    queue: &JoinableQueue<u64>,
+    journal: String,
+) -> (TaskHandle<()>, u32) {
+    let call = pool.apply_async(take_and_stay, (queue.clone(), journal.clone()));
+    noted(&journal).await;
+    (call, notes(&journal)[0].rsplit(' ').next().unwrap().parse().unwrap())
+}
+
 #[test]
 fn a_lost_item_is_told_of() {
     checked(async {
@@ -276,16 +289,14 @@ fn a_lost_item_is_told_of() {
         let queue = JoinableQueue::<u64>::new(0).unwrap();
         queue.put(7).await.unwrap();
         queue.put(8).await.unwrap();
-        let journal = scratch.path("journal");
-        let call = pool.apply_async(take_and_stay, (queue.clone(), journal.clone()));
-        noted(&journal).await;
+        let (call, holder) = hold_one(&pool, &queue, scratch.path("journal")).await;
         let joined = tokio::spawn({
             let queue = queue.clone();
             async move { queue.join().await }
         });
         assert_eq!(*queue.take().await.unwrap(), 8);
         assert_eq!((queue.unfinished(), joined.is_finished()), (1, false));
-        kill(notes(&journal)[0].rsplit(' ').next().unwrap().parse().unwrap());
+        kill(holder);
         let error = within(LIMIT, joined).await.unwrap().unwrap_err();
         assert!(matches!(error, JoinError::Lost { items: 1 }), "{error:?}");
         assert_eq!(error.to_string(), "an item was lost with its holder");
@@ -304,19 +315,13 @@ fn a_lost_item_is_put_back_in_front() {
         for n in 0..5 {
             queue.put(n).await.unwrap();
         }
-        let mut calls = Vec::new();
-        for n in 0..2 {
-            let journal = scratch.path(&n.to_string());
-            calls.push(pool.apply_async(take_and_stay, (queue.clone(), journal.clone())));
-            noted(&journal).await;
-        }
+        let (first, first_holder) = hold_one(&pool, &queue, scratch.path("first")).await;
+        let (second, second_holder) = hold_one(&pool, &queue, scratch.path("second")).await;
         let ours = queue.take().await.unwrap();
         assert_eq!(*ours, 2);
-        for n in [1, 0] {
-            let note = notes(scratch.path(&n.to_string())).remove(0);
-            kill(note.rsplit(' ').next().unwrap().parse().unwrap());
-        }
-        for call in calls {
+        kill(second_holder);
+        kill(first_holder);
+        for call in [first, second] {
             assert!(call.await.unwrap_err().is_worker_lost());
         }
         let mut got = Vec::new();
@@ -340,13 +345,11 @@ fn a_lost_item_is_put_back_into_a_queue_that_is_never_empty() {
         let scratch = Scratch::new();
         let queue = JoinableQueue::<u64>::builder().requeue_lost(true).build().unwrap();
         queue.put(0).await.unwrap();
-        let journal = scratch.path("journal");
-        let call = pool.apply_async(take_and_stay, (queue.clone(), journal.clone()));
-        noted(&journal).await;
+        let (call, holder) = hold_one(&pool, &queue, scratch.path("journal")).await;
         // Whoever has looked for the dead does not look again at once.
         queue.put(1).await.unwrap();
         assert_eq!(queue.take().await.unwrap().done(), 1);
-        kill(notes(&journal)[0].rsplit(' ').next().unwrap().parse().unwrap());
+        kill(holder);
         assert!(call.await.unwrap_err().is_worker_lost());
         let came_back = async {
             loop {
@@ -368,9 +371,7 @@ fn whoever_waits_gets_what_is_put_back() {
         let scratch = Scratch::new();
         let queue = JoinableQueue::<u64>::builder().requeue_lost(true).build().unwrap();
         queue.put(7).await.unwrap();
-        let journal = scratch.path("journal");
-        let call = pool.apply_async(take_and_stay, (queue.clone(), journal.clone()));
-        noted(&journal).await;
+        let (call, holder) = hold_one(&pool, &queue, scratch.path("journal")).await;
         // Closed, and yet it may come back.
         queue.close();
         let waiting = tokio::spawn({
@@ -381,7 +382,7 @@ fn whoever_waits_gets_what_is_put_back() {
             let queue = queue.clone();
             move || queue.blocking_take().map(|item| item.done())
         });
-        kill(notes(&journal)[0].rsplit(' ').next().unwrap().parse().unwrap());
+        kill(holder);
         until("both know", || waiting.is_finished() && thread.is_finished()).await;
         // One has it; to the other nothing comes any more.
         let (got, missed) = match (waiting.await.unwrap(), thread.join().unwrap()) {

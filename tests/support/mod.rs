@@ -139,6 +139,18 @@ pub(crate) fn is_alive(pid: i32) -> bool {
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']))
 }
 
+/// A file of the calling thread's in `/proc`, as a task too. The thread's own: in a test
+/// program a worker is not on the main thread.
+pub(crate) fn proc_self(file: String) -> String {
+    fs::read_to_string(format!("/proc/thread-self/{file}")).unwrap()
+}
+
+/// The value behind `name` in a text of lines such as `name:  value`.
+pub(crate) fn line_of(text: &str, name: &str) -> String {
+    let line = text.lines().find(|line| line.starts_with(name));
+    line.unwrap_or_else(|| panic!("no {name} in {text}"))[name.len()..].trim().to_owned()
+}
+
 /// Awaits `future`, which must not take longer than `limit`.
 pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> F::Output {
     match tokio::time::timeout(limit, future).await {

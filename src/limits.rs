@@ -47,6 +47,9 @@ pub(crate) const SPARE_BYTES_MAX: usize = 4 << 20;
 /// status page, and many small answers are one write.
 pub(crate) const KEEP_BYTES_LEAST: usize = 32 << 10;
 
+/// Answers that are longer are taken over with their buffer.
+pub(crate) const COPY_BYTES_MAX: usize = 16 << 10;
+
 /// But a received `Bytes` may keep at most so many times its own length alive:
 /// what is a smaller part of its payload is copied.
 pub(crate) const SHARED_WASTE_MAX: usize = 8;

@@ -14,8 +14,8 @@ use super::draft::Whole;
 use super::guard::Guard;
 use crate::cast::{Cast, Copying};
 
+pub(crate) use super::budget::{Budget, DecodeFailure};
 pub(crate) use super::encode::{EncodeFailure, draft, encode_into};
-pub(crate) use super::guard::{Budget, DecodeFailure};
 
 /// Decodes one value that must use every byte.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeFailure> {

@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde::ser::{self, Serializer as _};
 
 use super::draft::{Draft, Kept, keep};
-use super::{guard, varint};
+use super::{budget, varint};
 use crate::attached::{Attached, Passed, Shared};
 use crate::cast::{Cast, Copying};
 use crate::limits;
@@ -122,7 +122,7 @@ impl std::error::Error for Stop {}
 impl ser::Error for Stop {
     #[cold]
     fn custom<T: fmt::Display>(text: T) -> Self {
-        Stop(Box::new(EncodeFailure::Refused(guard::bounded_text(text))))
+        Stop(Box::new(EncodeFailure::Refused(budget::bounded_text(text))))
     }
 }
 

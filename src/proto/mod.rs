@@ -44,6 +44,7 @@
 //! `slot_word`), so that it reaches a worker that is busy and does not read.
 
 pub(crate) mod answers;
+pub(crate) mod budget;
 pub(crate) mod codec;
 pub(crate) mod draft;
 pub(crate) mod encode;

@@ -15,6 +15,7 @@
 
 mod assign;
 mod cancel;
+mod due;
 mod key;
 mod queue;
 mod respawn;

@@ -5,9 +5,9 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::proto::budget::DecodeFailure;
 use crate::proto::codec;
 use crate::proto::encode::EncodeFailure;
-use crate::proto::guard::DecodeFailure;
 use crate::start::identity::Birth;
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

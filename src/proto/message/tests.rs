@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::draft::COPY_BYTES_MAX;
+use crate::limits::COPY_BYTES_MAX;
 use crate::proto::frame::FrameReader;
 
 /// The frames of `bytes`, which must be whole ones.

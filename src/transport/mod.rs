@@ -6,226 +6,25 @@
 //! the ring in its status page. Both are the same stream of bytes; positions
 //! in it say which bytes are news.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+mod outgoing;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::attached::{Attached, Count};
-use crate::limits::{FRAME_ATTACHED_MAX, KEEP_BYTES_LEAST, WAITING_FDS_LEAST, WAITING_FDS_MAX};
-use crate::proto::draft::Payload;
+pub(crate) use self::outgoing::Outgoing;
+use crate::limits::{FRAME_ATTACHED_MAX, WAITING_FDS_LEAST, WAITING_FDS_MAX};
 use crate::proto::frame::FrameReader;
-use crate::proto::frame::header::headers_before;
-use crate::proto::message::{CallContext, FromWorker, Shape, put_run};
+use crate::proto::message::FromWorker;
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::sys::descriptor::{self, Room, Untaken};
 use crate::sys::fd::{self, Received};
 use crate::sys::page::Page;
-
-/// Slices given to one write.
-const SLICES_MAX: usize = 16;
-
-/// Bytes on their way to a worker, in order.
-#[derive(Debug, Default)]
-pub(crate) struct Outgoing {
-    /// Complete pieces, before `tail`.
-    pieces: VecDeque<Piece>,
-    tail: Vec<u8>,
-    /// Bytes of the first piece, or of `tail` if there is none, already written.
-    written: usize,
-    /// Something has been written since it was made.
-    touched: bool,
-}
-
-#[derive(Debug)]
-struct Piece {
-    bytes: Bytes,
-    /// Goes with the first of them.
-    load: Option<Load>,
-}
-
-/// Part of what is attached to a frame.
-#[derive(Debug)]
-struct Load {
-    attached: Arc<[Attached]>,
-    part: Range<usize>,
-}
-
-impl Outgoing {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.pieces.is_empty() && self.tail.is_empty()
-    }
-
-    /// Whether no byte of what there is has been sent.
-    pub(crate) fn is_untouched(&self) -> bool {
-        !self.touched
-    }
-
-    /// Where frame headers and short bodies are appended.
-    pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
-        &mut self.tail
-    }
-
-    /// Appends a whole `Run`, and what is attached to it.
-    pub(crate) fn push_run(
-        &mut self,
-        seq: u64,
-        function: u64,
-        shape: Shape,
-        context: Option<&CallContext>,
-        args: &Payload,
-    ) {
-        let attached = args.attached();
-        if attached.is_some() {
-            self.end_piece();
-        }
-        let count = attached.map_or(Count::NONE, |attached| Count::of(attached));
-        put_run(&mut self.tail, seq, function, shape, context, args.len(), count);
-        if let Some(attached) = attached {
-            let head = Bytes::from(std::mem::take(&mut self.tail));
-            self.pieces.extend(laden(head, attached));
-        }
-        self.push_payload(args);
-    }
-
-    /// What begins with a whole frame, and what is attached to that.
-    pub(crate) fn of_frame(frame: &Payload) -> Self {
-        let mut outgoing = Outgoing::default();
-        outgoing.push_payload(frame);
-        if let Some(attached) = frame.attached() {
-            outgoing.end_piece();
-            if let Some(first) = outgoing.pieces.pop_front() {
-                for piece in laden(first.bytes, attached).into_iter().rev() {
-                    outgoing.pieces.push_front(piece);
-                }
-            }
-        }
-        outgoing
-    }
-
-    fn push_payload(&mut self, payload: &Payload) {
-        let pieces = match payload {
-            Payload::Short(short) => return self.tail.extend_from_slice(short),
-            Payload::Pieces(pieces) => &pieces[..],
-            Payload::Laden(laden) => laden.pieces(),
-        };
-        for piece in pieces {
-            if piece.len() < KEEP_BYTES_LEAST {
-                self.tail.extend_from_slice(piece);
-            } else {
-                self.end_piece();
-                self.pieces.push_back(Piece { bytes: piece.clone(), load: None });
-            }
-        }
-    }
-
-    /// Makes a piece of the tail, if there is any.
-    fn end_piece(&mut self) {
-        debug_assert!(self.written == 0 || !self.pieces.is_empty());
-        if !self.tail.is_empty() {
-            let bytes = Bytes::from(std::mem::take(&mut self.tail));
-            self.pieces.push_back(Piece { bytes, load: None });
-        }
-    }
-
-    /// Sends short frames at once, in place of the link that would write them.
-    /// What the socket does not take stays. Returns whether nothing does.
-    pub(crate) fn send_now(&mut self, socket: &OwnedFd) -> bool {
-        if self.pieces.is_empty() && self.written == 0 {
-            // If it fails, the link will meet the same, and know what to do.
-            if let Ok(sent) = fd::send_slices(socket.as_fd(), &[IoSlice::new(&self.tail)]) {
-                self.tail.drain(..sent);
-            }
-        }
-        self.is_empty()
-    }
-
-    /// Writes all there is to a socket, without waiting, however that is set. What it
-    /// does not take stays, and is an error.
-    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        while !self.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = self.slices(&mut slices);
-            let slices = &slices[..count];
-            let sent = match self.load() {
-                None => fd::send_slices(socket, slices),
-                Some(Load { attached, part }) => {
-                    descriptor::send_now(socket, slices, attached, part.clone())
-                }
-            };
-            match sent {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                sent => self.advance(sent?),
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills in what can be sent at once: up to the next piece that something is
-    /// attached to.
-    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
-        let mut count = 0;
-        let mut skip = self.written;
-        let pieces = self.pieces.iter().map(|piece| (&piece.bytes[..], piece.load.is_some()));
-        for (piece, is_laden) in pieces.chain([(&self.tail[..], false)]) {
-            if count == SLICES_MAX || (is_laden && count > 0) {
-                break;
-            }
-            slices[count] = IoSlice::new(&piece[skip..]);
-            skip = 0;
-            count += 1;
-        }
-        count
-    }
-
-    /// What goes with the next byte. With the first one that is taken it is sent.
-    fn load(&self) -> Option<&Load> {
-        self.pieces.front().filter(|_| self.written == 0)?.load.as_ref()
-    }
-
-    fn advance(&mut self, mut n: usize) {
-        self.touched |= n > 0;
-        while let Some(first) = self.pieces.front() {
-            let left = first.bytes.len() - self.written;
-            if n < left {
-                self.written += n;
-                return;
-            }
-            n -= left;
-            self.written = 0;
-            self.pieces.pop_front();
-        }
-        self.written += n;
-        if self.written == self.tail.len() {
-            self.tail.clear();
-            self.written = 0;
-        }
-    }
-}
-
-/// How many descriptors of one worker may wait to be taken in this process.
-fn waiting_fds_max() -> usize {
-    let half = fd::descriptors_max() / 2;
-    half.clamp(WAITING_FDS_LEAST, WAITING_FDS_MAX)
-}
-
-/// What begins with the header of a frame, with what is attached to that, and before it
-/// the frames that it takes for more than fits.
-fn laden(head: Bytes, attached: &Arc<[Attached]>) -> Vec<Piece> {
-    let count = Count::of(attached);
-    let header = head.first_chunk().expect("a frame begins with its header");
-    let before = headers_before(header, count).map(|header| Bytes::copy_from_slice(&header));
-    let pieces = before.collect::<Vec<_>>().into_iter().chain([head]).enumerate();
-    let load = |index| Load { attached: Arc::clone(attached), part: count.range_of_part(index) };
-    pieces.map(|(index, bytes)| Piece { bytes, load: Some(load(index)) }).collect()
-}
 
 /// One worker's socket.
 #[derive(Debug)]
@@ -312,21 +111,12 @@ impl Transport {
 
     /// Writes as much as the socket takes.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let is_full = |sent: &io::Result<()>| matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         while !self.outgoing.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = self.outgoing.slices(&mut slices);
-            let (socket, slices, load) =
-                (self.socket.as_fd(), &slices[..count], self.outgoing.load());
-            let send = || match load {
-                None => fd::send_slices(socket, slices),
-                Some(Load { attached, part }) => {
-                    descriptor::send(socket, slices, attached, part.clone())
-                }
-            };
-            let is_full = |sent: &io::Result<usize>| matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            let socket = self.socket.as_fd();
             let sent = match &self.writing {
                 None => {
-                    let sent = send();
+                    let sent = self.outgoing.send_once(socket);
                     if is_full(&sent) {
                         self.writing = Some(until_writable(&self.socket)?);
                     }
@@ -334,7 +124,7 @@ impl Transport {
                 }
                 Some(writing) => match writing.poll_write_ready(cx)? {
                     Poll::Ready(mut guard) => {
-                        let sent = send();
+                        let sent = self.outgoing.send_once(socket);
                         if is_full(&sent) {
                             guard.clear_ready();
                         }
@@ -342,7 +132,7 @@ impl Transport {
                     }
                     // Seldom, and nobody would call again if that were a mistake.
                     Poll::Pending => {
-                        let sent = send();
+                        let sent = self.outgoing.send_once(socket);
                         if is_full(&sent) {
                             return Poll::Pending;
                         }
@@ -357,7 +147,7 @@ impl Transport {
                         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                     ) => {}
                 sent => {
-                    self.outgoing.advance(sent?);
+                    sent?;
                     self.has_written = true;
                 }
             }
@@ -513,38 +303,26 @@ fn register<F: AsRawFd>(fd: F, interest: Interest) -> io::Result<AsyncFd<F>> {
     AsyncFd::with_interest(fd, interest)
 }
 
+/// How many descriptors of one worker may wait to be taken in this process.
+fn waiting_fds_max() -> usize {
+    let half = fd::descriptors_max() / 2;
+    half.clamp(WAITING_FDS_LEAST, WAITING_FDS_MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroUsize;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::attached::Passed;
     use crate::limits::OUTBOX_BYTES;
-    use crate::proto::codec;
-    use crate::proto::draft::Draft;
     use crate::proto::frame::{HEADER_BYTES, Kind, put_header};
-    use crate::sys::cast::Sharing;
-    use crate::sys::memfd::Unsealed;
-
-    fn written(outgoing: &mut Outgoing, step: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while !outgoing.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = outgoing.slices(&mut slices);
-            let before = bytes.len();
-            bytes.extend(slices[..count].iter().flat_map(|slice| slice.iter()).take(step));
-            outgoing.advance(bytes.len() - before);
-        }
-        bytes
-    }
 
     /// A frame that is longer than half of the ring goes past it. Its last part
     /// was once taken from there all the same.
     #[tokio::test]
     async fn a_long_frame_is_not_looked_for_in_the_outbox() {
-        use std::io::Write;
-
-        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let (page, _fd) = Page::create().unwrap();
         let page = Arc::new(page);
@@ -577,9 +355,7 @@ mod tests {
     /// read to the end. What is not in the ring is in the socket then.
     #[tokio::test]
     async fn what_was_left_in_the_socket_is_not_held_against_the_page() {
-        use std::io::Write;
-
-        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let (page, _fd) = Page::create().unwrap();
         let page = Arc::new(page);
@@ -605,9 +381,7 @@ mod tests {
     /// Whatever it says, it says nothing any more: not how long a frame will be.
     #[tokio::test]
     async fn what_comes_a_second_time_is_not_taken_for_a_long_frame() {
-        use std::io::Write;
-
-        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let (page, _fd) = Page::create().unwrap();
         let page = Arc::new(page);
@@ -632,77 +406,5 @@ mod tests {
         transport.read_now().unwrap();
         assert!(matches!(transport.next_message(), Ok(Some(FromWorker::Item { seq: 1, .. }))));
         assert!(!transport.has_spares());
-    }
-
-    /// As if it had come through a socket.
-    #[derive(Debug)]
-    struct Sent(Attached);
-
-    impl crate::attached::Open for Sent {
-        fn to_memory(&self) -> Option<crate::attached::Shared> {
-            self.0.memory().cloned()
-        }
-
-        fn as_any(&self) -> &dyn std::any::Any {
-            self
-        }
-    }
-
-    #[test]
-    #[cfg_attr(miri, ignore = "Miri has no memfd")]
-    fn what_is_attached_leaves_with_the_first_byte_of_its_run() {
-        let mut draft = Draft::default();
-        let shared = Unsealed::zeroed(NonZeroUsize::MIN).unwrap().seal().unwrap();
-        codec::draft::<Sharing, _>(&(shared, 1_u8), &mut draft, 1000).unwrap();
-        let laden = Payload::from(draft);
-        let plain = Payload::from(vec![7; KEEP_BYTES_LEAST]);
-        for step in [1, 7, 1 << 20] {
-            let mut outgoing = Outgoing::default();
-            outgoing.push_run(1, 0, Shape::One, None, &plain);
-            outgoing.push_run(2, 0, Shape::One, None, &laden);
-            outgoing.push_run(3, 0, Shape::One, None, &laden);
-            outgoing.push_run(4, 0, Shape::One, None, &plain);
-            let mut reader = FrameReader::new(1 << 20);
-            let mut runs = Vec::new();
-            while !outgoing.is_empty() {
-                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                let count = outgoing.slices(&mut slices);
-                let bytes = slices[..count].iter().flat_map(|slice| slice.iter());
-                let bytes: Vec<u8> = bytes.copied().take(step).collect();
-                reader.buffer().extend_from_slice(&bytes);
-                let load = outgoing.load();
-                let part = load.map_or(&[][..], |load| &load.attached[load.part.clone()]);
-                let came = part.iter().map(|one| Passed::new(Sent(one.clone())));
-                reader.attach(came.collect(), false);
-                outgoing.advance(bytes.len());
-                while let Some(frame) = reader.next_frame().unwrap() {
-                    runs.push((frame.seq, frame.arrived.memory(0).is_some()));
-                }
-            }
-            assert_eq!(runs, [(1, false), (2, true), (3, true), (4, false)], "{step} at a time");
-        }
-    }
-
-    #[test]
-    fn pieces_leave_in_order_however_they_are_cut() {
-        let large = Payload::from(vec![7; KEEP_BYTES_LEAST]);
-        for step in
-            [1, 2, 3, 5, KEEP_BYTES_LEAST - 1, KEEP_BYTES_LEAST, KEEP_BYTES_LEAST + 3, 1 << 20]
-        {
-            let mut outgoing = Outgoing::default();
-            let mut expected = Vec::new();
-            for (head, payload) in
-                [(&b"ab"[..], &large), (b"", &Payload::from(b"xyz".to_vec())), (b"c", &large)]
-            {
-                outgoing.tail().extend_from_slice(head);
-                outgoing.push_payload(payload);
-                expected.extend_from_slice(head);
-                expected.extend(payload.slices().flatten());
-            }
-            outgoing.tail().extend_from_slice(b"end");
-            expected.extend_from_slice(b"end");
-            assert_eq!(written(&mut outgoing, step), expected, "in steps of {step}");
-            assert!(outgoing.is_empty());
-        }
     }
 }

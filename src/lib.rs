@@ -1,3 +1,5 @@
+// An async pool of worker processes for tokio. The README is the first part of this
+// page; what only the documentation can link to follows.
 #![doc = include_str!("../README.md")]
 //!
 //! # Tour

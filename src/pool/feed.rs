@@ -1,6 +1,5 @@
 //! Cuts the input of `map` and `imap` into chunks, and keeps them in flight.
-//! Pulls input only as there is room for it, and sizes chunks by how long
-//! items have been taking.
+//! Pulls input only as there is room for it; how long chunks are is for `pace`.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -16,25 +15,14 @@ use tokio::task::coop::consume_budget;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::flight::{Chunk, Fed, Flight, Flights, Form, info};
+use super::pace::{CHUNK_BUDGET, Pace, STREAM_CHUNK_NANOS};
 use super::source::{Pull, Pulled, Source};
 use crate::error::{TaskError, TaskInfo};
-use crate::limits::TALLY_BYTES;
 use crate::proto::draft::{Draft, Mark};
 use crate::proto::message::Shape;
 use crate::sched::{TaskKey, Terms};
 use crate::supervisor::{Begun, Ended, Landing, Part, Request, Sleep, Supervisor};
 use crate::sys::layout::Tallied;
-
-/// A chunk should take about this long: some forty times its fixed cost of
-/// 50 µs or less, and short enough to spread the last ones evenly.
-const CHUNK_NANOS: u64 = 2_000_000;
-
-/// The same for a stream, whose reader waits for single items.
-const STREAM_CHUNK_NANOS: u64 = 1_000_000;
-
-/// A worker sends a chunk back unfinished after so many times this long, so that
-/// items that take longer than those before them can go to other workers.
-const CHUNK_BUDGET: u64 = 5;
 
 /// How often somebody who waits looks for chunks that were there the last time too: a
 /// long item keeps those behind it from workers that may be free. They look at the
@@ -44,29 +32,6 @@ const STALL: Duration = Duration::from_nanos(2 * CHUNK_BUDGET * STREAM_CHUNK_NAN
 /// And while nothing comes of it twice as long each time, up to this.
 const STALL_MAX: Duration = Duration::from_secs(1);
 
-/// Chunks grow at most by this factor from one to the next: one quick item
-/// says little.
-const CHUNK_GROWTH: usize = 16;
-
-/// Most items and bytes of a chunk that nobody gave a size.
-pub(super) const CHUNK_ITEMS_MAX: usize = 1 << 16;
-pub(super) const CHUNK_BYTES_MAX: usize = 256 << 10;
-
-/// Chunks do not shrink below this towards the end of the input: to send one
-/// takes about as long.
-const CHUNK_NANOS_LEAST: u64 = 10_000;
-
-/// Chunks in flight for each worker: one runs, others wait for it at the
-/// worker and in the queue.
-const CHUNKS_PER_WORKER: usize = 4;
-
-/// And while they grow: each that is sent before the first of its size is back
-/// is a small one more.
-const GROWING_CHUNKS_PER_WORKER: usize = 2;
-
-/// The same where the size is given: they may be of one tiny item each.
-const FIXED_CHUNKS_PER_WORKER: usize = 256;
-
 /// The chunks of one `map` or `imap`.
 pub(super) struct Feed {
     supervisor: Arc<Supervisor>,
@@ -75,16 +40,11 @@ pub(super) struct Feed {
     source: Option<Box<dyn Source>>,
     /// The input panicked; the caller gets it after the items before.
     panic: Option<Box<dyn Any + Send>>,
-    /// `None`: as it turns out best.
-    chunk_size: Option<usize>,
     pub(super) label: Option<Arc<str>>,
     /// Done when the caller's token is cancelled.
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     pub(super) stop_on_failure: bool,
-    /// How long a chunk should take, and how many items it may have at most,
-    /// unless its size is given.
-    chunk_nanos: u64,
-    chunk_items_max: usize,
+    pace: Pace,
     /// What was answered outlives a worker, and its death is that of one item only:
     /// those behind it go to others.
     tallied: bool,
@@ -99,12 +59,6 @@ pub(super) struct Feed {
     /// When to look at what is on its way, and how long that was put off.
     stall: Option<(Sleep, Duration)>,
     pulled: usize,
-    /// Nanoseconds that an item takes, on average of late. 0: unknown.
-    item_nanos: u64,
-    /// And bytes of its answer.
-    answer_bytes: usize,
-    /// Items of the largest chunk that has come back.
-    largest: usize,
     /// Keeps the pool's driver until all is done.
     begun: Option<Begun>,
 }
@@ -122,12 +76,10 @@ impl Feed {
             name,
             source: Some(source),
             panic: None,
-            chunk_size: None,
             label: None,
             cancelled: None,
             stop_on_failure: false,
-            chunk_nanos: CHUNK_NANOS,
-            chunk_items_max: CHUNK_ITEMS_MAX,
+            pace: Pace::default(),
             tallied: false,
             unfinished: VecDeque::new(),
             flights: Flights::default(),
@@ -136,9 +88,6 @@ impl Feed {
             fed: VecDeque::new(),
             stall: None,
             pulled: 0,
-            item_nanos: 0,
-            answer_bytes: 0,
-            largest: 0,
             begun: None,
         }
     }
@@ -149,36 +98,29 @@ impl Feed {
 
     pub(super) fn set_chunk_size(&mut self, items: usize) {
         assert!(items > 0, "a chunk needs at least one item");
-        self.chunk_size = Some(items);
+        self.pace.fix(items);
     }
 
     /// Feeds a stream: answers come soon, and each item has a fate of its own.
     pub(super) fn set_streaming(&mut self) {
-        self.chunk_nanos = STREAM_CHUNK_NANOS;
         let plan = self.supervisor.plan();
         self.tallied = plan.settings.trusted;
+        self.pace.set_streaming(self.tallied);
         // What the pool's settings say of a task goes for an item.
         let is_counted = plan.settings.tasks_per_worker_max.is_some();
         if is_counted || plan.task_timeout.is_some() || !self.tallied {
-            self.chunk_size = Some(1);
+            self.pace.fix(1);
         }
     }
 
-    /// How many items a worker may have before it or behind it so that it has
-    /// something to do while one chunk is read and another is made: short ones with
-    /// short answers, `most` of them.
+    /// As [`Pace::items_ahead`].
     pub(super) fn items_ahead(&self, most: usize) -> usize {
-        if self.chunk_size.is_some() || self.item_nanos == 0 {
-            return 0;
-        }
-        let by_time = usize::try_from(2 * self.chunk_nanos / self.item_nanos).unwrap_or(most);
-        let by_bytes = 2 * TALLY_BYTES / self.answer_bytes.max(1);
-        by_time.min(by_bytes).min(most)
+        self.pace.items_ahead(most)
     }
 
-    /// How many items a chunk may have, unless its size is given.
+    /// As [`Pace::set_items_max`].
     pub(super) fn set_chunk_items_max(&mut self, items: usize) {
-        self.chunk_items_max = items.clamp(1, CHUNK_ITEMS_MAX);
+        self.pace.set_items_max(items);
     }
 
     pub(super) fn cancel_on(&mut self, token: CancellationToken) {
@@ -268,7 +210,7 @@ impl Feed {
 
     /// Sends as many chunks as may be on their way, with `room` new items at most.
     fn fill(&mut self, cx: &mut Context<'_>, room: &mut usize) {
-        while self.flights.len() < self.window() {
+        while self.flights.len() < self.pace.window(self.workers()) {
             if let Some(chunk) = self.next_unfinished() {
                 self.send(chunk);
                 continue;
@@ -294,7 +236,7 @@ impl Feed {
     /// workers that may be free. If not, the reader is woken to ask again, as long as
     /// there can be.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> bool {
-        let can_be = match self.chunk_size {
+        let can_be = match self.pace.fixed() {
             Some(items) => self.tallied && items > 1,
             None => true,
         };
@@ -310,7 +252,7 @@ impl Feed {
                 if !std::mem::replace(&mut flight.is_old, true) {
                     continue;
                 }
-                let cut = self.chunk_size.is_none();
+                let cut = self.pace.fixed().is_none();
                 let Some(tallied) = self.supervisor.look_into(flight.task, cut) else { continue };
                 if !self.tallied {
                     // The worker sends back what it has come to.
@@ -367,49 +309,9 @@ impl Feed {
         self.supervisor.workers_wanted()
     }
 
-    fn window(&self) -> usize {
-        let each = match self.chunk_size {
-            Some(_) => FIXED_CHUNKS_PER_WORKER,
-            None if self.is_growing() => GROWING_CHUNKS_PER_WORKER,
-            None => CHUNKS_PER_WORKER,
-        };
-        self.workers().saturating_mul(each)
-    }
-
-    /// How many items the next chunk may have for what is known.
-    fn by_growth(&self) -> usize {
-        self.largest.saturating_mul(CHUNK_GROWTH)
-    }
-
-    /// Whether items turn out so quick that chunks will be longer than that.
-    fn is_growing(&self) -> bool {
-        let nanos = (self.by_growth() as u64).saturating_mul(self.item_nanos);
-        self.by_growth() < self.chunk_items_max && nanos < self.chunk_nanos
-    }
-
     /// How many items the next chunk should have.
     fn chunk_items(&self) -> usize {
-        if let Some(size) = self.chunk_size {
-            return size;
-        }
-        if self.item_nanos == 0 {
-            // Nothing is known: one long item must not keep others waiting.
-            return 1;
-        }
-        let within = |nanos| usize::try_from(nanos / self.item_nanos).unwrap_or(usize::MAX);
-        let by_time = within(self.chunk_nanos);
-        // Towards the end chunks shrink, so that workers end together.
-        let by_rest = match self.left() {
-            Some(left) => left.div_ceil(2 * self.workers()).max(within(CHUNK_NANOS_LEAST)),
-            None => usize::MAX,
-        };
-        // What is not put down is not begun.
-        let by_bytes = match self.tallied {
-            true => TALLY_BYTES / self.answer_bytes.max(1),
-            false => usize::MAX,
-        };
-        let most = self.chunk_items_max.min(by_bytes).max(1);
-        by_time.min(self.by_growth()).min(by_rest).clamp(1, most)
+        self.pace.items(self.left(), self.workers())
     }
 
     /// Items that came back without an answer; they were pulled before, so
@@ -425,10 +327,7 @@ impl Feed {
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Next> {
         let wanted = self.chunk_items().min(room);
-        let patience = match self.chunk_size {
-            None if wanted > 1 => Some(Duration::from_nanos(self.chunk_nanos)),
-            _ => None,
-        };
+        let patience = self.pace.patience(wanted);
         let Some(source) = &mut self.source else { return Poll::Ready(Next::End) };
         let limit = self.supervisor.plan().frame_bytes_max;
         let first = self.pulled;
@@ -476,15 +375,12 @@ impl Feed {
 
     fn send(&mut self, mut chunk: Chunk) {
         let count = chunk.count();
-        let form = match self.chunk_size {
+        let form = match self.pace.fixed() {
             Some(1) => Form::Single,
             _ if self.tallied => Form::Sized,
             _ => Form::Row,
         };
-        let budget_nanos = match self.chunk_size {
-            Some(_) => 0,
-            None => CHUNK_BUDGET * self.chunk_nanos,
-        };
+        let budget_nanos = self.pace.budget_nanos();
         let shape = if form == Form::Single {
             Shape::One
         } else {
@@ -507,7 +403,7 @@ impl Feed {
             token: None,
         };
         // The pool's timeout is for one item.
-        let timeout = self.supervisor.plan().task_timeout.map(|each| match self.chunk_size {
+        let timeout = self.supervisor.plan().task_timeout.map(|each| match self.pace.fixed() {
             Some(_) => each.saturating_mul(count as u32),
             None => each.saturating_add(Duration::from_nanos(budget_nanos)),
         });
@@ -542,15 +438,8 @@ impl Feed {
                 if answered < count {
                     self.unfinished.push_back(chunk.split_off(answered));
                 }
-                self.largest = self.largest.max(answered);
-                let nanos = (answer.run_nanos / answered as u64).max(1);
-                self.item_nanos = match self.item_nanos {
-                    0 => nanos,
-                    average => (average / 2 + nanos / 2).max(1),
-                };
-                let bytes = answer.payload.len().div_ceil(answered);
-                self.answer_bytes = (self.answer_bytes / 2 + bytes / 2).max(bytes.min(1));
                 let payload = answer.payload;
+                self.pace.learn(answered, answer.run_nanos, payload.len());
                 Fed::Answered { first, count: answered, given, payload, form, task }
             }
             Err(failed) => {

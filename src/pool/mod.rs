@@ -15,6 +15,7 @@ mod flight;
 mod handle;
 mod imap;
 mod map;
+mod pace;
 mod parts;
 #[cfg(feature = "tower")]
 mod place;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::Stream;
 use serde::Serialize;
 
-use super::feed::{CHUNK_BYTES_MAX, CHUNK_ITEMS_MAX};
+use super::pace::{CHUNK_BYTES_MAX, CHUNK_ITEMS_MAX};
 use crate::error::{Side, TaskError};
 use crate::limits::TOGETHER_ATTACHED_MAX;
 use crate::proto::codec;

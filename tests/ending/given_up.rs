@@ -20,6 +20,9 @@ fn polite(started: String) {
     }
 }
 
+/// For a task to begin in a worker that is ready, on a machine that is busy.
+const LONG_ENOUGH: Duration = Duration::from_secs(1);
+
 fn pool() -> Pool {
     Pool::builder().workers(1).grace_period(Duration::from_secs(30)).build().unwrap()
 }
@@ -43,8 +46,8 @@ fn a_timeout_around_a_call_stops_it() {
         let scratch = Scratch::new();
         let (started, journal) = (scratch.path("started"), scratch.path("journal"));
         let pool = pool();
-        // It counts the wait for the queue too.
-        let call = timeout(Duration::from_millis(300), pool.apply(forever, started.clone()));
+        pool.ready().await.unwrap();
+        let call = timeout(LONG_ENOUGH, pool.apply(forever, started.clone()));
         let (timed_out, pid) = join(call, runs(&started)).await;
         assert!(timed_out.is_err());
         replaced(&pool, pid).await;
@@ -87,7 +90,8 @@ fn the_worker_of_a_polite_one_lives_on() {
         let scratch = Scratch::new();
         let (started, journal) = (scratch.path("started"), scratch.path("journal"));
         let pool = pool();
-        let call = timeout(Duration::from_millis(300), pool.apply(polite, started.clone()));
+        pool.ready().await.unwrap();
+        let call = timeout(LONG_ENOUGH, pool.apply(polite, started.clone()));
         let (timed_out, pid) = join(call, runs(&started)).await;
         assert!(timed_out.is_err());
         assert_eq!(pool.apply(quick, (journal, 1)).await.unwrap(), answer(1));

@@ -138,7 +138,8 @@ fn a_timeout_is_polite_too() {
         let (started, ended) = (scratch.path("started"), scratch.path("ended"));
         let pool = Pool::builder().workers(1).build().unwrap();
         let call = pool.apply(attentive, (started.clone(), ended.clone()));
-        let error = call.timeout(Duration::from_millis(30)).await.unwrap_err();
+        // Long enough to begin to watch.
+        let error = call.timeout(Duration::from_millis(500)).await.unwrap_err();
         assert!(error.is_timeout(), "{error}");
         assert_eq!(error.exit(), None);
         assert_eq!(notes(&ended), ["cancelled"]);

@@ -7,7 +7,7 @@ use procession::TaskError;
 
 use crate::attack::echo;
 use crate::scripted::{Actor, Cast, Script};
-use crate::support::checked;
+use crate::support::{LIMIT, checked};
 use crate::trial::assert_protocol;
 use crate::wire::{self, done_after, ready};
 
@@ -90,14 +90,14 @@ fn wait_until_taken(actor: &Actor, filled: u64) {
 
 /// What becomes of the first call that is not served honestly. Those before it have
 /// their answers, and the one after it has one of its own, or the liar's end.
-async fn looked_out_for(how: &str) -> Result<u32, TaskError> {
+async fn looked_out_for(how: &str, limit: Duration) -> Result<u32, TaskError> {
     let cast = Cast::new(&format!("watched:{how}"), 1);
     let pool = cast.builder().workers(1).build().unwrap();
     pool.ready().await.unwrap();
     for n in 0..HONEST {
         assert_eq!(pool.apply(echo, n).await.unwrap(), n);
     }
-    let ended = pool.apply(echo, 100).timeout(Duration::from_millis(200)).await;
+    let ended = pool.apply(echo, 100).timeout(limit).await;
     match pool.apply(echo, 101).await {
         Ok(n) => assert_eq!(n, 101, "{how}"),
         Err(error) => assert_protocol(&error, "the worker answered task 31 where 32 was due"),
@@ -109,27 +109,27 @@ async fn looked_out_for(how: &str) -> Result<u32, TaskError> {
 #[test]
 fn an_answer_that_does_not_come_is_not_waited_for() {
     checked(async {
-        let ended = looked_out_for("silent").await;
+        let ended = looked_out_for("silent", Duration::from_millis(200)).await;
         assert!(matches!(ended, Err(TaskError::TimedOut { .. })), "{ended:?}");
     });
 }
 
 #[test]
 fn a_ring_that_is_said_to_be_endless_is_not_read() {
-    checked(async { assert_eq!(looked_out_for("endless").await.unwrap(), 100) });
+    checked(async { assert_eq!(looked_out_for("endless", LIMIT).await.unwrap(), 100) });
 }
 
 #[test]
 fn nonsense_in_the_page_is_taken_for_that() {
     checked(async {
-        assert_protocol(&looked_out_for("garbage").await.unwrap_err(), "");
+        assert_protocol(&looked_out_for("garbage", LIMIT).await.unwrap_err(), "");
     });
 }
 
 #[test]
 fn an_answer_to_what_still_runs_is_none() {
     checked(async {
-        let error = looked_out_for("not over").await.unwrap_err();
+        let error = looked_out_for("not over", LIMIT).await.unwrap_err();
         assert_protocol(&error, "the worker's status page is damaged");
     });
 }
@@ -137,7 +137,7 @@ fn an_answer_to_what_still_runs_is_none() {
 #[test]
 fn an_answer_that_comes_both_ways_is_one() {
     checked(async {
-        assert_eq!(looked_out_for("twice").await.unwrap(), 100);
-        assert_eq!(looked_out_for("sent").await.unwrap(), 100);
+        assert_eq!(looked_out_for("twice", LIMIT).await.unwrap(), 100);
+        assert_eq!(looked_out_for("sent", LIMIT).await.unwrap(), 100);
     });
 }

@@ -77,7 +77,8 @@ fn panics_and_timeouts_and_cancelled_calls_are_not_retried() {
         let journal = scratch.path("timeout");
         let call = pool.apply(never, journal.clone()).retry(5).timeout(Duration::from_millis(50));
         assert!(call.await.unwrap_err().is_timeout());
-        assert_eq!(notes(&journal).len(), 1);
+        // It may be stopped before it has noted anything.
+        assert!(notes(&journal).len() <= 1);
 
         let journal = scratch.path("cancel");
         let handle = pool.apply(never, journal.clone()).retry(5).start();

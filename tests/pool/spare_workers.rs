@@ -94,7 +94,8 @@ fn a_spare_takes_the_place_of_one_that_timed_out_or_crashed() {
             let journal = scratch.path(&round.to_string());
             let fails = pool.apply(never, journal.clone());
             let fails = match round % 2 {
-                0 => fails.timeout(Duration::from_millis(5)).start(),
+                // Long enough to note its process.
+                0 => fails.timeout(Duration::from_millis(500)).start(),
                 _ => fails.start(),
             };
             let next = pool.apply_async(pid, ());

@@ -284,7 +284,8 @@ fn a_timeout_includes_waiting_for_the_reader() {
         let scratch = Scratch::new();
         let journal = scratch.path("journal");
         let pool = pool_of(1);
-        let after = Duration::from_millis(100);
+        // Long enough for the first item.
+        let after = Duration::from_millis(500);
         let mut stream = pool.stream(noted_items, journal.clone()).timeout(after).buffer(2);
         assert_eq!(stream.next().await.unwrap().unwrap(), 0);
         noted(&journal).await;

@@ -116,7 +116,8 @@ fn tasks_are_cancelled_timed_out_and_limited_as_outside() {
             .unwrap();
         let error = pool.apply(never, ()).timeout(Duration::from_millis(50)).await.unwrap_err();
         assert!(error.is_timeout() && error.exit().unwrap().signal() == Some(15), "{error}");
-        let short = Duration::from_millis(50);
+        // Long enough to begin to watch.
+        let short = Duration::from_millis(500);
         let error = pool.apply(politely, ()).timeout(short).await.unwrap_err();
         assert!(error.is_timeout() && error.exit().is_none(), "{error}");
         let error = pool.apply(when_cancelled, ()).timeout(short).await.unwrap_err();

@@ -94,7 +94,7 @@ impl Browser {
 
     /// Waits until an expression is true.
     async fn until(&self, expression: &str) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(300);
         while self.evaluate(expression).await != json!(true) {
             if Instant::now() > deadline {
                 let page = self.evaluate("document.body.innerText").await;

@@ -430,14 +430,15 @@ fn become_sleep(folder: &str) {
     panic!("{}", Command::new("sleep").arg("1000").exec());
 }
 
-/// Whether a thread of this note's task is in the state that the note begins
-/// with.
+/// Whether this note's task is in the state that the note begins with: a thread of it,
+/// or all of them where it is stopped.
 fn in_place(note: &str) -> bool {
     let pid = note.rsplit(' ').next().unwrap();
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let mut stats =
         threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
-    stats.any(|stat| stat.rsplit(") ").next().unwrap().starts_with(&note[..1]))
+    let is_it = |stat: String| stat.rsplit(") ").next().unwrap().starts_with(&note[..1]);
+    if note.starts_with('T') { stats.all(is_it) } else { stats.any(is_it) }
 }
 
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -141,6 +141,11 @@ pub(crate) const OUTPUT_LINE_BYTES_MAX: usize = 8 << 10;
 /// somebody asked for the task's end.
 pub(crate) const REPLY_WAIT: Duration = Duration::from_secs(1);
 
+/// For a worker of which so much has come meanwhile, it may stay away as long again: a
+/// long one is on its way, through a machine that has other things to do. Such a worker
+/// keeps its place no longer than its longest frame, at a rate that any machine reaches.
+pub(crate) const ARRIVAL_BYTES_LEAST: u64 = 1 << 20;
+
 /// How long the answer of a task with a timeout may stay away at the least,
 /// after its task's word said `Done` in time and nobody asked for its end: long
 /// enough for the largest answers.

@@ -438,6 +438,16 @@ impl<T> Scheduler<T> {
         }
     }
 
+    /// Much has come from the worker since it was last looked at: an answer that is long
+    /// may be on its way.
+    pub(crate) fn handle_arrival(&mut self, now: Time, worker: WorkerKey) {
+        let Some(slot) = self.worker_mut(worker) else { return };
+        let until = &mut slot.timers.answer_until.1;
+        if *until != Time::FAR {
+            *until = (*until).max(now + REPLY_WAIT);
+        }
+    }
+
     /// No new calls; what has begun goes on, then the workers leave.
     pub(crate) fn handle_close(&mut self, now: Time, words: &impl Words) {
         if self.mode == Mode::Open {

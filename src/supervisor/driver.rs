@@ -128,6 +128,7 @@ impl Driver {
         if next <= now {
             let verdicts = self.supervisor.core().sched.verdicts_due(now);
             let (mut ended, mut moved, mut held) = (Vec::new(), Vec::new(), Vec::new());
+            let mut bringing = Vec::new();
             for link in self.links.iter_mut().filter(|link| verdicts.contains(&link.worker())) {
                 if link.is_on_hold() {
                     held.push(link.worker());
@@ -139,6 +140,9 @@ impl Driver {
                 if link.has_moved() {
                     moved.push(link.worker());
                 }
+                if link.has_brought_much() {
+                    bringing.push(link.worker());
+                }
                 // And so may the warden.
                 if link.has_ended() {
                     ended.push(link.worker());
@@ -149,6 +153,7 @@ impl Driver {
                 ended.into_iter().for_each(|worker| sched.handle_ended(worker));
                 moved.into_iter().for_each(|worker| sched.handle_progress(now, worker));
                 held.into_iter().for_each(|worker| sched.handle_hold(now, worker));
+                bringing.into_iter().for_each(|worker| sched.handle_arrival(now, worker));
                 sched.handle_timeout(now, links);
             });
             return true;

@@ -19,7 +19,9 @@ use super::effects::Effects;
 use super::intake::Intake;
 use super::links::{End, LinkState};
 use super::output::Output;
-use crate::limits::{FRAME_OVERHEAD_BYTES, SPARE_WAIT, WAITING_FDS_WAIT, WRITE_AGAIN_WAIT};
+use crate::limits::{
+    ARRIVAL_BYTES_LEAST, FRAME_OVERHEAD_BYTES, SPARE_WAIT, WAITING_FDS_WAIT, WRITE_AGAIN_WAIT,
+};
 use crate::observe::{self, Echo, HeldSpan};
 use crate::proto::peer::Peer;
 use crate::sched::{self, WorkerKey};
@@ -264,6 +266,11 @@ impl Link {
     /// Whether the worker has made room for anything since this was last asked.
     pub(super) fn has_moved(&mut self) -> bool {
         self.intake().transport.has_written()
+    }
+
+    /// Whether much has come from the worker since this was last asked.
+    pub(super) fn has_brought_much(&mut self) -> bool {
+        self.intake().transport.arrived() >= ARRIVAL_BYTES_LEAST
     }
 
     /// Whether there is no process any more: the warden will say so.

@@ -43,6 +43,8 @@ pub(crate) struct Transport {
     outgoing: Outgoing,
     /// Whether some of it was since this was last asked.
     has_written: bool,
+    /// Position of the next byte from the socket when this was last asked for.
+    read_before: u64,
     /// Position of the next byte that `reader` wants.
     wanted: u64,
     /// Position of the next byte from the socket.
@@ -79,6 +81,7 @@ impl Transport {
             untaken: Untaken::new(waiting_fds_max()),
             outgoing: Outgoing::default(),
             has_written: false,
+            read_before: 0,
             wanted: 0,
             read: 0,
             was_empty: false,
@@ -100,6 +103,11 @@ impl Transport {
     /// Whether the socket has taken anything since this was last asked.
     pub(crate) fn has_written(&mut self) -> bool {
         std::mem::take(&mut self.has_written)
+    }
+
+    /// How many bytes the socket has brought since this was last asked.
+    pub(crate) fn arrived(&mut self) -> u64 {
+        self.read - std::mem::replace(&mut self.read_before, self.read)
     }
 
     /// Trades what has been written (nothing is left of it but its memory) for

@@ -145,6 +145,19 @@ fn an_answer_is_waited_for_while_its_worker_goes_on() {
 }
 
 #[test]
+fn an_answer_is_waited_for_while_much_of_it_comes() {
+    let mut pool = busy(1);
+    pool.scribble(0, 1, Phase::Done);
+    pool.cancel(0);
+    for _ in 0..100 {
+        pool.deeds();
+        pool.wait(REPLY_WAIT - Duration::from_nanos(1));
+        pool.arrival(0);
+    }
+    assert_eq!(pool.wait_for_deeds(), (REPLY_WAIT, vec![Stop(0, None)]));
+}
+
+#[test]
 fn an_answer_is_not_forgotten_when_the_next_task_is_asked_to_end() {
     let mut pool = busy(2);
     pool.watch(0);

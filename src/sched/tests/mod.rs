@@ -349,6 +349,12 @@ impl Pool {
         self.drain();
     }
 
+    /// Much comes of the worker's.
+    fn arrival(&mut self, seat: u32) {
+        self.sched.handle_arrival(self.now, self.key(seat));
+        self.drain();
+    }
+
     fn hang_up(&mut self, seat: u32) {
         self.sched.handle_eof(self.now, self.key(seat));
         self.drain();

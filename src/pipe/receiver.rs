@@ -354,9 +354,14 @@ impl<T: DeserializeOwned> Receiver<T> {
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        if self.is_half && self.socket.is_home() {
-            fd::end(self.socket.as_fd(), Direction::Read);
+        if !self.is_half || !self.socket.is_home() {
+            return;
         }
+        fd::end(self.socket.as_fd(), Direction::Read);
+        // Whoever waits for room is not told of the end of one direction, but of room. No
+        // more comes.
+        self.forget();
+        while read_once(&self.socket, &mut self.reader).is_ok_and(|read| read > 0) {}
     }
 }
 

@@ -196,3 +196,21 @@ fn a_receive_in_one_task_and_a_send_in_another() {
         assert_eq!(receiving.await.unwrap(), Some(1));
     });
 }
+
+/// The half that sends is still there, and so is the connection.
+#[test]
+fn whoever_waits_for_room_is_told_that_the_half_that_receives_is_gone() {
+    checked(async {
+        let (mut a, b) = pipe::<Vec<u8>>().unwrap();
+        let (mut speaks, hears) = b.into_split();
+        // In a task of its own, which nothing else wakes.
+        let sending = tokio::spawn(async move {
+            let (sent, ()) = tokio::join!(a.send(vec![0; 10 << 20]), async { drop(hears) });
+            assert!(sent.unwrap_err().is_closed());
+            a
+        });
+        let mut a = sending.await.unwrap();
+        speaks.send(vec![7]).await.unwrap();
+        assert_eq!(a.recv().await.unwrap(), Some(vec![7]));
+    });
+}

@@ -51,7 +51,8 @@ pub(super) struct Life {
 
 struct Child {
     pid: i32,
-    pidfd: OwnedFd,
+    /// The warden's, too.
+    pidfd: Arc<OwnedFd>,
 }
 
 struct State {
@@ -400,21 +401,10 @@ impl Owner for Life {
     fn handle_event(&self, event: Event) {
         let mut state = self.state();
         match event {
-            Event::Started { ends, .. } => {
-                // Not reaped, as that is for this thread to do: the number is its own.
-                let start = match wait::pidfd_open(ends.pid) {
-                    Ok(pidfd) => {
-                        let child = Child { pid: ends.pid, pidfd };
-                        assert!(self.process.set(child).is_ok(), "a process is started once");
-                        Start::There(Box::new(ends))
-                    }
-                    Err(error) => {
-                        self.warden.signal(self.id, WORKER, Stop::Kill);
-                        state.is_unserved = true;
-                        Start::Failed(error)
-                    }
-                };
-                state.start = start;
+            Event::Started { pidfd, ends, .. } => {
+                let child = Child { pid: ends.pid, pidfd };
+                assert!(self.process.set(child).is_ok(), "a process is started once");
+                state.start = Start::There(Box::new(ends));
                 drop(state);
                 self.changed.notify_all();
             }

@@ -36,7 +36,7 @@ pub(super) struct Child {
 /// Invariant: not reaped by us, so that `pid` names this process or nobody.
 pub(super) struct Process {
     pub(super) pid: i32,
-    pub(super) pidfd: OwnedFd,
+    pub(super) pidfd: Arc<OwnedFd>,
     /// Held, and let go of only when it is dead: that would kill it.
     pub(super) _leash: UnixStream,
 }

@@ -37,13 +37,13 @@ pub(super) fn fork(
     // Or both would write it.
     let _ = io::stdout().flush();
     exit::flush_c_streams();
-    let Some(pid) = copy_as_child()? else { go_on(making, enter) };
+    let Some((pid, pidfd)) = copy_as_child()? else { go_on(making, enter) };
     if spec.own_group {
         // It does that, too. Whoever is first, the group is there from now on. It may have
         // ended.
         let _ = setpgid(Pid::from_raw(pid), Pid::from_raw(pid));
     }
-    making.made(pid, |_| Ok(()))
+    making.made(pid, pidfd)
 }
 
 /// This is the copy.

@@ -233,7 +233,9 @@ pub(super) fn fork(
     };
     // The next order need not wait for what follows.
     drop(state);
-    making.made(pid?, watch)
+    let pid = pid?;
+    let pidfd = wait::pidfd_open(pid).and_then(|pidfd| watch(&pidfd).map(|()| pidfd));
+    making.made(pid, pidfd.inspect_err(|_| wait::kill_and_reap(pid))?)
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -316,26 +318,11 @@ impl Making {
         Ok((*fork, theirs))
     }
 
-    pub(super) fn made(
-        self,
-        pid: i32,
-        watch: impl FnOnce(&OwnedFd) -> io::Result<()>,
-    ) -> io::Result<Spawned> {
+    pub(super) fn made(self, pid: i32, pidfd: OwnedFd) -> io::Result<Spawned> {
         let Making { page, socket, leash, streams: [stdin, stdout, stderr], .. } = self;
-        let pidfd = socket
-            .set_nonblocking(true)
-            .and_then(|()| wait::pidfd_open(pid))
-            .and_then(|pidfd| watch(&pidfd).map(|()| pidfd));
-        match pidfd {
-            Ok(pidfd) => {
-                let ends = Ends { pid, socket, page, stdin, stdout, stderr };
-                Ok(Spawned { pidfd, leash, ends })
-            }
-            Err(error) => {
-                wait::kill_and_reap(pid);
-                Err(error)
-            }
-        }
+        socket.set_nonblocking(true).inspect_err(|_| wait::kill_and_reap(pid))?;
+        let ends = Ends { pid, socket, page, stdin, stdout, stderr };
+        Ok(Spawned { pidfd, leash, ends })
     }
 }
 

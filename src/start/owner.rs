@@ -3,6 +3,7 @@
 
 use std::io;
 use std::mem;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,27 +36,21 @@ pub(crate) fn new_pool_id() -> u64 {
 pub(crate) enum Event {
     Started {
         worker: WorkerId,
+        /// Ours as well. Its number may be another's by now: the program may collect what
+        /// it did not start.
+        pidfd: Arc<OwnedFd>,
         ends: Ends,
     },
     /// No process is left of it. The kind is `Interrupted` if it was killed
     /// before it was there.
-    StartFailed {
-        worker: WorkerId,
-        error: io::Error,
-    },
+    StartFailed { worker: WorkerId, error: io::Error },
     /// It has been reaped, and its group has been killed. `overdue`: that was
     /// said before.
-    Died {
-        worker: WorkerId,
-        exit: Exit,
-        overdue: bool,
-    },
+    Died { worker: WorkerId, exit: Exit, overdue: bool },
     /// It was killed a while ago and is not dead: it is somewhere in the kernel
     /// from where there is no way back yet, maybe on its way to its program. It
     /// will not run on. Its death is waited for, and told.
-    Overdue {
-        worker: WorkerId,
-    },
+    Overdue { worker: WorkerId },
 }
 
 /// An owner that panics, now or when it is dropped here, has had its message

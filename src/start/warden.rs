@@ -199,7 +199,7 @@ struct Watch {
     /// they have in `epoll`.
     children: HashMap<u64, Child>,
     /// Of whose death the owners have been told, and whom a tracer keeps.
-    kept: HashMap<u64, OwnedFd>,
+    kept: HashMap<u64, Arc<OwnedFd>>,
     last_token: u64,
 }
 
@@ -377,11 +377,13 @@ impl Watch {
         let Some(child) = self.children.get_mut(&token) else { return };
         match outcome {
             Ok(Spawned { pidfd, leash, ends }) => {
+                let pidfd = Arc::new(pidfd);
+                let theirs = Arc::clone(&pidfd);
                 child.process = Some(Process { pid: ends.pid, pidfd, _leash: leash });
                 roll::enter(ends.pid, mem::take(&mut child.name));
                 if matches!(child.stopping, Stopping::No) {
                     child.is_told = true;
-                    let event = Event::Started { worker: child.worker, ends };
+                    let event = Event::Started { worker: child.worker, pidfd: theirs, ends };
                     tell(Arc::clone(&child.owner), event);
                 } else {
                     drop(ends);
@@ -405,7 +407,7 @@ impl Watch {
         let token = self.last_token;
         let is_watched = self.epoll.add(&pidfd, death_of(token)).is_ok();
         let mut child = Child::new(worker, owner, String::new());
-        child.process = Some(Process { pid, pidfd, _leash: leash });
+        child.process = Some(Process { pid, pidfd: Arc::new(pidfd), _leash: leash });
         child.is_told = true;
         if !is_watched {
             // Its end would not be seen, but for the looks at one that was killed.

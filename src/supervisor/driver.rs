@@ -51,7 +51,7 @@ impl Driver {
 
     fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Started { worker, ends } => {
+            Event::Started { worker, ends, .. } => {
                 let pid = ends.pid;
                 let Some(key) = self.supervisor.core().sched.find(worker) else { return };
                 match Link::new(&self.supervisor, key, ends) {

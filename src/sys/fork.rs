@@ -5,6 +5,7 @@
 //! copy.
 
 use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{io, ptr};
@@ -17,6 +18,7 @@ use nix::unistd::{ForkResult, fork, gettid};
 
 use crate::limits::FORK_WAIT;
 use crate::sys::crew::Halt;
+use crate::sys::wait;
 
 /// A process, from its beginning or from the `fork` that made it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,20 +131,22 @@ pub(crate) fn copy_as_sibling() -> io::Result<Option<i32>> {
     }
 }
 
-/// Makes a copy of this process, as a child of it. Returns the copy's pid here, and
-/// `None` there, where all signals are blocked. The copy has the calling thread alone:
-/// it is made only if the program has no other, and while our own are at rest.
+/// Makes a copy of this process, as a child of it. Returns the copy's pid and its pidfd
+/// here, and `None` there, where all signals are blocked. The copy has the calling thread
+/// alone: it is made only if the program has no other, and while our own are at rest.
 ///
 /// # Errors
 ///
-/// If the program has other threads, which are named, or ours do not come to rest.
-pub(crate) fn copy_as_child() -> io::Result<Option<i32>> {
+/// If the program has other threads, which are named, or ours do not come to rest; or if
+/// there is no descriptor for it. Nothing is left of it.
+pub(crate) fn copy_as_child() -> io::Result<Option<(i32, OwnedFd)>> {
     if !cfg!(target_env = "gnu") {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "StartMethod::Fork needs glibc"));
     }
     let mut halt = Halt::new(FORK_WAIT)?;
     check(halt.strangers()?)?;
     // In the copy no handler of the program's is to run, which has been told nothing yet.
+    // Nor here: one that collects all children would have the copy's pid be another's.
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     // SAFETY: there is no other thread but those of the crew, and these hold nothing
     // that the copy will want.
@@ -151,12 +155,18 @@ pub(crate) fn copy_as_child() -> io::Result<Option<i32>> {
         halt.disband();
         return Ok(None);
     }
+    let watched = copied.map_err(io::Error::from).and_then(|copied| match copied {
+        ForkResult::Parent { child } => watch(child.as_raw()),
+        ForkResult::Child => unreachable!("it has returned"),
+    });
     drop(halt);
     before.thread_set_mask()?;
-    match copied? {
-        ForkResult::Parent { child } => Ok(Some(child.as_raw())),
-        ForkResult::Child => unreachable!("it has returned"),
-    }
+    watched.map(Some)
+}
+
+fn watch(pid: i32) -> io::Result<(i32, OwnedFd)> {
+    let pidfd = wait::pidfd_open(pid).inspect_err(|_| wait::kill_and_reap(pid))?;
+    Ok((pid, pidfd))
 }
 
 /// Fails if this process could not be copied now.

@@ -21,18 +21,19 @@ extern "C" fn count(_: libc::c_int) {
 }
 
 /// System calls that a signal interrupts fail.
-fn count_signals(signal: libc::c_int) {
-    // SAFETY: zeroes are a valid action; the handler does nothing but count.
+fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) {
+    // SAFETY: zeroes are a valid action; the handlers here count and wait for nothing.
     unsafe {
         let mut action: libc::sigaction = mem::zeroed();
-        action.sa_sigaction = count as *const () as usize;
+        action.sa_sigaction = handler as *const () as usize;
         assert_eq!(libc::sigaction(signal, &action, ptr::null_mut()), 0);
     }
 }
 
-fn alarm_every(micros: libc::suseconds_t) {
-    let every = libc::timeval { tv_sec: 0, tv_usec: micros };
-    let timer = libc::itimerval { it_interval: every, it_value: every };
+fn alarm(after_micros: libc::suseconds_t, every_micros: libc::suseconds_t) {
+    let micros = |tv_usec| libc::timeval { tv_sec: 0, tv_usec };
+    let (it_value, it_interval) = (micros(after_micros), micros(every_micros));
+    let timer = libc::itimerval { it_interval, it_value };
     // SAFETY: reads a variable of ours.
     assert_eq!(unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, ptr::null_mut()) }, 0);
 }
@@ -49,11 +50,11 @@ fn signals_at_a_high_rate_are_no_hindrance() {
     let handled = || SIGNALS.load(Ordering::Relaxed);
     checked(async {
         for signal in [libc::SIGALRM, libc::SIGCHLD, libc::SIGUSR1] {
-            count_signals(signal);
+            handle(signal, count);
         }
         let bomber = Process::builder().start_method(StartMethod::Spawn);
         let bomber = bomber.spawn(bombards, std::process::id() as i32).unwrap();
-        alarm_every(50);
+        alarm(50, 50);
         let pool = Pool::builder().workers(2).build().unwrap();
         for round in 0..40 {
             let before = handled();
@@ -69,10 +70,92 @@ fn signals_at_a_high_rate_are_no_hindrance() {
             }
             assert_eq!(pool.map(square, 0..4).await.unwrap(), [0, 1, 4, 9]);
         }
-        alarm_every(0);
+        alarm(0, 0);
         assert!(handled() > 100);
         bomber.kill();
         bomber.join().await;
+    });
+}
+
+extern "C" fn collect_all(_: libc::c_int) {
+    SIGNALS.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: waits for nothing, and writes nowhere.
+    while unsafe { libc::waitpid(-1, ptr::null_mut(), libc::WNOHANG) } > 0 {}
+}
+
+/// Kills and collects all children, without memory, locks, or anything else of Rust's.
+extern "C" fn end_all(_: libc::c_int) {
+    let mut list = [0_u8; 256];
+    // SAFETY: opens, reads into a buffer of ours, and closes what it has opened.
+    let len = unsafe {
+        let fd = libc::open(c"/proc/thread-self/children".as_ptr(), libc::O_RDONLY);
+        let len = libc::read(fd, list.as_mut_ptr().cast(), list.len());
+        libc::close(fd);
+        len
+    };
+    let mut pid = 0;
+    for byte in &list[..usize::try_from(len).unwrap_or(0)] {
+        match byte {
+            b'0'..=b'9' => pid = pid * 10 + i32::from(byte - b'0'),
+            _ => {
+                // SAFETY: takes integers, and writes nowhere.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+                // SAFETY: the same.
+                if unsafe { libc::waitpid(pid, ptr::null_mut(), 0) } == pid {
+                    SIGNALS.fetch_add(1, Ordering::Relaxed);
+                }
+                pid = 0;
+            }
+        }
+    }
+}
+
+/// As old servers do. How it ended is lost with that, and nothing else: what it has said,
+/// and that it has ended.
+#[test]
+fn a_program_that_collects_all_its_children_itself() {
+    checked(async {
+        handle(libc::SIGCHLD, collect_all);
+        for _ in 0..50 {
+            let process = copied().spawn(std::process::id, ()).unwrap();
+            let pid = process.pid();
+            assert_eq!(process.await.unwrap(), pid);
+            let process = copied().spawn(exit_with, 3).unwrap();
+            let pid = process.pid();
+            let error = process.await.unwrap_err();
+            assert!(matches!(error, TaskError::WorkerLost { pid: lost, .. } if lost == pid));
+            let exit = error.exit().unwrap();
+            assert!(exit.code().is_none_or(|code| code == 3), "{exit}");
+        }
+        assert!(SIGNALS.load(Ordering::Relaxed) > 0);
+    });
+}
+
+/// Before anybody has a pidfd of it, too. It was there all the same.
+#[test]
+fn a_copy_that_is_killed_and_collected_at_any_moment_of_its_start() {
+    checked(async {
+        handle(libc::SIGALRM, end_all);
+        let (mut killed, mut answered) = (0, 0);
+        for round in 0..200 {
+            alarm(1 + round * 10, 0);
+            let process = copied().spawn(std::process::id, ()).unwrap();
+            let pid = process.pid();
+            match process.await {
+                Ok(told) => {
+                    answered += 1;
+                    assert_eq!(told, pid);
+                }
+                Err(TaskError::WorkerLost { pid: lost, .. }) => {
+                    killed += 1;
+                    assert_eq!(lost, pid);
+                }
+                Err(error) => panic!("{round}: {error:?}"),
+            }
+            alarm(0, 0);
+        }
+        eprintln!("{killed} were killed, {answered} not");
+        assert!(killed > 0 && SIGNALS.load(Ordering::Relaxed) > 0);
     });
 }
 

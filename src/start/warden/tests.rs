@@ -148,7 +148,7 @@ impl Probe {
     fn start(&self, id: u64, spec: SpawnSpec) -> Ends {
         self.request(id, spec);
         match self.next() {
-            Event::Started { worker, ends } if worker == WorkerId(id) => {
+            Event::Started { worker, ends, .. } if worker == WorkerId(id) => {
                 ends.socket.set_nonblocking(false).unwrap();
                 ends.socket.set_read_timeout(Some(LONG)).unwrap();
                 ends

@@ -1,5 +1,5 @@
 //! A short message to another process and back: over a pipe, from plain code and from
-//! a runtime, beside a bare socket.
+//! runtimes, beside a bare socket.
 //!
 //! ```text
 //! $ cargo bench --bench pipe
@@ -37,18 +37,38 @@ fn each(mut ping: impl FnMut()) -> Duration {
     began.elapsed() / TIMES
 }
 
+async fn each_waited(mut end: Connection<u64>) -> (Duration, Connection<u64>) {
+    let began = Instant::now();
+    for _ in 0..TIMES {
+        end.send(7).await.expect("somebody reads");
+        assert_eq!(end.recv().await.expect("somebody answers"), Some(7));
+    }
+    (began.elapsed() / TIMES, end)
+}
+
+fn there(
+    end: &mut Option<Connection<u64>>,
+    ping: impl FnOnce(Connection<u64>) -> (Duration, Connection<u64>),
+) -> Duration {
+    let (took, back) = ping(end.take().expect("it comes back"));
+    *end = Some(back);
+    took
+}
+
 fn main() {
     procession::init();
     let runtime = Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let single = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let pool = runtime.block_on(async { Pool::builder().workers(3).build() }).expect("a pool");
     let (mut plain, theirs) = pipe::<u64>().expect("a pipe");
     let ponging = pool.apply_async(pong, theirs);
-    let (mut waited, theirs) = pipe::<u64>().expect("a pipe");
+    let (waited, theirs) = pipe::<u64>().expect("a pipe");
     let ponging_too = pool.apply_async(pong, theirs);
     let (mut raw, theirs) = UnixStream::pair().expect("a socket pair");
     let ponging_raw = pool.apply_async(pong_raw, Fd::new(theirs));
 
-    let mut rounds: Vec<[Duration; 3]> = Vec::new();
+    let mut waited = Some(waited);
+    let mut rounds: Vec<[Duration; 5]> = Vec::new();
     for _ in 0..ROUNDS {
         let mut buffer = [7; 24];
         rounds.push([
@@ -60,14 +80,12 @@ fn main() {
                 plain.blocking_send(7).expect("somebody reads");
                 assert_eq!(plain.blocking_recv().expect("somebody answers"), Some(7));
             }),
-            runtime.block_on(async {
-                let began = Instant::now();
-                for _ in 0..TIMES {
-                    waited.send(7).await.expect("somebody reads");
-                    assert_eq!(waited.recv().await.expect("somebody answers"), Some(7));
-                }
-                began.elapsed() / TIMES
+            there(&mut waited, |end| single.block_on(each_waited(end))),
+            there(&mut waited, |end| {
+                let task = runtime.spawn(each_waited(end));
+                runtime.block_on(task).expect("it does not panic")
             }),
+            there(&mut waited, |end| runtime.block_on(each_waited(end))),
         ]);
     }
     let median = |at: usize| {
@@ -75,10 +93,17 @@ fn main() {
         all.sort_unstable();
         all[ROUNDS / 2]
     };
-    let names = ["bare socket", "pipe, blocking", "pipe, in a runtime"];
+    let names = [
+        "bare socket",
+        "pipe, blocking",
+        "pipe, in a current-thread runtime",
+        "pipe, in a task of a runtime with many threads",
+        // Which is beside its threads: one of those wakes it.
+        "pipe, in `block_on` of the same",
+    ];
     for (at, name) in names.into_iter().enumerate() {
         let ratio = median(at).as_secs_f64() / median(0).as_secs_f64();
-        println!("{name:20} {:?} there and back, {ratio:.2} of a bare socket", median(at));
+        println!("{name:48} {:?} there and back, {ratio:.2} of a bare socket", median(at));
     }
     drop((plain, waited, raw));
     runtime.block_on(async {

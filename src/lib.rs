@@ -170,6 +170,7 @@ mod resource;
 )]
 mod sandbox;
 mod sched;
+mod seat;
 mod shared;
 mod slot_word;
 mod start;

@@ -21,7 +21,7 @@ const FLOORS: [&[&str]; 8] = [
         "slot_word",
         "time",
     ],
-    &["proto", "sys"],
+    &["proto", "seat", "sys"],
     &["error", "observe", "registry", "sched", "start", "transport"],
     &["channel", "fd", "shared", "supervisor", "worker"],
     &["init", "pipe"],

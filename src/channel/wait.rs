@@ -3,20 +3,18 @@
 
 use std::hint;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
-use tokio::net::UnixStream;
-use tokio::runtime::{self, Handle};
 
 use super::fault::QueueFault;
 use crate::limits::{
     QUEUE_FALSE_WAKES_MAX, QUEUE_LOCK_WAIT_LEAST, QUEUE_LOCK_WAIT_MOST, QUEUE_SPINS,
     QUEUE_TRY_WAIT, QUEUE_YIELDS,
 };
+use crate::seat::{Seat, Seats};
 use crate::sys::bell::Bell;
 
 /// What came of trying.
@@ -41,14 +39,12 @@ pub(super) struct Wait {
 #[derive(Debug)]
 pub(super) struct Ear {
     bell: Bell,
-    /// Where each runtime waits. One that has ended is forgotten when the next
-    /// one comes.
-    seats: Mutex<Vec<(runtime::Id, Arc<UnixStream>)>>,
+    seats: Seats,
 }
 
 impl Ear {
     pub(super) fn new(bell: Bell) -> Self {
-        Ear { bell, seats: Mutex::default() }
+        Ear { bell, seats: Seats::default() }
     }
 
     pub(super) fn bell(&self) -> &Bell {
@@ -56,24 +52,8 @@ impl Ear {
     }
 
     /// The place of this runtime, at which it waits.
-    fn seat(&self) -> io::Result<Arc<UnixStream>> {
-        let runtime = Handle::current().id();
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, seat)) = seats.iter().find(|(id, _)| *id == runtime) {
-            return Ok(Arc::clone(seat));
-        }
-        let mut nobody = Context::from_waker(Waker::noop());
-        // Of a runtime that has ended nothing more is to be had.
-        seats.retain(|(_, seat)| !matches!(seat.poll_read_ready(&mut nobody), Poll::Ready(Err(_))));
-        let seat = Arc::new(UnixStream::from_std(self.bell.to_stream()?)?);
-        seats.push((runtime, Arc::clone(&seat)));
-        Ok(seat)
-    }
-
-    /// Forgets a place whose runtime has ended.
-    fn leave(&self, gone: &Arc<UnixStream>) {
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        seats.retain(|(_, seat)| !Arc::ptr_eq(seat, gone));
+    fn seat(&self) -> io::Result<Arc<Seat>> {
+        self.seats.take(|| Ok(Arc::new(self.bell.to_fd()?)))
     }
 }
 
@@ -144,18 +124,18 @@ pub(super) async fn wait<R>(
             if let Some(pause) = nerves.calm(wait.sign) {
                 tokio::time::sleep(pause).await;
             }
-            let heard = match wait.again {
-                None => seat.readable().await,
-                Some(again) => tokio::time::timeout(again, seat.readable()).await.unwrap_or(Ok(())),
+            let waited = match wait.again {
+                None => heard(&seat).await,
+                Some(again) => tokio::time::timeout(again, heard(&seat)).await.unwrap_or(Ok(())),
             };
-            if heard.is_err() {
+            if waited.is_err() {
                 break;
             }
             // Within the runtime's own look at what was heard: that is forgotten if
             // it was of no use, and what comes meanwhile is not.
             let mut tried = None;
             let mut attempt = || {
-                let _ = seat.try_io(Interest::READABLE, || {
+                let _ = seat.try_io(Interest::READABLE, |_| {
                     let came = tried.insert(attempt());
                     let is_over = !matches!(came, Ok(Attempt::Wait(_)));
                     is_over.then_some(()).ok_or(io::ErrorKind::WouldBlock.into())
@@ -168,9 +148,14 @@ pub(super) async fn wait<R>(
                 Err(wait) => wait,
             };
         }
-        ear.leave(&seat);
+        ear.seats.leave(&seat);
     }
     Err(io::Error::other("the runtime has ended").into())
+}
+
+/// Waits until something was heard.
+async fn heard(seat: &Seat) -> io::Result<()> {
+    seat.readable().await.map(drop)
 }
 
 /// Tries until nobody else has the lock.

@@ -3,13 +3,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Handle};
 
 use super::timer::is_nobody;
+use crate::seat::{Seats, until_writable};
 use crate::sys::fd::{self, Direction};
 use crate::sys::fork::Incarnation;
 
@@ -20,11 +21,11 @@ pub(super) struct Socket {
     fd: Arc<OwnedFd>,
     /// Who has it. In a copy of this process, made by `fork`, it is the original's.
     home: Incarnation,
-    /// Where each runtime waits for it.
-    seats: Mutex<Vec<(runtime::Id, Arc<Seat>)>>,
+    /// Where each runtime waits until it can be read.
+    seats: Seats,
+    /// Where one waits until it can be written to: there is one sender.
+    writing: Mutex<Option<(runtime::Id, AsyncFd<OwnedFd>)>>,
 }
-
-type Seat = AsyncFd<Arc<OwnedFd>>;
 
 impl Socket {
     pub(super) fn new(fd: OwnedFd) -> io::Result<Arc<Self>> {
@@ -34,7 +35,7 @@ impl Socket {
     pub(super) fn shared(fd: Arc<OwnedFd>) -> io::Result<Arc<Self>> {
         fd::set_nonblocking(fd.as_fd())?;
         let home = Incarnation::current()?;
-        Ok(Arc::new(Socket { fd, home, seats: Mutex::default() }))
+        Ok(Arc::new(Socket { fd, home, seats: Seats::default(), writing: Mutex::default() }))
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -51,32 +52,54 @@ impl Socket {
         Arc::clone(&self.fd)
     }
 
-    /// The place of this runtime.
-    fn seat(&self) -> io::Result<Arc<Seat>> {
-        let runtime = Handle::current().id();
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, seat)) = seats.iter().find(|(id, _)| *id == runtime) {
-            return Ok(Arc::clone(seat));
-        }
-        // Of a runtime that has ended nothing more is to be had.
-        let mut nobody = Context::from_waker(Waker::noop());
-        seats.retain(|(_, seat)| !matches!(seat.poll_read_ready(&mut nobody), Poll::Ready(Err(_))));
-        #[allow(
-            deprecated,
-            reason = "what its successor asks of the type is so; older versions have none"
-        )]
-        let seat = Arc::new(AsyncFd::new(Arc::clone(&self.fd))?);
-        seats.push((runtime, Arc::clone(&seat)));
-        Ok(seat)
-    }
-
     /// Tries, and waits in the runtime as long as that would have to wait.
     pub(super) fn poll_io<R>(
         &self,
         cx: &mut Context<'_>,
         direction: Direction,
+        attempt: impl FnMut() -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        match direction {
+            Direction::Read => self.poll_read(cx, attempt),
+            Direction::Write => self.poll_write(cx, attempt),
+        }
+    }
+
+    fn poll_read<R>(
+        &self,
+        cx: &mut Context<'_>,
         mut attempt: impl FnMut() -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
+        let is_blocked = |done: &io::Result<R>| matches!(done, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        let mut seat = if is_nobody(cx) { None } else { self.seats.find() };
+        let mut is_tried = false;
+        loop {
+            let ready = seat.as_ref().map(|seat| seat.poll_read_ready(cx));
+            // Before that it may be that the runtime does not know of it yet.
+            if is_tried && matches!(ready, Some(Poll::Pending)) {
+                return Poll::Pending;
+            }
+            let done = attempt();
+            is_tried = true;
+            if !is_blocked(&done) {
+                return Poll::Ready(done);
+            }
+            match ready {
+                Some(Poll::Pending) => return Poll::Pending,
+                Some(Poll::Ready(ready)) => ready?.clear_ready(),
+                None if is_nobody(cx) => return Poll::Pending,
+                None => seat = Some(self.seats.take(|| Ok(Arc::clone(&self.fd)))?),
+            }
+        }
+    }
+
+    fn poll_write<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut attempt: impl FnMut() -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        // Whoever waited there before may have given up.
+        let waited = self.writing.lock().unwrap_or_else(PoisonError::into_inner).take();
         match attempt() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return Poll::Ready(done),
@@ -84,16 +107,18 @@ impl Socket {
         if is_nobody(cx) {
             return Poll::Pending;
         }
-        let seat = self.seat()?;
-        loop {
-            let mut ready = match direction {
-                Direction::Read => ready!(seat.poll_read_ready(cx))?,
-                Direction::Write => ready!(seat.poll_write_ready(cx))?,
-            };
-            if let Ok(done) = ready.try_io(|_| attempt()) {
+        let runtime = Handle::current().id();
+        let writing = match waited.filter(|(home, _)| *home == runtime) {
+            Some((_, writing)) => writing,
+            None => until_writable(self.fd.as_fd())?,
+        };
+        while let Poll::Ready(ready) = writing.poll_write_ready(cx) {
+            if let Ok(done) = ready?.try_io(|_| attempt()) {
                 return Poll::Ready(done);
             }
         }
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = Some((runtime, writing));
+        Poll::Pending
     }
 
     /// Tries, and blocks the thread as long as that would have to wait, but not

@@ -33,10 +33,8 @@ impl Bell {
     }
 
     /// The same end, for a runtime to wait at.
-    pub(crate) fn to_stream(&self) -> io::Result<UnixStream> {
-        let stream = self.0.try_clone()?;
-        stream.set_nonblocking(true)?;
-        Ok(stream)
+    pub(crate) fn to_fd(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
     }
 
     /// Everybody at the other end hears it.

@@ -9,12 +9,10 @@
 mod outgoing;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use nix::errno::Errno;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 pub(crate) use self::outgoing::Outgoing;
@@ -22,6 +20,7 @@ use crate::limits::{FRAME_ATTACHED_MAX, WAITING_FDS_LEAST, WAITING_FDS_MAX};
 use crate::proto::frame::FrameReader;
 use crate::proto::message::FromWorker;
 use crate::proto::peer::{ProtocolError, Violation};
+use crate::seat::{Seat, until_readable, until_writable};
 use crate::sys::descriptor::{self, Room, Untaken};
 use crate::sys::fd::{self, Received};
 use crate::sys::page::Page;
@@ -30,10 +29,8 @@ use crate::sys::page::Page;
 #[derive(Debug)]
 pub(crate) struct Transport {
     socket: Arc<OwnedFd>,
-    /// Where the runtime says that there is something to read. Nothing else: whenever
-    /// the worker reads there is more room to write, and it would tell of that, too.
-    reading: AsyncFd<Arc<OwnedFd>>,
-    /// Where it says that there is room, while there was none.
+    reading: Seat,
+    /// While there was no room.
     writing: Option<AsyncFd<OwnedFd>>,
     page: Arc<Page>,
     reader: FrameReader,
@@ -73,7 +70,7 @@ impl Transport {
     ) -> io::Result<Self> {
         let socket = Arc::new(OwnedFd::from(stream));
         Ok(Transport {
-            reading: register(Arc::clone(&socket), Interest::READABLE)?,
+            reading: until_readable(Arc::clone(&socket))?,
             writing: None,
             socket,
             page,
@@ -126,7 +123,7 @@ impl Transport {
                 None => {
                     let sent = self.outgoing.send_once(socket);
                     if is_full(&sent) {
-                        self.writing = Some(until_writable(&self.socket)?);
+                        self.writing = Some(until_writable(self.socket.as_fd())?);
                     }
                     sent
                 }
@@ -296,19 +293,6 @@ impl Transport {
             None => Err(ProtocolError(Violation::Page)),
         }
     }
-}
-
-/// Where the runtime says that this can be written to. By another descriptor: it waits
-/// for each only once, and for this one to be readable.
-fn until_writable(socket: &OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    let waiting = socket.try_clone().and_then(|socket| register(socket, Interest::WRITABLE));
-    // There may be one a moment later.
-    waiting.map_err(|_| Errno::ENOBUFS.into())
-}
-
-#[allow(deprecated, reason = "what its successor asks of the type is so; older versions have none")]
-fn register<F: AsRawFd>(fd: F, interest: Interest) -> io::Result<AsyncFd<F>> {
-    AsyncFd::with_interest(fd, interest)
 }
 
 /// How many descriptors of one worker may wait to be taken in this process.

@@ -2,11 +2,13 @@
 //! or its answer is there; what it had not begun is done by another, once.
 
 use std::collections::BTreeSet;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 
 use futures::StreamExt;
 use futures::future::join_all;
 use nix::sys::signal::Signal;
-use procession::{Pool, TaskError, worker};
+use procession::{Fd, Pool, TaskError, worker};
 
 use crate::blow::{ALL, Blow, DEADLY, Steps, Strike, sweep};
 use crate::judge::{Fate, judge};
@@ -270,6 +272,39 @@ fn a_long_answer_is_whole_or_lost() {
                 let struck = strike.finish().await;
                 assert!(result.as_ref().is_err() || result.as_ref().unwrap().len() == 1 << 20);
                 seen.insert(judge(&[result], &journal, blow, struck)[0]);
+                works_on(&pool, victim, struck && blow.is_deadly()).await;
+                struck
+            })
+            .await;
+            assert_eq!(seen.len(), if blow.is_deadly() { 3 } else { 1 }, "{seen:?}");
+        }
+    });
+}
+
+/// They come with three messages, between which it can be struck.
+#[test]
+fn an_answer_with_hundreds_of_descriptors_is_whole_or_lost_and_none_stays() {
+    fn many(journal: String, stream: Fd<UnixStream>) -> Vec<Fd<UnixStream>> {
+        note(journal, "0");
+        vec![stream; 300]
+    }
+    checked(async {
+        for blow in ALL {
+            let pool = pool();
+            let mut seen = BTreeSet::new();
+            sweep(async |step| {
+                let scratch = Scratch::new();
+                let journal = scratch.path("journal");
+                let (ours, theirs) = UnixStream::pair().unwrap();
+                ours.set_nonblocking(true).unwrap();
+                let victim = pool.apply(pid, ()).await.unwrap() as i32;
+                let strike = Strike::prepare(victim, step, blow, Steps::All).await;
+                let result = pool.apply(many, (journal.clone(), Fd::new(theirs))).await;
+                let struck = strike.finish().await;
+                assert!(result.as_ref().is_err() || result.as_ref().unwrap().len() == 300);
+                seen.insert(judge(&[result], &journal, blow, struck)[0]);
+                let has_ended = || (&ours).read(&mut [0]).is_ok_and(|read| read == 0);
+                until("nobody has any of them", has_ended).await;
                 works_on(&pool, victim, struck && blow.is_deadly()).await;
                 struck
             })

@@ -1,5 +1,6 @@
-//! Sleeping until a shared word changes. Called by `sys::layout` only. The words
-//! lie in memory that two processes map, so `FUTEX_PRIVATE_FLAG` is never set.
+//! Sleeping until a shared word changes. Called by `sys::layout`, whose words lie in
+//! memory that two processes map, so that `FUTEX_PRIVATE_FLAG` is never set, and by
+//! `sentry`.
 
 use std::ptr;
 

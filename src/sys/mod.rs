@@ -15,13 +15,14 @@
 //! - `bell`: who is to be woken
 //! - `memfd`: memory in files that can be sealed and sent
 //! - `descriptor`: what is open, sent to another process, and what came from one
-//! - `futex`: sleeping on a word of that page, across processes
+//! - `futex`: sleeping on a word, across processes
 //! - `clock`: the clock that both sides read
 //! - `fd`: descriptors in messages, and the standard ones
 //! - `environment`: exchanged in a process that has one thread
 //! - `exit`: what is called when the program ends
 //! - `fork`: copies of this process, and whether it is one
 //! - `crew`: our own threads, kept at rest meanwhile
+//! - `sentry`: a thread that only ever waits
 //! - `latest`: what is set once in each process
 //! - `signal`: groups, dispositions, the parent's death
 //! - `wait`: pidfds and how a process ended
@@ -54,6 +55,7 @@ pub(crate) mod memory;
 pub(crate) mod page;
 #[cfg(feature = "sandbox")]
 pub(crate) mod sandbox;
+pub(crate) mod sentry;
 pub(crate) mod signal;
 #[cfg(feature = "sandbox")]
 mod syscalls;

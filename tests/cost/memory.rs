@@ -1,7 +1,9 @@
 //! What a call that waits holds in the parent.
 
+use std::ffi::CStr;
 use std::time::Duration;
 
+use nix::libc;
 use procession::Pool;
 
 use crate::counting::{descriptors, heap_bytes};
@@ -10,6 +12,30 @@ use crate::support::checked_current_thread;
 /// Bytes on the heap for each, its handle and what the table of tasks has in
 /// reserve included.
 const QUEUED_BYTES_MAX: i64 = 240;
+
+/// glibc maps another for each thread that allocates, of 64 MiB of addresses.
+#[test]
+fn a_worker_has_no_heap_but_that_of_its_tasks() {
+    fn heaps() -> usize {
+        let (mut text, mut len) = (std::ptr::null_mut(), 0);
+        // SAFETY: the stream writes to a buffer of its own, which is read once it is closed,
+        // and freed.
+        unsafe {
+            let stream = libc::open_memstream(&mut text, &mut len);
+            assert!(!stream.is_null() && libc::malloc_info(0, stream) == 0);
+            libc::fclose(stream);
+            let count = CStr::from_ptr(text).to_str().unwrap().matches("<heap nr=").count();
+            libc::free(text.cast());
+            count
+        }
+    }
+    checked_current_thread(async {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        // In a test binary: that of its main thread, and that of the test.
+        assert_eq!(pool.apply(heaps, ()).await.unwrap(), 2);
+        pool.terminate().await;
+    });
+}
 
 #[test]
 fn a_queued_call() {

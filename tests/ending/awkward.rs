@@ -26,7 +26,7 @@ fn pid() -> u32 {
 #[test]
 fn arguments_that_kill_every_worker_that_receives_them_end() {
     checked(async {
-        let limits = [(Resource::AddressSpace, 300 << 20), (Resource::CoreFile, 0)];
+        let limits = [(Resource::AddressSpace, 250 << 20), (Resource::CoreFile, 0)];
         let pool =
             Pool::builder().workers(1).stderr(Stdio::null()).rlimits(limits).build().unwrap();
         let large = bytes::Bytes::from(vec![0; 200 << 20]);

@@ -15,19 +15,17 @@ use nix::sys::socket::{
 };
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-/// Gives the calling thread a table of descriptors for itself, with none but
-/// `kept` in it: whatever other threads do to theirs, these stay. Returns the
-/// same descriptors in the table that it leaves to the other threads, one of
-/// which is to drop them.
+/// Gives the calling thread a table of descriptors for itself, with none but `kept` in it:
+/// whatever other threads do to theirs, these stay. Each is there twice then, and those of
+/// the other table are the other threads'. Allocates nothing.
 ///
 /// # Errors
 ///
 /// Fails before Linux 5.9. The table is shared as before then.
-pub(crate) fn keep_for_this_thread(kept: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
-    let mut numbers: Vec<_> = kept.iter().map(|fd| fd.as_raw_fd() as libc::c_uint).collect();
-    numbers.sort_unstable();
+pub(crate) fn keep_for_this_thread(kept: &mut [RawFd]) -> io::Result<()> {
+    kept.sort_unstable();
     let mut next = 0;
-    for end in numbers.into_iter().chain([libc::c_uint::MAX]) {
+    for end in kept.iter().map(|kept| *kept as libc::c_uint).chain([libc::c_uint::MAX]) {
         if next < end {
             let (first, last) = (next, end - 1);
             // SAFETY: the first call makes the table this thread's own, so that
@@ -38,9 +36,7 @@ pub(crate) fn keep_for_this_thread(kept: &[OwnedFd]) -> io::Result<Vec<OwnedFd>>
         }
         next = end.saturating_add(1);
     }
-    // SAFETY: each number stands for two descriptors now, one in each table;
-    // these are the others.
-    Ok(kept.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) }).collect())
+    Ok(())
 }
 
 /// Closes what this process has inherited from `parent`, which has it open, beside
@@ -250,13 +246,14 @@ mod tests {
         let (closed, is_closed) = std::sync::mpsc::channel::<()>();
         let number = theirs.as_raw_fd();
         let thread = std::thread::spawn(move || {
-            let kept = [OwnedFd::from(theirs)];
-            let left = keep_for_this_thread(&kept).unwrap();
+            let kept = OwnedFd::from(theirs);
+            keep_for_this_thread(&mut [number]).unwrap();
+            // SAFETY: the same number in the table that is left.
+            let left = unsafe { OwnedFd::from_raw_fd(number) };
             // SAFETY: reads a flag.
             let is_open = |fd: &RawFd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1;
             ready.send((left, (0..1000).filter(is_open).collect::<Vec<_>>())).unwrap();
             is_closed.recv().unwrap_err();
-            let [kept] = kept;
             UnixStream::from(kept).write_all(b"here").unwrap();
         });
         let (left, open) = is_ready.recv().unwrap();

@@ -44,7 +44,7 @@ pub fn init() {
         // Before this process may become a worker: tasks can have pools too.
         INITIALISED.store(true, Ordering::Release);
     }
-    enter(boot(Hooks { preload: worker::preload, waiting_threads: 0 }));
+    enter(boot(hooks(0)));
 }
 
 /// Lets the tests of a test binary start workers: write it once, anywhere at
@@ -80,7 +80,7 @@ macro_rules! test_worker {
 pub fn enter_test_worker<T: TestMain>() {
     test_main::<T>();
     // The harness waits for this test on another thread.
-    enter(boot(Hooks { preload: worker::preload, waiting_threads: 1 }));
+    enter(boot(hooks(1)));
 }
 
 /// How workers of this process are to be started, if they can be.
@@ -105,6 +105,14 @@ pub(crate) fn entry() -> Option<Entry> {
         return Some(Entry::Test(path.split_once("::").map_or(path, |(_, within)| within)));
     }
     INITIALISED.load(Ordering::Acquire).then_some(Entry::Main)
+}
+
+fn hooks(waiting_threads: usize) -> Hooks {
+    let warm_up = || {
+        worker::warm_up();
+        let _ = tokio::runtime::Handle::try_current();
+    };
+    Hooks { preload: worker::preload, warm_up, waiting_threads }
 }
 
 fn enter(boot: std::io::Result<Option<Boot>>) {

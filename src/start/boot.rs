@@ -75,6 +75,7 @@ pub(crate) fn boot(hooks: Hooks) -> io::Result<Option<Boot>> {
     if flags.fork_server {
         drop(page);
         prepare(&ties, birth, stdin, stdout)?;
+        signal::unblock_all()?;
         return fork_host::serve(socket, ties, hooks).map(Some);
     }
     let ties = if flags.independent { None } else { Some(ties) };
@@ -97,7 +98,12 @@ pub(super) struct Settled {
 
 pub(super) fn settle(settled: Settled) -> io::Result<Boot> {
     let Settled { socket, page, ties, birth, once, method, stdin, stdout } = settled;
+    // A server has done that for its copies.
+    if method != StartMethod::ForkServer {
+        signal::reset_dispositions();
+    }
     prepare(ties.as_ref(), birth, stdin, stdout)?;
+    signal::unblock_all()?;
     method::note_own(method);
     Ok(Boot { socket, page: Page::open(page)?, ties, once, method })
 }
@@ -117,7 +123,6 @@ fn prepare<'a>(
     if let Some(stdout) = stdout {
         fd::replace_stdout(stdout)?;
     }
-    signal::reset_signals()?;
     identity::set_birth(birth);
     Ok(())
 }
@@ -146,8 +151,7 @@ fn receive_message(socket: &mut UnixStream) -> io::Result<Message> {
     let (len, fds) = fd::recv_with_fds(socket.as_fd(), &mut header, message::FDS_MAX)?;
     socket.read_exact(&mut header[len..])?;
     let (flags, len) = message::decode_header(&header).ok_or_else(invalid)?;
-    let mut body = Vec::new();
-    socket.by_ref().take(len as u64).read_to_end(&mut body)?;
+    let body = fd::read_announced(socket, len)?;
     let birth = message::decode_birth(&body).ok_or_else(invalid)?;
     let mut fds = fds.into_iter();
     let mut next =

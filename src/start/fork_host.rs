@@ -33,6 +33,8 @@ use crate::sys::{apart, crew, environment, fd};
 pub(crate) struct Hooks {
     /// Calls the function of this id with these arguments.
     pub(crate) preload: fn(u64, Vec<u8>) -> Result<(), String>,
+    /// Does what each worker does first, and needs to have done once.
+    pub(crate) warm_up: fn(),
     /// How many threads there are that wait for this one, and so hold no lock.
     pub(crate) waiting_threads: usize,
 }
@@ -42,6 +44,11 @@ pub(super) fn serve(socket: UnixStream, ties: Ties, hooks: Hooks) -> io::Result<
     // It is in its parent's group: with one of its own, what it has just made would be
     // in there, and go with it.
     signal::block_terminal()?;
+    // What is the same in all copies is done once, and they have it: what is kept in
+    // memory, the C library's own places for what it calls first included.
+    signal::reset_dispositions();
+    environment::start_of_arguments();
+    (hooks.warm_up)();
     loop {
         await_order(&socket, &ties);
         let (order, fds) = match receive::<Order>(&socket) {
@@ -52,6 +59,7 @@ pub(super) fn serve(socket: UnixStream, ties: Ties, hooks: Hooks) -> io::Result<
         let answer: Answer = match order {
             Order::Preload { function, args } => {
                 let preloaded = (hooks.preload)(function, args);
+                signal::reset_dispositions();
                 // Or each worker would print it again.
                 let _ = io::stdout().flush();
                 preloaded.map(|()| 0)

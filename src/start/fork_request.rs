@@ -55,11 +55,7 @@ pub(super) fn receive<T: DeserializeOwned>(
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     socket.read_exact(&mut length[read..])?;
-    let mut bytes = Vec::new();
-    let len = u32::from_le_bytes(length);
-    if socket.take(len.into()).read_to_end(&mut bytes)? < len as usize {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
+    let bytes = fd::read_announced(socket, u32::from_le_bytes(length) as usize)?;
     match order::decode(&bytes) {
         Ok(message) => Ok((message, fds)),
         Err(failure) => Err(io::Error::new(io::ErrorKind::InvalidData, failure.to_string())),

@@ -8,6 +8,7 @@
 //! nobody works, and keeps them from beginning again: see [`Halt`].
 
 use std::cell::Cell;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
@@ -189,11 +190,12 @@ impl Halt {
     }
 }
 
-/// How many threads this process has. Not by the kernel's list, which may end early.
+/// How many threads this process has. Not by the kernel's list, which may end early: each
+/// is a folder there, and so a link to the one above, of which the kernel keeps count.
 pub(crate) fn count() -> io::Result<usize> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    let count = number(&stat, 20).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(count as usize)
+    let links = fs::metadata("/proc/self/task")?.nlink();
+    // From itself, from above, and from each thread.
+    Ok(links.checked_sub(2).filter(|count| *count > 0).ok_or(io::ErrorKind::InvalidData)? as usize)
 }
 
 /// A field of proc_pid_stat(5) behind the second, which is a name, in parentheses, and may

@@ -75,7 +75,7 @@ fn gone_is_fine(sent: libc::c_long) -> io::Result<()> {
     }
 }
 
-/// Gives a worker the signals of a fresh process: nothing blocked, nothing
+/// Gives a worker the signals of a fresh process, but for what is blocked: nothing
 /// ignored, SIGTERM deadly.
 ///
 /// Exec resets handlers but keeps what was ignored, so a parent started by
@@ -83,7 +83,7 @@ fn gone_is_fine(sent: libc::c_long) -> io::Result<()> {
 /// there now was installed in this process by something that came before us
 /// (std's report of a stack overflow, a preloaded profiler) and stays, except
 /// on SIGTERM, which is ours. SIGPIPE stays ignored, as std has it.
-pub(crate) fn reset_signals() -> io::Result<()> {
+pub(crate) fn reset_dispositions() {
     for signal in 1..=libc::SIGRTMAX() {
         if signal == libc::SIGPIPE {
             continue;
@@ -100,6 +100,10 @@ pub(crate) fn reset_signals() -> io::Result<()> {
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
     }
+}
+
+/// What was put off comes now.
+pub(crate) fn unblock_all() -> io::Result<()> {
     SigSet::empty().thread_set_mask()?;
     Ok(())
 }
@@ -222,7 +226,8 @@ mod tests {
             }
             let overflow_report = disposition(libc::SIGSEGV);
             SigSet::all().thread_block().unwrap();
-            reset_signals().unwrap();
+            reset_dispositions();
+            unblock_all().unwrap();
             for signal in [libc::SIGUSR2, realtime, libc::SIGTERM] {
                 assert_eq!(disposition(signal), libc::SIG_DFL);
             }

@@ -54,7 +54,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 pub use self::forward::{ForwardError, forward_tracing};
-pub(crate) use self::run::{preload, run};
+pub(crate) use self::run::{preload, run, warm_up};
 
 use crate::slot_word::Phase;
 use crate::sys::crew;

@@ -79,6 +79,14 @@ pub(crate) fn run(boot: Boot) -> ! {
     }
 }
 
+/// In a fork server: what its copies need not do then.
+pub(crate) fn warm_up() {
+    guard::install_hook();
+    Table::global();
+    // Each copy has its own number, in the place that is made here.
+    let _ = Incarnation::current();
+}
+
 /// Calls a function in a fork server, before there are workers.
 pub(crate) fn preload(function: u64, args: Vec<u8>) -> Result<(), String> {
     guard::install_hook();

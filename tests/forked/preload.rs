@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use procession::process::{current, fork_server};
 use procession::{Pool, Process, StartMethod};
 
@@ -77,6 +78,30 @@ fn each_process_has_its_own_copy() {
         fork_server().preload(count, ()).unwrap();
         for _ in 0..3 {
             assert_eq!(forked().spawn(count, ()).unwrap().await.unwrap(), 2);
+        }
+    }
+    checked(apart(test, ()));
+}
+
+/// As those that are spawned have not what their parent does.
+#[test]
+fn what_it_does_to_signals_is_not_its_processes() {
+    fn ignore_and_handle() {
+        extern "C" fn nothing(_: i32) {}
+        // SAFETY: neither runs anything that could do harm.
+        unsafe {
+            signal(Signal::SIGUSR1, SigHandler::SigIgn).unwrap();
+            signal(Signal::SIGTERM, SigHandler::Handler(nothing)).unwrap();
+        }
+    }
+    async fn test() {
+        fork_server().preload(ignore_and_handle, ()).unwrap();
+        for signal in [Signal::SIGUSR1, Signal::SIGTERM] {
+            let raise = |number: i32| {
+                nix::sys::signal::raise(Signal::try_from(number).unwrap()).unwrap();
+            };
+            let process = forked().spawn(raise, signal as i32).unwrap();
+            assert_eq!(process.join().await.signal(), Some(signal as i32));
         }
     }
     checked(apart(test, ()));

@@ -25,7 +25,7 @@ const LONG: Duration = Duration::from_secs(30);
 
 #[test]
 fn worker_main() {
-    let hooks = Hooks { preload: |_, _| Ok(()), waiting_threads: 1 };
+    let hooks = Hooks { preload: |_, _| Ok(()), warm_up: || (), waiting_threads: 1 };
     let Some(boot) = boot(hooks).unwrap() else { return };
     let mut socket = boot.socket;
     let mut order = [0];

@@ -9,6 +9,7 @@ mod table;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use bytes::BytesMut;
 use nix::errno::Errno;
@@ -57,6 +58,21 @@ pub(crate) fn peek_pipe(pipe: BorrowedFd<'_>) -> Vec<u8> {
 
 /// Looked at in one go; a new pipe holds 64 KiB.
 const PIPE_BYTES_MAX: usize = 1 << 20;
+
+/// As many bytes as were announced. There is room at once for as many as usual, and for
+/// more as they come.
+///
+/// # Errors
+///
+/// `UnexpectedEof` if there are fewer.
+pub(crate) fn read_announced(socket: &UnixStream, len: usize) -> io::Result<Vec<u8>> {
+    const USUAL_BYTES: usize = 16 << 10;
+    let mut bytes = Vec::with_capacity(len.min(USUAL_BYTES));
+    if socket.take(len as u64).read_to_end(&mut bytes)? < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes)
+}
 
 /// Reads once into the spare room of `buffer`, `most` bytes of it, without
 /// clearing that first. Returns 0 at the end of the stream, or if there is no

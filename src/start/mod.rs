@@ -7,8 +7,8 @@
 //!
 //! ```text
 //!  pool              warden           starter                     worker
-//!   │ start            │                 │                           ·
-//!   ├─────────────────▶├────────────────▶│ page, socket pair, leash  ·
+//!   │ start            ·                 │                           ·
+//!   ├──────────────────·────────────────▶│ page, socket pair, leash  ·
 //!   │                  │                 │ boot message into socket  ·
 //!   │                  │                 ├── /proc/self/exe ────────▶│ main → boot
 //!   │ Started:         │◀── outcome ─────┤ pidfd                     │ takes fd 0 away
@@ -21,6 +21,9 @@
 //!   │                  │ SIGKILL the group, reap
 //!   │◀── Died: exit ───┤
 //! ```
+//!
+//! The warden reads of the start when it is next woken: at the latest by the outcome. Where
+//! the starter is at another start, the warden hands this one on.
 //!
 //! With a fork server (`fork_server` in the parent, `fork_host` in the server, what they
 //! say to each other in `order`, over a socket in `fork_request`), the starter asks that

@@ -8,8 +8,9 @@
 //! them for the end of their parent. With nothing to do it sleeps.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 
 use nix::sys::epoll::Epoll;
@@ -30,11 +31,43 @@ pub(super) struct Order {
 
 /// The way to reach one such thread.
 pub(super) struct Starter {
+    pub(super) door: Door,
+    /// Of the start that is under way.
+    pub(super) token: Option<u64>,
+}
+
+/// Where orders for one such thread are handed in.
+#[derive(Clone, Debug)]
+pub(super) struct Door {
     /// Holds at most one, see `token`.
     pub(super) orders: mpsc::Sender<Order>,
     thread: Thread,
-    /// Of the start that is under way.
-    pub(super) token: Option<u64>,
+}
+
+/// From whoever wants something started to the first starter, past the warden: to wake
+/// that one takes as long as to wake a starter.
+#[derive(Debug, Default)]
+pub(super) struct ShortWay {
+    /// There while that starter has nothing to do, and nobody waits for it. Whoever takes
+    /// it tells the warden, and then hands in an order.
+    door: Mutex<Option<Door>>,
+    last_token: AtomicU64,
+}
+
+impl ShortWay {
+    /// Whoever gets it has the starter for one order.
+    pub(super) fn take(&self) -> Option<Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) fn open(&self, door: Door) {
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = Some(door);
+    }
+
+    /// One that no other child of this warden has had.
+    pub(super) fn new_token(&self) -> u64 {
+        self.last_token.fetch_add(1, Ordering::Relaxed) + 1
+    }
 }
 
 impl Starter {
@@ -68,11 +101,12 @@ impl Starter {
             }
         })?;
         let thread = thread.recv().map_err(io::Error::other)?;
-        Ok(Starter { orders, thread, token: None })
+        Ok(Starter { door: Door { orders, thread }, token: None })
     }
+}
 
-    pub(super) fn start(&mut self, order: Order) {
-        self.token = Some(order.token);
+impl Door {
+    pub(super) fn hand_in(&self, order: Order) {
         // The thread is there as long as we are.
         let _ = self.orders.send(order);
         self.thread.unpark();
@@ -83,7 +117,7 @@ impl Drop for Starter {
     fn drop(&mut self) {
         // It is to see that nobody has orders for it.
         let (nobody, _) = mpsc::channel();
-        self.orders = nobody;
-        self.thread.unpark();
+        self.door.orders = nobody;
+        self.door.thread.unpark();
     }
 }

@@ -30,7 +30,7 @@ use crate::start::identity::Birth;
 use crate::start::owner::{Event, Owner, tell};
 use crate::start::roll;
 use crate::start::spawn::{SpawnSpec, Spawned, Way};
-use crate::start::starter::{Order, Starter};
+use crate::start::starter::{Order, ShortWay, Starter};
 use crate::sys::latest::Latest;
 use crate::sys::{crew, signal, wait};
 
@@ -57,10 +57,19 @@ pub(crate) struct Warden {
     /// to, and pools bound those.
     commands: mpsc::Sender<Command>,
     wake: Arc<EventFd>,
+    short_way: Arc<ShortWay>,
 }
 
 enum Command {
     Start(Start),
+    /// A starter is at it already, by the short way.
+    Begun {
+        token: u64,
+        worker: WorkerId,
+        owner: Arc<dyn Owner>,
+        name: String,
+        at: Instant,
+    },
     /// From whoever has made it.
     Forked {
         start: Start,
@@ -122,10 +131,13 @@ impl Warden {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (commands, received) = mpsc::channel();
         let (ready, is_ready) = mpsc::sync_channel(1);
+        let short_way = Arc::<ShortWay>::default();
         let on_thread = {
             let (commands, wake) = (commands.clone(), Arc::clone(&wake));
-            move || match Watch::new(received, commands, wake) {
-                Ok(watch) => {
+            let short_way = Arc::clone(&short_way);
+            move || match Watch::new(received, commands, wake, short_way) {
+                Ok(mut watch) => {
+                    watch.hand_out(Instant::now());
                     // Somebody waits for this.
                     let _ = ready.send(Ok(gettid().as_raw()));
                     watch.run()
@@ -136,7 +148,7 @@ impl Warden {
         // Workers start with this mask too, and empty it when they boot.
         signal::with_signals_blocked(|| crew::spawn("procession-warden", on_thread))??;
         let thread = is_ready.recv().map_err(io::Error::other)??;
-        Ok(Warden { process: process::id(), thread, commands, wake })
+        Ok(Warden { process: process::id(), thread, commands, wake, short_way })
     }
 
     /// Starts a worker. The outcome is an [`Event`]. If it is to be a fork, the calling
@@ -150,7 +162,18 @@ impl Warden {
     ) {
         let start = Start { worker, owner, spec, birth };
         self.send(match start.spec.way {
-            Way::Spawn | Way::ForkServer => Command::Start(start),
+            Way::Spawn | Way::ForkServer => match self.short_way.take() {
+                Some(door) => {
+                    let token = self.short_way.new_token();
+                    let (name, at) = (start.birth.name.clone(), Instant::now());
+                    let Start { worker, owner, spec, birth } = start;
+                    // Not woken for that: it is so when the outcome comes, or whatever
+                    // else concerns this start.
+                    let _ = self.commands.send(Command::Begun { token, worker, owner, name, at });
+                    return door.hand_in(Order { token, spec, birth });
+                }
+                None => Command::Start(start),
+            },
             Way::Fork(enter) => {
                 let outcome = wait::pidfd_of_thread(self.thread)
                     .and_then(|thread| fork(&start.spec, &start.birth, thread, enter));
@@ -188,6 +211,7 @@ struct Watch {
     /// For starters.
     to_us: mpsc::Sender<Command>,
     wake: Arc<EventFd>,
+    short_way: Arc<ShortWay>,
     epoll: Arc<Epoll>,
     /// Starts whose turn has not come.
     waiting: VecDeque<Start>,
@@ -200,7 +224,6 @@ struct Watch {
     children: HashMap<u64, Child>,
     /// Of whose death the owners have been told, and whom a tracer keeps.
     kept: HashMap<u64, Arc<OwnedFd>>,
-    last_token: u64,
 }
 
 /// How long a tracer may keep a dead worker before that is reported without its
@@ -209,6 +232,9 @@ const TRACER_WAIT: Duration = Duration::from_secs(1);
 
 /// The token of the eventfd; children count up from one.
 const WAKE: u64 = 0;
+
+/// In place of a start's, with a starter to which the short way is open.
+const LENT: u64 = u64::MAX;
 
 /// Between two looks while there is no way to be told.
 const BLIND_LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -219,6 +245,7 @@ impl Watch {
         commands: mpsc::Receiver<Command>,
         to_us: mpsc::Sender<Command>,
         wake: Arc<EventFd>,
+        short_way: Arc<ShortWay>,
     ) -> io::Result<Watch> {
         let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
         epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
@@ -226,13 +253,13 @@ impl Watch {
             commands,
             to_us,
             wake,
+            short_way,
             epoll,
             waiting: VecDeque::new(),
             starters: Vec::new(),
             next_starter_at: Instant::now(),
             children: HashMap::new(),
             kept: HashMap::new(),
-            last_token: WAKE,
         };
         watch.add_starter()?;
         Ok(watch)
@@ -253,18 +280,18 @@ impl Watch {
                     0
                 }
             };
-            for event in &events[..ready] {
-                match event.data() {
-                    // Before the commands are taken: one that comes later
-                    // wakes us again. An empty counter is no news.
-                    WAKE => drop(self.wake.read()),
-                    token => self.handle_death(token),
-                }
+            let tokens = events[..ready].iter().map(EpollEvent::data);
+            if tokens.clone().any(|token| token == WAKE) {
+                // Before the commands are taken: one that comes later wakes us
+                // again. An empty counter is no news.
+                let _ = self.wake.read();
             }
-            // Before the next start, which they may take back, or make room for.
+            // Before the deaths, which may be of children that they are about. And before
+            // the next start, which they may take back, or make room for.
             while let Ok(command) = self.commands.try_recv() {
                 self.handle_command(command);
             }
+            tokens.filter(|token| *token != WAKE).for_each(|token| self.handle_death(token));
             let now = Instant::now();
             self.check_times(now);
             self.report_kept(now);
@@ -284,6 +311,11 @@ impl Watch {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::Start(start) => self.waiting.push_back(start),
+            Command::Begun { token, worker, owner, name, at } => {
+                self.starters[0].token = Some(token);
+                self.children.insert(token, Child::new(worker, owner, name));
+                self.next_starter_at = at + STARTER_WAIT;
+            }
             Command::Forked { start, outcome } => self.handle_forked(start, outcome),
             Command::Signal { pool, worker, how } => {
                 self.take_back(|start| start.owner.pool_id() == pool && start.worker == worker);
@@ -323,8 +355,23 @@ impl Watch {
 
     /// Gives starts to those who have none.
     fn hand_out(&mut self, now: Instant) {
+        let first = &mut self.starters[0];
+        if self.waiting.is_empty() {
+            if first.token.is_none() {
+                first.token = Some(LENT);
+                self.short_way.open(first.door.clone());
+            }
+            return;
+        }
+        if first.token == Some(LENT) {
+            match self.short_way.take() {
+                Some(_) => first.token = None,
+                // Somebody else has, and we are about to hear of that.
+                None => self.next_starter_at = now + STARTER_WAIT,
+            }
+        }
         let busy = self.starters.iter().all(|starter| starter.token.is_some());
-        if busy && !self.waiting.is_empty() && self.next_starter_at <= now {
+        if busy && self.next_starter_at <= now {
             self.next_starter_at = now + STARTER_WAIT;
             // One pool's dead disk is not the others'. Without a thread they wait.
             if self.starters.len() < STARTERS_MAX {
@@ -336,11 +383,11 @@ impl Watch {
             let Some(Start { worker, owner, spec, birth }) = self.waiting.pop_front() else {
                 return;
             };
-            self.last_token += 1;
-            let token = self.last_token;
+            let token = self.short_way.new_token();
             self.children.insert(token, Child::new(worker, owner, birth.name.clone()));
             self.next_starter_at = now + STARTER_WAIT;
-            starter.start(Order { token, spec, birth });
+            starter.token = Some(token);
+            starter.door.hand_in(Order { token, spec, birth });
         }
     }
 
@@ -354,8 +401,7 @@ impl Watch {
     }
 
     fn handle_forked(&mut self, start: Start, outcome: io::Result<Spawned>) {
-        self.last_token += 1;
-        let token = self.last_token;
+        let token = self.short_way.new_token();
         let outcome =
             outcome.and_then(|spawned| match self.epoll.add(&spawned.pidfd, death_of(token)) {
                 Ok(()) => Ok(spawned),
@@ -403,8 +449,7 @@ impl Watch {
 
     /// Looks after a process that a starter has started for itself.
     fn adopt(&mut self, Adopted { owner, worker, pid, pidfd, leash }: Adopted) {
-        self.last_token += 1;
-        let token = self.last_token;
+        let token = self.short_way.new_token();
         let is_watched = self.epoll.add(&pidfd, death_of(token)).is_ok();
         let mut child = Child::new(worker, owner, String::new());
         child.process = Some(Process { pid, pidfd: Arc::new(pidfd), _leash: leash });

@@ -423,9 +423,9 @@ impl Led {
     fn new() -> (Led, Order) {
         let (to_us, commands) = mpsc::channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
-        let mut watch = Watch::new(commands, to_us, wake).unwrap();
+        let mut watch = Watch::new(commands, to_us, wake, Arc::default()).unwrap();
         let (sender, orders) = mpsc::channel();
-        watch.starters[0].orders = sender;
+        watch.starters[0].door.orders = sender;
         let mut led = Led { watch, orders, pool: Probe::pool() };
         led.ask(1);
         let order = led.orders.try_recv().expect("the starter is free");
@@ -550,6 +550,99 @@ fn a_death_that_is_seen_before_its_start_is_told_after_it() {
     // Nobody looks for deaths here.
     assert!(matches!(led.pool.next(), Event::Started { .. }));
     assert!(matches!(led.pool.next(), Event::Died { overdue: false, .. }));
+    led.assert_over();
+}
+
+/// The other half of a warden that is led.
+impl Led {
+    /// With nothing under way, and a way to ask as others do.
+    fn at_rest() -> (Led, Warden) {
+        let (mut led, order) = Led::new();
+        led.fails(order);
+        assert!(matches!(led.next(), Event::StartFailed { .. }));
+        led.watch.hand_out(Instant::now());
+        let warden = Warden {
+            process: process::id(),
+            thread: 0,
+            commands: led.watch.to_us.clone(),
+            wake: Arc::clone(&led.watch.wake),
+            short_way: Arc::clone(&led.watch.short_way),
+        };
+        (led, warden)
+    }
+
+    fn ask_from_outside(&self, warden: &Warden, id: u64) {
+        let owner = Arc::clone(&self.pool.inbox) as _;
+        warden.start(WorkerId(id), owner, Arc::new(spec()), birth(id));
+    }
+
+    /// As when it is woken.
+    fn turn(&mut self) {
+        while let Ok(command) = self.watch.commands.try_recv() {
+            self.watch.handle_command(command);
+        }
+        self.watch.hand_out(Instant::now());
+    }
+}
+
+#[test]
+fn a_start_goes_to_a_starter_that_is_free_and_may_be_taken_back() {
+    let (mut led, warden) = Led::at_rest();
+    led.ask_from_outside(&warden, 1);
+    let order = led.orders.try_recv().expect("the warden need not be woken for that");
+    warden.signal(led.pool.inbox.id, WorkerId(1), Stop::Kill);
+    led.turn();
+    assert!(led.pool.events.try_recv().is_err(), "there may be a process");
+    led.emerges(order);
+    let Event::StartFailed { error, .. } = led.next() else { panic!() };
+    assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+    led.assert_over();
+}
+
+#[test]
+fn a_starter_has_one_start_at_a_time_whoever_gives_it() {
+    let (mut led, warden) = Led::at_rest();
+    led.ask_from_outside(&warden, 1);
+    led.ask_from_outside(&warden, 2);
+    let first = led.orders.try_recv().unwrap();
+    assert!(led.orders.try_recv().is_err());
+    led.turn();
+    led.ask_from_outside(&warden, 3);
+    led.turn();
+    assert!(led.orders.try_recv().is_err());
+    assert_eq!((led.watch.starters.len(), led.watch.waiting.len()), (1, 2));
+    let mut pids = vec![led.emerges(first)];
+    // In the order in which they came, and nobody else's before.
+    for id in [2, 3] {
+        led.ask_from_outside(&warden, id + 2);
+        led.turn();
+        let order = led.orders.try_recv().unwrap();
+        assert_eq!(order.birth.name, birth(id).name);
+        pids.push(led.emerges(order));
+    }
+    led.watch.handle_command(Command::KillAll { pool: led.pool.inbox.id });
+    let mut events = Vec::new();
+    while events.len() < 2 * pids.len() + 2 {
+        events.push(led.next());
+    }
+    let taken_back = |event: &&Event| matches!(event, Event::StartFailed { .. });
+    assert_eq!(events.iter().filter(taken_back).count(), 2, "{events:?}");
+    led.assert_over();
+}
+
+/// The warden may have something to hand out when somebody has just taken the way.
+#[test]
+fn a_starter_that_is_taken_is_not_given_another_start() {
+    let (mut led, warden) = Led::at_rest();
+    let door = warden.short_way.take().unwrap();
+    led.ask(2);
+    assert_eq!((led.watch.starters.len(), led.watch.waiting.len()), (1, 1));
+    assert!(led.orders.try_recv().is_err());
+    warden.short_way.open(door);
+    led.watch.hand_out(Instant::now());
+    let order = led.orders.try_recv().expect("it was free after all");
+    led.fails(order);
+    assert!(matches!(led.next(), Event::StartFailed { .. }));
     led.assert_over();
 }
 

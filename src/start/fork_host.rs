@@ -140,9 +140,7 @@ pub(super) fn become_worker(
     let or_null = |stream: Option<io::Result<OwnedFd>>| stream.unwrap_or_else(null);
     let (stdin, stdout) = (Some(or_null(stdin)?), Some(or_null(stdout)?));
     fd::replace_stderr(or_null(stderr)?)?;
-    environment::replace(
-        env.iter().map(|(key, value)| (OsStr::from_bytes(key), OsStr::from_bytes(value))),
-    );
+    environment::replace(&env);
     if let Some(dir) = current_dir {
         env::set_current_dir(OsStr::from_bytes(&dir))?;
     }

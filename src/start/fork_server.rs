@@ -358,7 +358,7 @@ fn stream(
 }
 
 /// Ours, which is not the server's, as it is changed.
-fn environment(spec: &SpawnSpec) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn environment(spec: &SpawnSpec) -> Vec<u8> {
     let ours: Vec<(OsString, OsString)> =
         if spec.env_clear { Vec::new() } else { env::vars_os().collect() };
     let mut env: Vec<(OsString, OsString)> = ours
@@ -372,7 +372,13 @@ fn environment(spec: &SpawnSpec) -> Vec<(Vec<u8>, Vec<u8>)> {
             env.push((key.clone(), value.clone()));
         }
     }
-    env.into_iter().map(|(key, value)| (key.into_vec(), value.into_vec())).collect()
+    let mut block = Vec::new();
+    for (key, value) in env {
+        for part in [key.as_bytes(), b"=", value.as_bytes(), b"\0"] {
+            block.extend_from_slice(part);
+        }
+    }
+    block
 }
 
 /// Ours, or what it is to be from there.

@@ -28,8 +28,9 @@ pub(crate) struct Fork {
     pub(crate) independent: bool,
     /// The group to be in; 0 for one of its own.
     pub(crate) group: i32,
-    /// All it is to have.
-    pub(crate) env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// All variables that it is to have, as the system keeps them: `KEY=value`, and a zero
+    /// behind each.
+    pub(crate) env: Vec<u8>,
     pub(crate) current_dir: Option<Vec<u8>>,
     /// For which of input, output and error there is a descriptor.
     pub(crate) streams: [bool; 3],

@@ -1,13 +1,25 @@
 //! The environment, exchanged as a whole, and the name in `argv[0]`. Called by a copy
 //! of the fork server, which has one thread.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use std::{env, fs};
 
-/// Gives this process these variables and no others.
-pub(crate) fn replace<'a>(vars: impl Iterator<Item = (&'a OsStr, &'a OsStr)> + Clone) {
+unsafe extern "C" {
+    static environ: *const *const c_char;
+}
+
+/// Gives this process these variables and no others: `KEY=value`, with a zero behind each.
+pub(crate) fn replace(block: &[u8]) {
+    if is_there(block) {
+        return;
+    }
+    let vars = block.split(|byte| *byte == 0).filter_map(|var| {
+        // As the standard library has it, a key may begin with one.
+        let at = 1 + var.get(1..)?.iter().position(|byte| *byte == b'=')?;
+        Some((OsStr::from_bytes(&var[..at]), OsStr::from_bytes(&var[at + 1..])))
+    });
     let stale: Vec<_> = env::vars_os().collect();
     for (key, value) in vars.clone() {
         if !stale.iter().any(|(known, old)| known == key && old == value) {
@@ -21,6 +33,27 @@ pub(crate) fn replace<'a>(vars: impl Iterator<Item = (&'a OsStr, &'a OsStr)> + C
             unsafe { env::remove_var(key) };
         }
     }
+}
+
+/// Whether it has just these, in this order: as a rule, and then nothing is copied.
+fn is_there(mut block: &[u8]) -> bool {
+    // SAFETY: there is no other thread that could change it.
+    let mut next = unsafe { environ };
+    while !next.is_null() {
+        // SAFETY: the list ends with a null, which is not passed.
+        let var = unsafe { *next };
+        if var.is_null() {
+            break;
+        }
+        // SAFETY: each is a string.
+        match block.strip_prefix(unsafe { CStr::from_ptr(var) }.to_bytes_with_nul()) {
+            Some(rest) => block = rest,
+            None => return false,
+        }
+        // SAFETY: as above.
+        next = unsafe { next.add(1) };
+    }
+    block.is_empty()
 }
 
 /// Writes over `argv[0]`, as far as there is room. Nothing, if nobody says where it is.

@@ -33,7 +33,7 @@ use crate::sys::fork::Incarnation;
 use crate::sys::memory::Statm;
 use crate::sys::page::Page;
 use crate::sys::signal::exit_group_now;
-use crate::sys::{descriptor, fd, limits, threads};
+use crate::sys::{descriptor, fd, limits, sentry, threads};
 
 /// Answers wait for company at most this long while there is more to do.
 const FLUSH_NANOS: u64 = 500_000;
@@ -85,6 +85,7 @@ pub(crate) fn warm_up() {
     Table::global();
     // Each copy has its own number, in the place that is made here.
     let _ = Incarnation::current();
+    let _ = sentry::rehearse();
 }
 
 /// Calls a function in a fork server, before there are workers.

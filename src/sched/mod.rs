@@ -8,10 +8,12 @@
 //! decision and has to be known at once.
 //!
 //! - `task` and `queue`: the tasks, their states and their order;
-//! - `slot`: the workers and their timers;
+//! - `slot`: the workers and their timers; `seats`: when they come and go;
 //! - `assign`: which task goes where, and what is taken back;
-//! - `cancel`: ending tasks, and what a worker's death means for its tasks;
-//! - `respawn`: backoff and giving up.
+//! - `cancel`: ending tasks, and what a worker's death means for its tasks; `due`: what
+//!   is due on a worker;
+//! - `respawn`: backoff and giving up;
+//! - `view`: what others may ask.
 
 mod assign;
 mod cancel;
@@ -19,8 +21,10 @@ mod due;
 mod key;
 mod queue;
 mod respawn;
+mod seats;
 mod slot;
 mod task;
+mod view;
 
 #[cfg(test)]
 mod model;
@@ -39,9 +43,10 @@ pub(crate) use self::task::{Ending, Intent, Place, Terms};
 
 use self::queue::Tasks;
 use self::respawn::Respawn;
+use self::seats::Census;
 use self::slot::{Holds, Seat, Worker};
-use crate::id::{TaskId, WorkerId};
-use crate::limits::{LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT, START_WAIT};
+use crate::id::TaskId;
+use crate::limits::{REPLY_WAIT, SKIP_WAIT, START_WAIT};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::slot_word::{Phase, SlotWord};
 use crate::time::Time;
@@ -135,16 +140,6 @@ pub(crate) enum Mode {
 /// The successor of a worker that neither did anything nor lived this long has
 /// to wait a moment.
 const PROOF_OF_LIFE: Duration = Duration::from_secs(10);
-
-/// How many workers are what.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Census {
-    ready: usize,
-    /// Of those that the pool should have.
-    serving: usize,
-    /// Seats of the pool's without a worker.
-    empty: usize,
-}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Scheduler<T> {
@@ -319,50 +314,6 @@ impl<T> Scheduler<T> {
         Ok(answered)
     }
 
-    /// Whether the worker has nothing in flight but number `seq`.
-    pub(crate) fn is_alone(&self, worker: WorkerKey, seq: u64) -> bool {
-        let slot = self.seats.get(worker.seat as usize).and_then(|seat| seat.worker.as_ref());
-        slot.is_some_and(|slot| {
-            slot.id == worker.id && slot.flights.len() == 1 && slot.flights[0].seq == seq
-        })
-    }
-
-    /// How many workers have something in flight.
-    pub(crate) fn busy_workers(&self) -> usize {
-        let workers = self.seats.iter().filter_map(|seat| seat.worker.as_ref());
-        workers.filter(|slot| !slot.flights.is_empty()).count()
-    }
-
-    /// The task with number `seq`, if that is the one whose answer is due.
-    pub(crate) fn due(&self, worker: WorkerKey, seq: u64) -> Option<&T> {
-        let slot = self.seats.get(worker.seat as usize)?.worker.as_ref()?;
-        let flight = slot.flights.front().filter(|flight| flight.seq == seq)?;
-        match flight.holds {
-            Holds::Task(key) if slot.id == worker.id => self.data(key),
-            _ => None,
-        }
-    }
-
-    /// The task with number `seq`, if the worker has it.
-    pub(crate) fn in_flight(&self, worker: WorkerKey, seq: u64) -> Option<&T> {
-        let slot = self.seats.get(worker.seat as usize)?.worker.as_ref()?;
-        // Numbers are consecutive.
-        let at = seq.checked_sub(slot.flights.front()?.seq)?;
-        match slot.flights.get(usize::try_from(at).ok()?)?.holds {
-            Holds::Task(key) if slot.id == worker.id => self.data(key),
-            _ => None,
-        }
-    }
-
-    /// Tasks that the worker has, or may be given yet.
-    pub(crate) fn ahead_of(&self, worker: WorkerKey) -> impl Iterator<Item = &T> {
-        let ahead = self.tasks.iter().filter(move |task| match task.place() {
-            Place::Queued => true,
-            Place::Sent { worker: its, .. } => its == worker,
-        });
-        ahead.map(|task| &task.data)
-    }
-
     /// A worker sent one item of the stream with number `seq`. Returns the
     /// task's data, unless the item is not wanted any more.
     pub(crate) fn handle_item(
@@ -530,309 +481,6 @@ impl<T> Scheduler<T> {
         seats.filter_map(key).collect()
     }
 
-    // What is ---------------------------------------------------------------
-
-    pub(crate) fn mode(&self) -> Mode {
-        self.mode
-    }
-
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// Tasks that have not ended, and those of them that wait in the queue.
-    pub(crate) fn task_counts(&self) -> (usize, usize) {
-        (self.tasks.len(), self.tasks.queued())
-    }
-
-    /// The task's place, or `None` once it has ended.
-    pub(crate) fn place(&self, task: TaskKey) -> Option<Place> {
-        self.tasks.get(task).map(|task| task.place())
-    }
-
-    pub(crate) fn data(&self, task: TaskKey) -> Option<&T> {
-        self.tasks.get(task).map(|task| &task.data)
-    }
-
-    /// The worker with this id, if it is still there.
-    pub(crate) fn find(&self, id: WorkerId) -> Option<WorkerKey> {
-        let has = |seat: &Seat| seat.workers().any(|slot| slot.id == id);
-        let seat = self.seats.iter().position(has)? as u32;
-        Some(WorkerKey { seat, id })
-    }
-
-    /// Where each worker is in its life, and whether it has tasks.
-    pub(crate) fn stages(&self) -> impl Iterator<Item = (Stage, bool)> {
-        let workers = self.seats.iter().flat_map(Seat::workers);
-        workers.map(|slot| (slot.stage, !slot.flights.is_empty()))
-    }
-
-    /// Whether the worker has the place of another.
-    pub(crate) fn is_respawn(&self, worker: WorkerKey) -> bool {
-        self.seats.get(worker.seat as usize).is_some_and(|seat| seat.restarts > 0)
-    }
-
-    /// Where a worker is in its life.
-    pub(crate) fn stage(&self, worker: WorkerKey) -> Option<Stage> {
-        let mut workers = self.seats.get(worker.seat as usize)?.workers();
-        workers.find(|slot| slot.id == worker.id).map(|slot| slot.stage)
-    }
-
-    /// Whether any task waits or is on its way.
-    pub(crate) fn has_tasks(&self) -> bool {
-        self.tasks.len() > 0
-    }
-
-    /// Whether nothing is left: no task, no worker but those that do not die.
-    pub(crate) fn is_drained(&self) -> bool {
-        let mut seats = self.seats.iter();
-        let gone = |slot: &Worker| slot.stage == Stage::Abandoned;
-        self.tasks.len() == 0 && seats.all(|seat| seat.worker.as_ref().is_none_or(gone))
-    }
-
-    /// Whether the death of a worker that was given up is still to come.
-    pub(crate) fn has_abandoned(&self) -> bool {
-        let mut workers = self.seats.iter().flat_map(Seat::workers);
-        workers.any(|slot| slot.stage == Stage::Abandoned)
-    }
-
-    /// Whether every worker that the pool wants is ready.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.seats.iter().take(self.settings.seats()).all(|seat| match &seat.worker {
-            Some(slot) => slot.stage == Stage::Ready,
-            None => seat.dormant,
-        })
-    }
-
-    /// Whether workers cannot start: not for now, where others keep the pool
-    /// from being broken, or where one that does not die has their seat.
-    pub(crate) fn cannot_start(&self) -> bool {
-        let taken =
-            |seat: &Seat| seat.worker.as_ref().is_some_and(|slot| slot.stage == Stage::Abandoned);
-        self.respawn.is_at_limit() || self.seats.iter().take(self.settings.seats()).any(taken)
-    }
-
-    /// All workers there are, with how often their seat was taken before.
-    pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
-        let seats = self.seats.iter().enumerate();
-        seats.flat_map(|(index, seat)| seat.workers().map(move |slot| (index, seat, slot))).map(
-            |(index, seat, slot)| WorkerView {
-                key: WorkerKey { seat: index as u32, id: slot.id },
-                stage: slot.stage,
-                began: slot.began,
-                answered: slot.answered,
-                restarts: seat.restarts,
-                in_flight: slot
-                    .flights
-                    .iter()
-                    .filter_map(|flight| match flight.holds {
-                        Holds::Task(key) => Some((flight.seq, key)),
-                        Holds::Nothing => None,
-                    })
-                    .collect(),
-            },
-        )
-    }
-
-    // Workers ---------------------------------------------------------------
-
-    fn worker_mut(&mut self, key: WorkerKey) -> Option<&mut Worker> {
-        let slot = self.seats.get_mut(key.seat as usize)?.worker.as_mut()?;
-        (slot.id == key.id).then_some(slot)
-    }
-
-    /// How many workers are what. Counted anew only when one has become something
-    /// else: each task asks for it, and there may be many workers.
-    fn census(&self) -> Census {
-        let known = self.census.get();
-        debug_assert!(known.is_none_or(|census| census == self.count()), "somebody has changed");
-        let census = known.unwrap_or_else(|| self.count());
-        self.census.set(Some(census));
-        census
-    }
-
-    fn count(&self) -> Census {
-        let mut census = Census::default();
-        for (index, seat) in self.seats.iter().enumerate() {
-            // Those that are too many for a smaller pool get no more tasks.
-            let is_wanted = index < self.settings.seats();
-            let is = |what: fn(&Worker) -> bool| seat.worker.as_ref().is_some_and(what);
-            census.ready += usize::from(is(|slot| slot.stage == Stage::Ready));
-            census.serving += usize::from(is_wanted && is(Worker::serves));
-            census.empty += usize::from(is_wanted && seat.worker.is_none());
-        }
-        census
-    }
-
-    fn key(&self, seat: u32) -> Option<WorkerKey> {
-        let slot = self.seats[seat as usize].worker.as_ref()?;
-        Some(WorkerKey { seat, id: slot.id })
-    }
-
-    /// Something about this worker changed that may let it work, or leave.
-    fn settle(&mut self, now: Time, seat: u32, words: &impl Words) {
-        let Some(slot) = &mut self.seats[seat as usize].worker else { return };
-        if slot.stage != Stage::Ready {
-            return;
-        }
-        let spent = self.settings.tasks_per_worker_max.is_some_and(|max| slot.given >= max);
-        if spent {
-            slot.retiring = true;
-        }
-        slot.watch_skip(now);
-        let probe = slot.flights.len() > 1;
-        slot.timers.probe_soon(now, probe);
-        if !slot.flights.is_empty() {
-            slot.watch_start(now);
-        } else {
-            slot.timers.start_until = Time::FAR;
-            slot.timers.timeout_at = Time::FAR;
-            slot.idle_since = now;
-            if slot.retiring {
-                self.dismiss(now, seat);
-                self.spread(now, words);
-                return;
-            }
-            if !slot.listed {
-                slot.listed = true;
-                let at = if slot.is_new() { 0 } else { self.idle.len() };
-                self.idle.insert(at, seat);
-            }
-        }
-        self.full = false;
-        self.assign(now, Some(seat), words);
-        let Some(slot) = &mut self.seats[seat as usize].worker else { return };
-        if slot.is_idle() {
-            let wait = self.settings.idle_timeout;
-            slot.timers.idle_until = wait.map_or(Time::FAR, |wait| slot.idle_since + wait);
-            self.steal(now, words);
-        }
-        self.dismiss_idle(now);
-    }
-
-    /// Once the pool is closed, lets workers leave for which there is nothing
-    /// left: no task waits, neither in the queue nor behind another.
-    fn dismiss_idle(&mut self, now: Time) {
-        if self.mode == Mode::Open || (self.mode == Mode::Closed && self.linger) {
-            return;
-        }
-        // Not counted as long as there are more than could run: each answer asks.
-        let busy = |seat: &&Seat| seat.worker.as_ref().is_some_and(|slot| slot.held() > 0);
-        let tasks = self.tasks.len();
-        if tasks > self.seats.len() || tasks > self.seats.iter().filter(busy).count() {
-            return;
-        }
-        for seat in 0..self.seats.len() as u32 {
-            if self.seats[seat as usize].worker.as_ref().is_some_and(Worker::is_idle) {
-                self.dismiss(now, seat);
-            }
-        }
-    }
-
-    /// Tells a worker without tasks to leave.
-    fn dismiss(&mut self, now: Time, seat: u32) {
-        let Some(key) = self.key(seat) else { return };
-        let Some(slot) = self.worker_mut(key) else { return };
-        debug_assert_eq!(slot.held(), 0);
-        slot.stage = Stage::Leaving;
-        slot.unwanted = true;
-        slot.timers = slot::Timers { stage_until: now + LEAVE_WAIT, ..Default::default() };
-        self.census.set(None);
-        self.actions.push_back(Action::Dismiss(key));
-    }
-
-    /// Lets a worker finish what it has, and leave, as has been noted with it.
-    fn retire(&mut self, now: Time, seat: u32, words: &impl Words) {
-        let Some(key) = self.key(seat) else { return };
-        let Some(slot) = self.worker_mut(key) else { return };
-        match slot.stage {
-            Stage::Starting => {
-                slot.unwanted = true;
-                self.doom(now, key, None, None, words);
-            }
-            Stage::Ready => self.settle(now, seat, words),
-            Stage::Leaving | Stage::Doomed | Stage::Abandoned => {}
-        }
-    }
-
-    /// Whether a seat is empty that should not be.
-    fn wants_worker(&self) -> bool {
-        self.empty_seat().is_some()
-    }
-
-    fn empty_seat(&self) -> Option<usize> {
-        if !matches!(self.mode, Mode::Open | Mode::Closed) || self.census().empty == 0 {
-            return None;
-        }
-        let mut empty = None;
-        let mut asleep = None;
-        for (index, seat) in self.seats.iter().enumerate().take(self.settings.seats()) {
-            if seat.worker.is_none() {
-                let rests = seat.dormant || self.mode == Mode::Closed;
-                let first = if rests { &mut asleep } else { &mut empty };
-                *first = first.or(Some(index));
-            }
-        }
-        empty.or(asleep.filter(|_| self.usable_workers() < self.workers_needed()))
-    }
-
-    /// How many workers the pool cannot do without now: one for each task, as
-    /// far as they may be busy at a time, and the spares. A closed pool has none.
-    fn workers_needed(&self) -> usize {
-        let spares = if self.mode == Mode::Open { self.settings.spares } else { 0 };
-        self.tasks_to_serve().min(self.settings.workers) + spares
-    }
-
-    fn usable_workers(&self) -> usize {
-        let seats = self.seats.iter().take(self.settings.seats());
-        seats.filter(|seat| seat.worker.as_ref().is_some_and(Worker::is_usable)).count()
-    }
-
-    /// Tasks that usable workers have, or may get. What a retiring worker runs
-    /// and what one has that is being killed is theirs to the end: a worker
-    /// started for that would find nothing to do, leave, and be started again.
-    fn tasks_to_serve(&self) -> usize {
-        let wanted = self.settings.seats();
-        let kept = self.seats.iter().enumerate().filter_map(|(index, seat)| {
-            let slot = seat.worker.as_ref()?;
-            if slot.stage == Stage::Doomed {
-                return Some(slot.held());
-            }
-            (index >= wanted || !slot.is_usable()).then(|| slot.held().min(1))
-        });
-        self.tasks.len() - kept.sum::<usize>()
-    }
-
-    /// Starts workers for empty seats, as far as it is time.
-    fn fill_seats(&mut self, now: Time) {
-        if now < self.respawn.not_before() {
-            return;
-        }
-        while let Some(index) = self.empty_seat() {
-            let id = WorkerId(self.next_worker);
-            self.next_worker += 1;
-            let seat = &mut self.seats[index];
-            seat.dormant = false;
-            let until = now + self.settings.start_timeout;
-            seat.worker = Some(Worker::new(id, now, until, self.respawn.round()));
-            self.census.set(None);
-            self.actions.push_back(Action::Start(WorkerKey { seat: index as u32, id }));
-        }
-    }
-
-    /// A worker never came up.
-    fn handle_failed_start(&mut self, now: Time, failed: &Worker) {
-        let at_limit = self.respawn.handle_failure(now, failed.round);
-        let has = |stage| {
-            self.seats.iter().filter_map(|seat| seat.worker.as_ref()).any(|w| w.stage == stage)
-        };
-        // One that is still starting may yet save the pool, but not for ever.
-        let hope = has(Stage::Starting) && !self.respawn.is_hopeless();
-        if at_limit && self.mode != Mode::Terminated && !has(Stage::Ready) && !hope {
-            self.break_up();
-        }
-    }
-
     // Endings ---------------------------------------------------------------
 
     fn finish(&mut self, key: TaskKey, ending: Ending) {
@@ -840,15 +488,4 @@ impl<T> Scheduler<T> {
             self.actions.push_back(Action::Finish { task: task.id, data: task.data, ending });
         }
     }
-}
-
-/// A worker as status reports show it.
-#[derive(Debug)]
-pub(crate) struct WorkerView {
-    pub(crate) key: WorkerKey,
-    pub(crate) stage: Stage,
-    pub(crate) began: Time,
-    pub(crate) answered: u64,
-    pub(crate) restarts: u64,
-    pub(crate) in_flight: Vec<(u64, TaskKey)>,
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use nix::errno::Errno;
+use nix::libc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Handle};
@@ -23,8 +24,11 @@ pub(crate) fn until_readable(fd: Arc<OwnedFd>) -> io::Result<Seat> {
 /// a runtime waits for each only once, and for this one to be readable.
 pub(crate) fn until_writable(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     let waiting = fd.try_clone_to_owned().and_then(|fd| register(fd, Interest::WRITABLE));
-    // There may be one a moment later.
-    waiting.map_err(|_| Errno::ENOBUFS.into())
+    waiting.map_err(|error| match error.raw_os_error() {
+        // There may be one a moment later. But a runtime that has ended never waits again.
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC) => Errno::ENOBUFS.into(),
+        _ => error,
+    })
 }
 
 #[allow(deprecated, reason = "what its successor asks of the type is so; older versions have none")]

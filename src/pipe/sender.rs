@@ -402,8 +402,12 @@ impl<T> Drop for Sender<T> {
             // As much as there is room for.
             let _ = self.outgoing.send(self.socket.as_fd());
         }
-        if self.is_half && !self.is_closed {
-            self.end();
+        if self.is_half {
+            // The other half keeps the socket.
+            self.socket.forget_writing();
+            if !self.is_closed {
+                self.end();
+            }
         }
     }
 }

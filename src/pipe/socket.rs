@@ -121,6 +121,11 @@ impl Socket {
         Poll::Pending
     }
 
+    /// Nobody waits until it can be written to any more.
+    pub(super) fn forget_writing(&self) {
+        drop(self.writing.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     /// Tries, and blocks the thread as long as that would have to wait, but not
     /// beyond the deadline: that is an error of kind `TimedOut`.
     pub(super) fn block_io<R>(

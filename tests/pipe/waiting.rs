@@ -1,5 +1,6 @@
 //! Not waiting, waiting for so long, waiting without a runtime, and giving up.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -59,6 +60,39 @@ fn a_receiver_that_does_not_read_blocks_its_sender_only() {
         let error = send.await.unwrap_err();
         assert!(error.is_closed());
         assert_eq!(error.into_inner().unwrap().len(), 10 << 20);
+    });
+}
+
+/// As a runtime has it for sockets of its own: an error, and no panic.
+#[test]
+fn no_room_in_a_runtime_that_has_ended() {
+    alone(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let handle = runtime.handle().clone();
+        drop(runtime);
+        let (mut sender, receiver) = channel::<Vec<u8>>().unwrap();
+        let error = handle.block_on(sender.send(vec![0; 10 << 20])).unwrap_err();
+        assert!(matches!(error.kind(), SendErrorKind::Io(_)), "{error}");
+        drop(receiver);
+    });
+}
+
+/// Nor is the runtime told any more of what the other end reads.
+#[test]
+fn a_half_that_waited_for_room_leaves_nothing_to_the_other() {
+    checked(async {
+        let (a, b) = pipe::<Vec<u8>>().unwrap();
+        let (mut sender, receiver) = a.into_split();
+        let sockets = || {
+            let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let links = links.filter_map(|entry| fs::read_link(entry.path()).ok());
+            links.filter(|link| link.to_str().unwrap().starts_with("socket:")).count()
+        };
+        let before = sockets();
+        assert!(sender.send(vec![0; 10 << 20]).now_or_never().is_none());
+        drop(sender);
+        assert_eq!(sockets(), before);
+        drop((receiver, b));
     });
 }
 

@@ -389,8 +389,8 @@ impl<T> Scheduler<T> {
         }
     }
 
-    /// Much has come from the worker since it was last looked at: an answer that is long
-    /// may be on its way.
+    /// Much has come, since the worker was last looked at, of a message that is not whole:
+    /// an answer that is long may be on its way.
     pub(crate) fn handle_arrival(&mut self, now: Time, worker: WorkerKey) {
         let Some(slot) = self.worker_mut(worker) else { return };
         let until = &mut slot.timers.answer_until.1;

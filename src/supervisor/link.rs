@@ -268,7 +268,8 @@ impl Link {
         self.intake().transport.has_written()
     }
 
-    /// Whether much has come from the worker since this was last asked.
+    /// Whether much has come from the worker, since this was last asked, of what may be a
+    /// long answer.
     pub(super) fn has_brought_much(&mut self) -> bool {
         self.intake().transport.arrived() >= ARRIVAL_BYTES_LEAST
     }

@@ -102,9 +102,11 @@ impl Transport {
         std::mem::take(&mut self.has_written)
     }
 
-    /// How many bytes the socket has brought since this was last asked.
+    /// How many bytes the socket has brought, since this was last asked, of a message that
+    /// is not whole yet.
     pub(crate) fn arrived(&mut self) -> u64 {
-        self.read - std::mem::replace(&mut self.read_before, self.read)
+        let arrived = self.read - std::mem::replace(&mut self.read_before, self.read);
+        arrived.min(self.reader.under_way() as u64)
     }
 
     /// Trades what has been written (nothing is left of it but its memory) for
@@ -368,6 +370,35 @@ mod tests {
         page.outbox_publish(200);
         let error = transport.fetch_outbox(false).unwrap_err();
         assert_eq!(error, ProtocolError(Violation::Page));
+    }
+
+    /// Or a worker that goes on saying something could keep away an answer for ever.
+    #[tokio::test]
+    async fn what_was_said_before_is_not_on_its_way() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (page, _fd) = Page::create().unwrap();
+        let mut transport = Transport::new(ours, Arc::new(page), 1 << 20).unwrap();
+
+        let mut whole = Vec::new();
+        put_header(&mut whole, Kind::Item, 0, 1, 1000);
+        whole.resize(HEADER_BYTES + 1000, 0);
+        for _ in 0..100 {
+            theirs.write_all(&whole).unwrap();
+            transport.read_now().unwrap();
+            assert!(transport.next_message().unwrap().is_some());
+        }
+        assert_eq!(transport.arrived(), 0);
+
+        let (first, last) = whole.split_at(700);
+        theirs.write_all(&whole).unwrap();
+        theirs.write_all(first).unwrap();
+        transport.read_now().unwrap();
+        while transport.next_message().unwrap().is_some() {}
+        assert_eq!((transport.arrived(), transport.arrived()), (700, 0));
+        theirs.write_all(&last[..100]).unwrap();
+        transport.read_now().unwrap();
+        assert_eq!(transport.arrived(), 100);
     }
 
     /// Whatever it says, it says nothing any more: not how long a frame will be.

@@ -103,6 +103,12 @@ impl FrameReader {
         early + self.arrived.iter().flatten().count()
     }
 
+    /// How many bytes have come that were not given out: of one frame that is not whole, if
+    /// all before it were.
+    pub(crate) fn under_way(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Whether nothing of the next frame has come.
     pub(crate) fn is_empty(&self) -> bool {
         self.buffer.is_empty() && self.early.is_none()

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 use std::{io, ptr, thread};
 
+use nix::errno::Errno;
 use nix::libc::{self, c_int, c_short, c_void};
 
 use crate::sys::atomic::{AtomicU32, Ordering};
@@ -18,6 +19,9 @@ use crate::sys::{crew, fd, futex};
 
 /// As much as the standard library's threads have: handlers of signals run on this one, too.
 const STACK_BYTES: usize = 2 << 20;
+
+/// Between two looks while there is no way to be told.
+const BLIND_WAIT: Duration = Duration::from_millis(100);
 
 /// How many descriptors it watches.
 pub(crate) const WATCHED: usize = 3;
@@ -130,6 +134,11 @@ extern "C" fn stand(brief: *mut c_void) -> *mut c_void {
         let ready = unsafe { libc::poll(watched.as_mut_ptr(), WATCHED as libc::nfds_t, -1) };
         if ready > 0 {
             react();
+        }
+        // The program may have taken away its right to three descriptors. What ends the
+        // worker then is its leash.
+        if ready < 0 && Errno::last() != Errno::EINTR {
+            thread::sleep(BLIND_WAIT);
         }
     }
 }

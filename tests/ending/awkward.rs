@@ -1,9 +1,13 @@
 //! Tasks, callers and runtimes that make trouble in ways of their own. Each of
 //! these once hung, killed a bystander, or cost the pool something for good.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::StreamExt;
+use nix::libc;
+use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::unistd::{Pid, getpgid, getppid, setpgid};
 use procession::{Pool, PoolState, Resource, Stdio, TaskError};
@@ -11,7 +15,7 @@ use serde::ser::Error;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::support::{
-    LIMIT, Scratch, alone, checked, checked_current_thread, note, noted, until, within,
+    LIMIT, Scratch, alone, checked, checked_current_thread, note, noted, notes, until, within,
 };
 use crate::tasks::{forever, held, open, quick};
 
@@ -80,6 +84,56 @@ fn a_signal_handler_of_a_task_does_not_end_its_idle_worker() {
             kill(Pid::from_raw(worker as i32), Signal::SIGUSR1).unwrap();
             assert_eq!(pool.apply(pid, ()).await.unwrap(), worker);
         }
+    });
+}
+
+/// Nor may its watch over the parent wait for anything then.
+#[test]
+fn a_task_that_gave_up_all_descriptors_keeps_no_processor_busy() {
+    fn give_up(started: String) {
+        extern "C" fn nothing(_: i32) {}
+        let action =
+            SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler does nothing, which is safe at any time.
+        unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+        let (_, most) = getrlimit(Limit::RLIMIT_NOFILE).unwrap();
+        note(started, &std::process::id().to_string());
+        setrlimit(Limit::RLIMIT_NOFILE, 0, most).unwrap();
+        loop {
+            std::thread::park();
+        }
+    }
+    checked(async {
+        let scratch = Scratch::new();
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let call = pool.apply_async(give_up, scratch.path("started"));
+        noted(&scratch.path("started")).await;
+        let worker = notes(scratch.path("started")).remove(0);
+        until("it may have none", || {
+            let limits = fs::read_to_string(format!("/proc/{worker}/limits")).unwrap();
+            let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+            line.split_whitespace().nth(3) == Some("0")
+        })
+        .await;
+        let threads = fs::read_dir(format!("/proc/{worker}/task")).unwrap().flatten();
+        let is_lifeline = |path: &PathBuf| {
+            fs::read_to_string(path.join("comm")).unwrap().starts_with("procession-life")
+        };
+        let lifeline = threads.map(|entry| entry.path()).find(is_lifeline).unwrap();
+        let id: i32 = lifeline.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let worker: i32 = worker.parse().unwrap();
+        // It waits once more when it has handled that.
+        // SAFETY: takes integers.
+        let told = unsafe { libc::syscall(libc::SYS_tgkill, worker, id, libc::SIGUSR1) };
+        assert_eq!(told, 0);
+        let mut looks = 0;
+        until("it sleeps whenever one looks", || {
+            let stat = fs::read_to_string(lifeline.join("stat")).unwrap();
+            looks = if stat.contains(") S ") { looks + 1 } else { 0 };
+            looks == 20
+        })
+        .await;
+        drop(call);
     });
 }
 

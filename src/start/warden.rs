@@ -236,6 +236,9 @@ const WAKE: u64 = 0;
 /// In place of a start's, with a starter to which the short way is open.
 const LENT: u64 = u64::MAX;
 
+/// The same once somebody has taken that way, of whose start we are about to hear.
+const TAKEN: u64 = LENT - 1;
+
 /// Between two looks while there is no way to be told.
 const BLIND_LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -366,8 +369,12 @@ impl Watch {
         if first.token == Some(LENT) {
             match self.short_way.take() {
                 Some(_) => first.token = None,
-                // Somebody else has, and we are about to hear of that.
-                None => self.next_starter_at = now + STARTER_WAIT,
+                // Somebody else has, and may be kept from going on: then there is to be another
+                // starter, as where a start does not come back.
+                None => {
+                    first.token = Some(TAKEN);
+                    self.next_starter_at = now + STARTER_WAIT;
+                }
             }
         }
         let busy = self.starters.iter().all(|starter| starter.token.is_some());

@@ -638,11 +638,42 @@ fn a_starter_that_is_taken_is_not_given_another_start() {
     led.ask(2);
     assert_eq!((led.watch.starters.len(), led.watch.waiting.len()), (1, 1));
     assert!(led.orders.try_recv().is_err());
+    // Whoever has it goes on.
     warden.short_way.open(door);
-    led.watch.hand_out(Instant::now());
-    let order = led.orders.try_recv().expect("it was free after all");
+    led.ask_from_outside(&warden, 1);
+    for id in [1, 2] {
+        led.turn();
+        let order = led.orders.try_recv().unwrap();
+        assert!(order.birth.name == birth(id).name && led.orders.try_recv().is_err());
+        led.fails(order);
+        assert!(matches!(led.next(), Event::StartFailed { worker, .. } if worker == WorkerId(id)));
+    }
+    led.assert_over();
+}
+
+#[test]
+fn starts_do_not_wait_for_ever_behind_a_thread_that_took_a_starter() {
+    let (mut led, warden) = Led::at_rest();
+    let door = warden.short_way.take().unwrap();
+    led.ask(2);
+    let now = Instant::now();
+    // However often the warden is woken meanwhile.
+    for half in 1..4 {
+        led.watch.hand_out(now + STARTER_WAIT / 2 * half);
+    }
+    assert_eq!((led.watch.starters.len(), led.watch.waiting.len()), (2, 0));
+    let outcome = led.watch.commands.recv_timeout(LONG).unwrap();
+    led.watch.handle_command(outcome);
+    assert!(matches!(led.next(), Event::Started { worker: WorkerId(2), .. }));
+    // It goes on after all.
+    warden.short_way.open(door);
+    led.ask_from_outside(&warden, 1);
+    led.turn();
+    let order = led.orders.try_recv().unwrap();
     led.fails(order);
-    assert!(matches!(led.next(), Event::StartFailed { .. }));
+    assert!(matches!(led.next(), Event::StartFailed { worker: WorkerId(1), .. }));
+    led.watch.handle_command(Command::KillAll { pool: led.pool.inbox.id });
+    assert!(matches!(led.next(), Event::Died { worker: WorkerId(2), .. }));
     led.assert_over();
 }
 

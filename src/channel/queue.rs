@@ -327,3 +327,30 @@ impl<T> fmt::Debug for QueueBuilder<T> {
         f.debug_struct("QueueBuilder").field("settings", &self.settings).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::store::Outlet;
+    use super::*;
+
+    /// A process that dies lets go of one descriptor after the other, and whoever puts may
+    /// come between.
+    #[test]
+    fn the_last_consumer_dies_while_descriptors_are_put() {
+        for is_unread in [false, true] {
+            let (producer, consumer) = Queue::new(0).unwrap().split();
+            // A queue is descriptors, too.
+            let item = Queue::<u8>::new(0).unwrap();
+            if is_unread {
+                producer.try_put(item.clone()).unwrap();
+            }
+            let Outlet { ear: _dying, side } =
+                Arc::into_inner(consumer.handle.outlet.unwrap()).unwrap();
+            drop(side);
+            let error = producer.try_put(item).unwrap_err();
+            assert!(matches!(error.kind(), PutErrorKind::Abandoned), "{error:?}");
+        }
+    }
+}

@@ -244,7 +244,7 @@ impl ProcessBuilder {
             let tap = Tap::new(stderr.as_fd())
                 .inspect_err(|_| process.life.leave_unserved())
                 .map_err(os_error("prepare the pipes of a process"))?;
-            last_words = Some(Arc::downgrade(&tap));
+            last_words = Some(Arc::clone(&tap));
             process.stderr = Some(ProcessStderr::new(stderr, tap));
         }
         let line = Line::new(Arc::clone(&process.life), socket, &setup, last_words);

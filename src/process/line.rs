@@ -6,7 +6,7 @@ use std::io;
 use std::mem;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread;
 
 use tracing::Span;
@@ -44,7 +44,7 @@ pub(super) struct Line {
     /// The span that the process was made in.
     caller: HeldSpan,
     /// What the process has printed last, if anybody can know.
-    tap: Option<Weak<Tap>>,
+    tap: Option<Arc<Tap>>,
     frame_bytes_max: usize,
 }
 
@@ -76,7 +76,7 @@ impl Line {
         life: Arc<Life>,
         socket: UnixStream,
         setup: &Setup,
-        tap: Option<Weak<Tap>>,
+        tap: Option<Arc<Tap>>,
     ) -> Self {
         let mut outgoing = Outgoing::default();
         put_setup(outgoing.tail(), setup, &[]);
@@ -247,8 +247,7 @@ impl Line {
                 let Some(exit) = exit.filter(|_| !is_unwanted) else {
                     return Err(TaskError::Cancelled { exit });
                 };
-                let tap = self.tap.as_ref().and_then(Weak::upgrade);
-                let stderr = tap.map(|tap| tap.tail()).unwrap_or_default();
+                let stderr = self.tap.as_ref().map(|tap| tap.tail()).unwrap_or_default();
                 if exit.code().is_some() && !self.peer.is_greeted() {
                     let cause = Cause::Died { exit, greeted: false, output: stderr };
                     return Err(TaskError::Broken(SpawnError::new(cause)));

@@ -32,7 +32,7 @@ pub fn force_start_method(method: StartMethod) {
 
 /// How processes come to be where nobody says it: what was [set](set_start_method), or
 /// else the method by which this process [came to be](crate::process::CurrentProcess::start_method)
-/// itself; [`StartMethod::Spawn`] in the main one.
+/// itself; [`StartMethod::Spawn`] in the main one. Asking for it settles it, as in Python.
 pub fn start_method() -> StartMethod {
     method::default()
 }

@@ -67,7 +67,7 @@ pub struct ProcessStdout(End<Receiver>);
 #[derive(Debug)]
 pub struct ProcessStderr {
     end: End<Receiver>,
-    tap: Arc<Tap>,
+    tap: Tapped,
 }
 
 impl ProcessStdin {
@@ -106,7 +106,7 @@ impl ProcessStdout {
 
 impl ProcessStderr {
     pub(super) fn new(fd: OwnedFd, tap: Arc<Tap>) -> Self {
-        ProcessStderr { end: End::Idle(fd), tap }
+        ProcessStderr { end: End::Idle(fd), tap: Tapped(tap) }
     }
 
     /// The descriptor, reads from which wait.
@@ -156,40 +156,67 @@ impl AsyncRead for ProcessStderr {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(self.end.watched(Receiver::from_owned_fd)?.poll_read(cx, buf))?;
-        self.tap.note(&buf.filled()[before..]);
+        self.tap.0.note(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
-/// What came through a pipe last: for reports, beside whoever reads it.
+/// What came through a pipe last: for reports, beside whoever reads it, and once nobody
+/// does any more.
 #[derive(Debug)]
-pub(super) struct Tap {
-    /// The same end, to see what has not been read.
-    pipe: OwnedFd,
-    read: Mutex<VecDeque<u8>>,
+pub(super) struct Tap(Mutex<Tail>);
+
+#[derive(Debug)]
+struct Tail {
+    /// The same end, to see what has not been read. `None` once its reader is gone: as
+    /// long as it is open, who writes may wait for one.
+    pipe: Option<OwnedFd>,
+    read: VecDeque<u8>,
+}
+
+impl Tail {
+    fn add(&mut self, bytes: &[u8]) {
+        self.read.extend(bytes);
+        let excess = self.read.len().saturating_sub(OUTPUT_TAIL_BYTES);
+        self.read.drain(..excess);
+    }
 }
 
 impl Tap {
     pub(super) fn new(pipe: BorrowedFd<'_>) -> io::Result<Arc<Tap>> {
-        Ok(Arc::new(Tap { pipe: pipe.try_clone_to_owned()?, read: Mutex::default() }))
+        let pipe = Some(pipe.try_clone_to_owned()?);
+        Ok(Arc::new(Tap(Mutex::new(Tail { pipe, read: VecDeque::new() }))))
     }
 
-    fn read(&self) -> MutexGuard<'_, VecDeque<u8>> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Tail> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, bytes: &[u8]) {
-        let mut read = self.read();
-        read.extend(bytes);
-        let excess = read.len().saturating_sub(OUTPUT_TAIL_BYTES);
-        read.drain(..excess);
+        self.lock().add(bytes);
     }
 
-    /// The last that was written, read or not.
+    /// The last that was written, read or not, as far as there was a reader.
     pub(super) fn tail(&self) -> String {
-        let mut bytes: Vec<u8> = self.read().iter().copied().collect();
-        bytes.extend(fd::peek_pipe(self.pipe.as_fd()));
+        let tail = self.lock();
+        let mut bytes: Vec<u8> = tail.read.iter().copied().collect();
+        if let Some(pipe) = &tail.pipe {
+            bytes.extend(fd::peek_pipe(pipe.as_fd()));
+        }
         let from = bytes.len().saturating_sub(OUTPUT_TAIL_BYTES);
         String::from_utf8_lossy(&bytes[from..]).into_owned()
+    }
+}
+
+/// The reader's tap, which has seen all that will be seen when the reader is dropped.
+#[derive(Debug)]
+struct Tapped(Arc<Tap>);
+
+impl Drop for Tapped {
+    fn drop(&mut self) {
+        let mut tail = self.0.lock();
+        if let Some(pipe) = tail.pipe.take() {
+            tail.add(&fd::peek_pipe(pipe.as_fd()));
+        }
     }
 }

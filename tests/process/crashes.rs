@@ -92,6 +92,47 @@ fn last_words_that_were_read_are_last_words() {
     });
 }
 
+/// Whoever reads to the end lets go of the pipe then, as a task that logs what comes.
+#[test]
+fn last_words_stay_when_their_reader_is_gone() {
+    checked(async {
+        for reads in [true, false] {
+            let mut process = Process::builder().stderr(Stdio::piped()).spawn(dies, 9).unwrap();
+            let mut stderr = process.stderr.take().unwrap();
+            if reads {
+                let mut printed = String::new();
+                stderr.read_to_string(&mut printed).await.unwrap();
+                assert_eq!(printed, "these are my last words\n");
+            } else {
+                process.join().await;
+            }
+            drop(stderr);
+            let error = process.await.unwrap_err();
+            let TaskError::WorkerLost { stderr, .. } = &error else { panic!("{error:?}") };
+            assert_eq!(stderr, "these are my last words\n");
+        }
+    });
+}
+
+/// The pipe is closed when its reader is gone, so that nobody waits for one.
+#[test]
+fn a_process_whose_output_nobody_reads_any_more_hears_of_it() {
+    fn writes_on() -> bool {
+        let line = [b'x'; 4096];
+        loop {
+            if let Err(error) = std::io::Write::write_all(&mut std::io::stderr(), &line) {
+                return error.kind() == std::io::ErrorKind::BrokenPipe;
+            }
+        }
+    }
+    checked(async {
+        let mut process = Process::builder().stderr(Stdio::piped()).spawn(writes_on, ()).unwrap();
+        process.stderr.as_mut().unwrap().read_exact(&mut [0; 5]).await.unwrap();
+        drop(process.stderr.take());
+        assert!(process.await.unwrap());
+    });
+}
+
 #[test]
 fn a_stack_overflow_is_a_signal() {
     fn deeper(n: u64) -> u64 {

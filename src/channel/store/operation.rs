@@ -129,6 +129,10 @@ impl Operation<'_> {
                     let sign = self.state.put_and_taken().1;
                     return Ok(Attempt::Wait(Wait { sign, again: Some(WRITE_AGAIN_WAIT) }));
                 }
+                // The last consumer has died since its bell was asked.
+                Err(error) if fd::has_no_reader(&error) => {
+                    return Ok(Attempt::Done(Put::Abandoned));
+                }
                 sent => sent?,
             }
         }

@@ -136,6 +136,13 @@ pub(crate) fn is_too_many(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ETOOMANYREFS)
 }
 
+/// Whether a write failed because nobody is left to read it. Which error that is depends on
+/// whether something was unread when the reader went, and on whether it was just going.
+pub(crate) fn has_no_reader(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | NotConnected)
+}
+
 /// Whether a write that failed like this may work a moment later.
 pub(crate) fn is_passing(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);

@@ -75,7 +75,7 @@ impl Socket {
         let mut is_tried = false;
         loop {
             let ready = seat.as_ref().map(|seat| seat.poll_read_ready(cx));
-            // Before that it may be that the runtime does not know of it yet.
+            // Not before: a runtime that has just been told of the socket says so as well.
             if is_tried && matches!(ready, Some(Poll::Pending)) {
                 return Poll::Pending;
             }

@@ -392,9 +392,10 @@ impl<T> Scheduler<T> {
     /// Much has come, since the worker was last looked at, of a message that is not whole:
     /// an answer that is long may be on its way.
     pub(crate) fn handle_arrival(&mut self, now: Time, worker: WorkerKey) {
+        let trusted = self.settings.trusted;
         let Some(slot) = self.worker_mut(worker) else { return };
         let until = &mut slot.timers.answer_until.1;
-        if *until != Time::FAR {
+        if trusted && *until != Time::FAR {
             *until = (*until).max(now + REPLY_WAIT);
         }
     }

@@ -32,14 +32,25 @@ pub(super) struct Order {
 /// The way to reach one such thread.
 pub(super) struct Starter {
     pub(super) door: Door,
-    /// Of the start that is under way.
-    pub(super) token: Option<u64>,
+    pub(super) duty: Duty,
+}
+
+/// What such a thread has to do, as far as the warden knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Duty {
+    Nothing,
+    /// Whatever comes by the short way, which is open to it.
+    Lent,
+    /// What somebody has for it who has just taken that way.
+    Taken,
+    /// The start with this token.
+    Start(u64),
 }
 
 /// Where orders for one such thread are handed in.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
-    /// Holds at most one, see `token`.
+    /// Holds at most one, see [`Duty`].
     pub(super) orders: mpsc::Sender<Order>,
     thread: Thread,
 }
@@ -101,7 +112,7 @@ impl Starter {
             }
         })?;
         let thread = thread.recv().map_err(io::Error::other)?;
-        Ok(Starter { door: Door { orders, thread }, token: None })
+        Ok(Starter { door: Door { orders, thread }, duty: Duty::Nothing })
     }
 }
 

@@ -30,7 +30,7 @@ use crate::start::identity::Birth;
 use crate::start::owner::{Event, Owner, tell};
 use crate::start::roll;
 use crate::start::spawn::{SpawnSpec, Spawned, Way};
-use crate::start::starter::{Order, ShortWay, Starter};
+use crate::start::starter::{Duty, Order, ShortWay, Starter};
 use crate::sys::latest::Latest;
 use crate::sys::{crew, signal, wait};
 
@@ -233,12 +233,6 @@ const TRACER_WAIT: Duration = Duration::from_secs(1);
 /// The token of the eventfd; children count up from one.
 const WAKE: u64 = 0;
 
-/// In place of a start's, with a starter to which the short way is open.
-const LENT: u64 = u64::MAX;
-
-/// The same once somebody has taken that way, of whose start we are about to hear.
-const TAKEN: u64 = LENT - 1;
-
 /// Between two looks while there is no way to be told.
 const BLIND_LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -315,7 +309,7 @@ impl Watch {
         match command {
             Command::Start(start) => self.waiting.push_back(start),
             Command::Begun { token, worker, owner, name, at } => {
-                self.starters[0].token = Some(token);
+                self.starters[0].duty = Duty::Start(token);
                 self.children.insert(token, Child::new(worker, owner, name));
                 self.next_starter_at = at + STARTER_WAIT;
             }
@@ -360,24 +354,24 @@ impl Watch {
     fn hand_out(&mut self, now: Instant) {
         let first = &mut self.starters[0];
         if self.waiting.is_empty() {
-            if first.token.is_none() {
-                first.token = Some(LENT);
+            if first.duty == Duty::Nothing {
+                first.duty = Duty::Lent;
                 self.short_way.open(first.door.clone());
             }
             return;
         }
-        if first.token == Some(LENT) {
+        if first.duty == Duty::Lent {
             match self.short_way.take() {
-                Some(_) => first.token = None,
+                Some(_) => first.duty = Duty::Nothing,
                 // Somebody else has, and may be kept from going on: then there is to be another
                 // starter, as where a start does not come back.
                 None => {
-                    first.token = Some(TAKEN);
+                    first.duty = Duty::Taken;
                     self.next_starter_at = now + STARTER_WAIT;
                 }
             }
         }
-        let busy = self.starters.iter().all(|starter| starter.token.is_some());
+        let busy = self.starters.iter().all(|starter| starter.duty != Duty::Nothing);
         if busy && self.next_starter_at <= now {
             self.next_starter_at = now + STARTER_WAIT;
             // One pool's dead disk is not the others'. Without a thread they wait.
@@ -385,7 +379,7 @@ impl Watch {
                 let _ = self.add_starter();
             }
         }
-        let free = self.starters.iter_mut().filter(|starter| starter.token.is_none());
+        let free = self.starters.iter_mut().filter(|starter| starter.duty == Duty::Nothing);
         for starter in free {
             let Some(Start { worker, owner, spec, birth }) = self.waiting.pop_front() else {
                 return;
@@ -393,7 +387,7 @@ impl Watch {
             let token = self.short_way.new_token();
             self.children.insert(token, Child::new(worker, owner, birth.name.clone()));
             self.next_starter_at = now + STARTER_WAIT;
-            starter.token = Some(token);
+            starter.duty = Duty::Start(token);
             starter.door.hand_in(Order { token, spec, birth });
         }
     }
@@ -424,8 +418,8 @@ impl Watch {
 
     fn handle_outcome(&mut self, token: u64, outcome: io::Result<Spawned>) {
         let mut starters = self.starters.iter_mut();
-        if let Some(starter) = starters.find(|starter| starter.token == Some(token)) {
-            starter.token = None;
+        if let Some(starter) = starters.find(|starter| starter.duty == Duty::Start(token)) {
+            starter.duty = Duty::Nothing;
         }
         let Some(child) = self.children.get_mut(&token) else { return };
         match outcome {

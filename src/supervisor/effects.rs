@@ -122,9 +122,10 @@ impl Effects {
             supervisor.alarm.ring();
         }
         if self.nudge {
-            // A task that is woken by another one is kept for the thread that runs that,
-            // until it wakes a third; and whoever queues one call after the other may not
-            // rest for long.
+            // A task that is woken by another one has a place of its own with the thread
+            // that runs that (tokio's LIFO slot), where no other thread finds it, until the
+            // next one is woken; and whoever queues one call after the other may not rest
+            // for long.
             drop(supervisor.runtime.spawn(std::future::ready(())));
         }
         for Resolved { id, call, ended, outcome, .. } in &mut self.resolved {

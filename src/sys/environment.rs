@@ -35,7 +35,8 @@ pub(crate) fn replace(block: &[u8]) {
     }
 }
 
-/// Whether it has just these, in this order: as a rule, and then nothing is copied.
+/// Whether it has just these, in this order: as a rule, unless something was preloaded, and
+/// then nothing is copied.
 fn is_there(mut block: &[u8]) -> bool {
     // SAFETY: there is no other thread that could change it.
     let mut next = unsafe { environ };

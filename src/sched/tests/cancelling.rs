@@ -155,6 +155,17 @@ fn an_answer_is_waited_for_while_much_of_it_comes() {
         pool.arrival(0);
     }
     assert_eq!(pool.wait_for_deeds(), (REPLY_WAIT, vec![Stop(0, None)]));
+
+    // Nor does anything that an untrusted one sends count for it.
+    let mut pool = untrusted(1);
+    pool.submit(1);
+    pool.begin(0);
+    pool.scribble(0, 1, Phase::Done);
+    pool.cancel(0);
+    pool.deeds();
+    pool.wait(REPLY_WAIT - Duration::from_nanos(1));
+    pool.arrival(0);
+    assert_eq!(pool.wait_for_deeds(), (Duration::from_nanos(1), vec![Stop(0, None)]));
 }
 
 #[test]

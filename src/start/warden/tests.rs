@@ -473,7 +473,7 @@ impl Led {
     /// After the last event nothing is kept, and nothing more is said.
     fn assert_over(self) {
         assert!(self.watch.children.is_empty());
-        assert!(self.watch.starters[0].token.is_none());
+        assert_eq!(self.watch.starters[0].duty, Duty::Nothing);
         assert_eq!(Arc::strong_count(&self.pool.inbox), 1, "the owner is let go");
         assert!(self.pool.events.try_recv().is_err());
     }
@@ -694,13 +694,13 @@ fn starts_do_not_wait_for_ever_behind_one_that_hangs() {
     // One that is free is no reason for another.
     led.watch.hand_out(now + STARTER_WAIT * 4);
     for starter in &mut led.watch.starters {
-        starter.token.get_or_insert(u64::MAX);
+        starter.duty = Duty::Start(u64::MAX);
     }
     for round in 4..4 + 2 * STARTERS_MAX as u32 {
         led.ask(3 + u64::from(round));
         led.watch.hand_out(now + STARTER_WAIT * round * 2);
         for starter in &mut led.watch.starters {
-            starter.token.get_or_insert(u64::MAX);
+            starter.duty = Duty::Start(u64::MAX);
         }
     }
     assert_eq!(led.watch.starters.len(), STARTERS_MAX);

@@ -26,6 +26,11 @@ const OUTBOX_WORDS: usize = OUTBOX_BYTES / WORD_BYTES;
 #[repr(C)]
 pub(crate) struct Layout {
     pub(super) header: Header,
+    /// The slot words, beside each other: both sides write to those of many tasks in a
+    /// row, and to fetch a cache line from another processor takes longer than to swap.
+    pub(super) words: [AtomicU64; SLOTS],
+    /// When the tasks' bodies began. The worker writes it with each word.
+    pub(super) started_at: [AtomicU64; SLOTS],
     pub(super) slots: [Slot; SLOTS],
     /// Words, not bytes: atomics of one size, eight bytes at a time.
     pub(super) outbox: [AtomicU64; OUTBOX_WORDS],
@@ -64,10 +69,9 @@ pub(super) struct OutboxState {
     awake: AtomicU32,
 }
 
+/// What else there is of a task, which most do not use.
 #[repr(C, align(64))]
 pub(super) struct Slot {
-    word: AtomicU64,
-    started_at: AtomicU64,
     item: AtomicU32,
     credit: AtomicU32,
     /// Changes whenever a thread waiting for credit must look again. Credit
@@ -126,8 +130,6 @@ impl Layout {
             outbox,
         };
         let slots = std::array::from_fn(|_| Slot {
-            word: AtomicU64::new(0),
-            started_at: AtomicU64::new(0),
             item: AtomicU32::new(0),
             credit: AtomicU32::new(0),
             nudge: AtomicU32::new(0),
@@ -137,6 +139,8 @@ impl Layout {
         });
         Layout {
             header,
+            words: std::array::from_fn(|_| AtomicU64::new(0)),
+            started_at: std::array::from_fn(|_| AtomicU64::new(0)),
             slots,
             outbox: std::array::from_fn(|_| AtomicU64::new(0)),
             tally: std::array::from_fn(|_| AtomicU64::new(0)),
@@ -144,34 +148,37 @@ impl Layout {
     }
 
     fn slot(&self, seq: u64) -> &Slot {
-        &self.slots[(seq % SLOTS as u64) as usize]
+        &self.slots[index(seq)]
+    }
+
+    fn word(&self, seq: u64) -> &AtomicU64 {
+        &self.words[index(seq)]
     }
 
     /// What the slot of `seq` holds, which may be another task by now.
     pub(crate) fn load(&self, seq: u64) -> SlotWord {
-        SlotWord(self.slot(seq).word.load(Ordering::Acquire))
+        SlotWord(self.word(seq).load(Ordering::Acquire))
     }
 
     /// Parent: takes the slot for a task whose frame is about to be written.
     /// The slot's last task must be over.
     pub(crate) fn enqueue(&self, seq: u64, credit: u32) {
         let slot = self.slot(seq);
-        slot.started_at.store(0, Ordering::Relaxed);
-        slot.item.store(0, Ordering::Relaxed);
-        slot.credit.store(credit, Ordering::Relaxed);
-        slot.polite.store(0, Ordering::Relaxed);
-        slot.claimed.store(halves(0, u32::MAX), Ordering::Relaxed);
-        slot.tally.store(0, Ordering::Relaxed);
-        // Release: whoever sees `Queued` sees a fresh line.
-        slot.word.store(SlotWord::new(seq, Phase::Queued).0, Ordering::Release);
+        self.started_at[index(seq)].store(0, Ordering::Relaxed);
+        reset(&slot.item, 0);
+        reset(&slot.credit, credit);
+        reset_wide(&slot.polite, 0);
+        reset_wide(&slot.claimed, halves(0, u32::MAX));
+        reset_wide(&slot.tally, 0);
+        // Release: whoever sees `Queued` sees a fresh slot.
+        self.word(seq).store(SlotWord::new(seq, Phase::Queued).0, Ordering::Release);
     }
 
     /// Moves a task from one phase to another, if it is there. The error is
     /// what is there instead.
     pub(crate) fn swap(&self, seq: u64, from: Phase, to: Phase) -> Result<(), SlotWord> {
         let (from, to) = (SlotWord::new(seq, from).0, SlotWord::new(seq, to).0);
-        self.slot(seq)
-            .word
+        self.word(seq)
             .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
             .map(drop)
             .map_err(SlotWord)
@@ -217,12 +224,12 @@ impl Layout {
 
     /// When the task's body began, by `clock::monotonic_nanos`. 0: not yet.
     pub(crate) fn started_at(&self, seq: u64) -> u64 {
-        self.slot(seq).started_at.load(Ordering::Relaxed)
+        self.started_at[index(seq)].load(Ordering::Relaxed)
     }
 
     /// Worker: before the swap to `Running`, which publishes it.
     pub(crate) fn set_started_at(&self, seq: u64, nanos: u64) {
-        self.slot(seq).started_at.store(nanos, Ordering::Relaxed);
+        self.started_at[index(seq)].store(nanos, Ordering::Relaxed);
     }
 
     /// Whether the task may end by itself when it is cancelled.
@@ -438,6 +445,23 @@ impl Layout {
     /// Unless `from <= to` and the range fits into the ring.
     pub(super) fn outbox_read(&self, from: u64, to: u64) -> Vec<u8> {
         read(&self.outbox, (from % OUTBOX_BYTES as u64) as usize, range_len(from, to))
+    }
+}
+
+fn index(seq: u64) -> usize {
+    (seq % SLOTS as u64) as usize
+}
+
+/// Stores what is not there yet: a line that stays as it is need not be fetched again.
+fn reset(cell: &AtomicU32, value: u32) {
+    if cell.load(Ordering::Relaxed) != value {
+        cell.store(value, Ordering::Relaxed);
+    }
+}
+
+fn reset_wide(cell: &AtomicU64, value: u64) {
+    if cell.load(Ordering::Relaxed) != value {
+        cell.store(value, Ordering::Relaxed);
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
     ("answer-page", |actor, phase| {
         let task = actor.greet_and_take();
         actor.start(task.seq);
-        actor.page.write(Page::slot(1), &[phase.parse().unwrap()]);
+        actor.page.write(Page::word_at(1), &[phase.parse().unwrap()]);
         actor.send(&done(1, 1, &[7]));
     }),
     ("answer-closes", |actor, which| {

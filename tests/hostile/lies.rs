@@ -22,7 +22,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
             let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
             let now = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
             let began = now - 20_000_000;
-            actor.page.write(Page::slot(task.seq) + wire::STARTED_AT, &began.to_le_bytes());
+            actor.page.write(Page::started_at(task.seq), &began.to_le_bytes());
             std::thread::sleep(Duration::from_millis(1));
         }
     }),

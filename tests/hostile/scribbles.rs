@@ -34,7 +34,7 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
         let (phase, right) = word.split_once(' ').unwrap();
         let seq = if right == "right" { task.seq } else { task.seq + 64 };
         let word = seq << 8 | phase.parse::<u64>().unwrap();
-        actor.page.write(Page::slot(task.seq), &word.to_le_bytes());
+        actor.page.write(Page::word_at(task.seq), &word.to_le_bytes());
         std::process::exit(3);
     }),
     // Its last word about its outbox: what it holds, and since when.
@@ -109,7 +109,8 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
                 // Mostly where something is.
                 let at = match at % 4 {
                     0 => wire::FILLED_AT + at % 16,
-                    1 | 2 => wire::SLOTS_AT + at / 4 % 256,
+                    1 => wire::WORDS_AT + at / 4 % 64,
+                    2 => [wire::STARTED_AT, wire::SLOTS_AT][at as usize / 4 % 2] + at / 8 % 256,
                     _ => at / 4 % wire::PAGE_BYTES,
                 };
                 page.write(at, &[(random >> 24) as u8 % 8]);
@@ -135,14 +136,17 @@ fn scribble(actor: &Actor, n: usize) {
     actor.page.write(wire::MAGIC_AT, &bytes);
     actor.page.write(wire::VERSION_AT, &bytes[..4]);
     actor.page.write(wire::BELL_AT, &bytes[..4]);
-    for slot in 0..wire::SLOTS {
-        let at = wire::SLOTS_AT + slot * 64;
-        actor.page.write(at + wire::STARTED_AT, &bytes);
-        for field in [wire::ITEM_AT, wire::CREDIT_AT, wire::POLITE_AT, wire::NUDGE_AT] {
+    for seq in 0..wire::SLOTS {
+        actor.page.write(Page::started_at(seq), &bytes);
+        let at = Page::slot(seq);
+        for field in [wire::ITEM_AT, wire::CREDIT_AT, wire::NUDGE_AT] {
             actor.page.write(at + field, &bytes[..4]);
         }
+        for field in [wire::POLITE_AT, wire::CLAIMED_AT, wire::TALLY_AT] {
+            actor.page.write(at + field, &bytes);
+        }
         // What is behind the fields of a slot.
-        actor.page.write(at + wire::CLAIMED_AT, &[bytes[0]; 32]);
+        actor.page.write(at + 40, &[bytes[0]; 24]);
     }
 }
 

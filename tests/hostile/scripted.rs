@@ -115,6 +115,9 @@ impl Actor {
         }
         // SAFETY: it came with the message, and nobody else has seen it.
         let page = Page(File::from(unsafe { OwnedFd::from_raw_fd(fds[0]) }));
+        // Else what follows writes elsewhere, and attacks nothing.
+        assert_eq!(page.u32_at(wire::VERSION_AT), wire::LAYOUT_VERSION);
+        assert_eq!(page.0.metadata().unwrap().len(), wire::PAGE_BYTES);
         Actor { socket: moved, page, turn, version: 0, fingerprint: 0 }
     }
 
@@ -190,7 +193,7 @@ impl Actor {
     pub(crate) fn start(&self, seq: u64) {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
         let now = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
-        self.page.write(Page::slot(seq) + wire::STARTED_AT, &now.to_le_bytes());
+        self.page.write(Page::started_at(seq), &now.to_le_bytes());
         self.page.set_word(seq, wire::RUNNING);
     }
 

@@ -148,7 +148,8 @@ pub(crate) const CANCEL_REQ: u8 = 3;
 pub(crate) const FINISHED: u8 = 4;
 pub(crate) const REVOKED: u8 = 5;
 
-/// Where things are in the status page.
+/// Where things are in the status page, in this version of it.
+pub(crate) const LAYOUT_VERSION: u32 = 10;
 pub(crate) const MAGIC_AT: u64 = 0;
 pub(crate) const VERSION_AT: u64 = 8;
 pub(crate) const BELL_AT: u64 = 12;
@@ -156,20 +157,21 @@ pub(crate) const FILLED_AT: u64 = 64;
 pub(crate) const HELD_FROM_AT: u64 = 72;
 pub(crate) const SETTLED_AT: u64 = 80;
 pub(crate) const AWAKE_AT: u64 = 88;
-pub(crate) const SLOTS_AT: u64 = 4096;
+pub(crate) const WORDS_AT: u64 = 4096;
+pub(crate) const STARTED_AT: u64 = 6144;
+pub(crate) const SLOTS_AT: u64 = 8192;
 pub(crate) const SLOTS: u64 = 256;
 pub(crate) const RING_AT: u64 = SLOTS_AT + SLOTS * 64;
 pub(crate) const RING_BYTES: u64 = 64 << 10;
 pub(crate) const PUT_DOWN_AT: u64 = RING_AT + RING_BYTES;
 pub(crate) const PAGE_BYTES: u64 = PUT_DOWN_AT + (16 << 10);
 /// And in a slot.
-pub(crate) const STARTED_AT: u64 = 8;
-pub(crate) const ITEM_AT: u64 = 16;
-pub(crate) const CREDIT_AT: u64 = 20;
-pub(crate) const POLITE_AT: u64 = 24;
-pub(crate) const NUDGE_AT: u64 = 28;
-pub(crate) const CLAIMED_AT: u64 = 32;
-pub(crate) const TALLY_AT: u64 = 40;
+pub(crate) const ITEM_AT: u64 = 0;
+pub(crate) const CREDIT_AT: u64 = 4;
+pub(crate) const NUDGE_AT: u64 = 8;
+pub(crate) const POLITE_AT: u64 = 16;
+pub(crate) const CLAIMED_AT: u64 = 24;
+pub(crate) const TALLY_AT: u64 = 32;
 
 /// The status page, as the file that it is. Every write lands in the parent's
 /// mapping.
@@ -177,6 +179,17 @@ pub(crate) const TALLY_AT: u64 = 40;
 pub(crate) struct Page(pub(crate) File);
 
 impl Page {
+    /// Where the task's word is.
+    pub(crate) fn word_at(seq: u64) -> u64 {
+        WORDS_AT + seq % SLOTS * 8
+    }
+
+    /// Where it says when the task's body began.
+    pub(crate) fn started_at(seq: u64) -> u64 {
+        STARTED_AT + seq % SLOTS * 8
+    }
+
+    /// Where the rest of its slot is.
     pub(crate) fn slot(seq: u64) -> u64 {
         SLOTS_AT + seq % SLOTS * 64
     }
@@ -198,11 +211,11 @@ impl Page {
     }
 
     pub(crate) fn word(&self, seq: u64) -> (u64, u8) {
-        let word = self.u64_at(Page::slot(seq));
+        let word = self.u64_at(Page::word_at(seq));
         (word >> 8, word as u8)
     }
 
     pub(crate) fn set_word(&self, seq: u64, phase: u8) {
-        self.write(Page::slot(seq), &(seq << 8 | u64::from(phase)).to_le_bytes());
+        self.write(Page::word_at(seq), &(seq << 8 | u64::from(phase)).to_le_bytes());
     }
 }

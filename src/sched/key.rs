@@ -13,7 +13,12 @@ pub(crate) struct TaskKey {
 
 impl TaskKey {
     /// No task was or will be there.
-    pub(crate) const NOWHERE: TaskKey = TaskKey { index: u32::MAX, id: TaskId(0) };
+    pub(crate) const NOWHERE: TaskKey = TaskKey::of_none(TaskId(0));
+
+    /// Of a task that the scheduler never has.
+    pub(crate) const fn of_none(id: TaskId) -> TaskKey {
+        TaskKey { index: u32::MAX, id }
+    }
 }
 
 /// Where a worker is found: its seat, and its id as proof that the seat is

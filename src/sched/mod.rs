@@ -7,7 +7,8 @@
 //! next. The slot words are reached through [`Words`]: a swap is part of a
 //! decision and has to be known at once.
 //!
-//! - `task` and `queue`: the tasks, their states and their order;
+//! - `task` and `queue`: the tasks, their states and their order; `entry`: tasks that come
+//!   while no worker has room;
 //! - `slot`: the workers and their timers; `seats`: when they come and go;
 //! - `assign`: which task goes where, and what is taken back;
 //! - `cancel`: ending tasks, and what a worker's death means for its tasks; `due`: what
@@ -18,6 +19,7 @@
 mod assign;
 mod cancel;
 mod due;
+mod entry;
 mod key;
 mod queue;
 mod respawn;
@@ -37,6 +39,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+pub(crate) use self::entry::{Entrant, Ticket};
 pub(crate) use self::key::{TaskKey, WorkerKey};
 pub(crate) use self::slot::Stage;
 pub(crate) use self::task::{Ending, Intent, Place, Terms};
@@ -189,29 +192,34 @@ impl<T> Scheduler<T> {
 
     // What happened ---------------------------------------------------------
 
-    /// A call came in. The caller has checked [`mode`](Self::mode).
+    /// A call came in, with an id that no other has. The caller has checked
+    /// [`mode`](Self::mode).
     pub(crate) fn handle_submit(
         &mut self,
         now: Time,
+        id: TaskId,
         data: T,
         terms: Terms,
         words: &impl Words,
     ) -> TaskKey {
-        let task = self.tasks.submit(data, terms);
-        match self.mode {
-            Mode::Open | Mode::Closed => {
-                self.assign(now, None, words);
-                self.fill_seats(now);
-            }
-            Mode::Terminated => self.finish(task, Ending::Terminated { started: false }),
-            Mode::Broken => self.finish(task, Ending::Broken),
-        }
+        let task = self.tasks.submit(id, data, terms);
+        self.welcome(now, &[task], words);
         task
     }
 
-    /// A call came in that is not taken, or not yet. It gets a name all the same.
-    pub(crate) fn refuse(&mut self) -> TaskKey {
-        TaskKey { id: self.tasks.skip_id(), ..TaskKey::NOWHERE }
+    /// These tasks were added to the queue.
+    fn welcome(&mut self, now: Time, tasks: &[TaskKey], words: &impl Words) {
+        let ending = match self.mode {
+            Mode::Open | Mode::Closed => {
+                self.assign(now, None, words);
+                return self.fill_seats(now);
+            }
+            Mode::Terminated => Ending::Terminated { started: false },
+            Mode::Broken => Ending::Broken,
+        };
+        for &task in tasks {
+            self.finish(task, ending.clone());
+        }
     }
 
     /// A worker is ready for tasks.

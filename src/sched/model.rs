@@ -29,6 +29,7 @@ use super::slot::{PROBE_FIRST, Seat};
 use super::{Action, Answer, Ending, Intent, Mode, Scheduler, Settings, Stage, Terms};
 use super::{TaskKey, Words, WorkerKey};
 use crate::exit::Exit;
+use crate::id::TaskId;
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::slot_word::{Phase, SlotWord};
 use crate::time::Time;
@@ -639,7 +640,9 @@ impl Model {
             Event::Submit => {
                 let task = keys.len();
                 outside.0.get_mut().ledger.push(Entry::default());
-                keys.push(sched.handle_submit(now, task, setup.tasks[task].terms, &*outside));
+                let id = TaskId(task as u64 + 1);
+                let terms = setup.tasks[task].terms;
+                keys.push(sched.handle_submit(now, id, task, terms, &*outside));
             }
             Event::Cancel(task) => {
                 budget.cancels -= 1;
@@ -1240,7 +1243,7 @@ pub(super) fn setup(workers: usize, depth_max: usize, tasks: &[Call]) -> Setup {
 }
 
 pub(super) const SHORT: Call = Call {
-    terms: Terms { timeout: None, retries: 0, alone: false, id: None },
+    terms: Terms { timeout: None, retries: 0, alone: false },
     endless: false,
     polite: false,
     retire: false,
@@ -1302,13 +1305,8 @@ fn stealing_races_with_the_worker() {
 #[test]
 fn timeouts_and_retries() {
     let timeout = Some(Duration::from_millis(3));
-    let timed = Call {
-        terms: Terms { timeout, retries: 0, alone: false, id: None },
-        endless: true,
-        ..SHORT
-    };
-    let retried =
-        Call { terms: Terms { timeout: None, retries: 1, alone: false, id: None }, ..SHORT };
+    let timed = Call { terms: Terms { timeout, retries: 0, alone: false }, endless: true, ..SHORT };
+    let retried = Call { terms: Terms { timeout: None, retries: 1, alone: false }, ..SHORT };
     let mut setup = setup(1, 2, &[timed, retried, SHORT]);
     setup.budget = Budget { crashes: 1, ticks: 4, ..Budget::default() };
     assert_holds(setup);
@@ -1317,7 +1315,7 @@ fn timeouts_and_retries() {
 /// Nothing is before it at its worker, and nothing waits while a worker is idle.
 #[test]
 fn one_goes_alone() {
-    let alone = Call { terms: Terms { timeout: None, retries: 1, alone: true, id: None }, ..SHORT };
+    let alone = Call { terms: Terms { timeout: None, retries: 1, alone: true }, ..SHORT };
     let mut setup = setup(2, 2, &[SHORT, alone, SHORT]);
     setup.budget = Budget { crashes: 1, ..Budget::default() };
     assert_holds(setup);
@@ -1327,7 +1325,7 @@ fn one_goes_alone() {
 /// whoever is not read is not blamed for being silent.
 #[test]
 fn arguments_that_are_let_go_are_not_missed() {
-    let terms = |retries| Terms { timeout: None, retries, alone: true, id: None };
+    let terms = |retries| Terms { timeout: None, retries, alone: true };
     let laden = Call { terms: terms(0), laden: true, ..SHORT };
     let retried = Call { terms: terms(1), ..laden };
     let mut setup = setup(1, 2, &[laden, retried, SHORT]);

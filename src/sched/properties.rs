@@ -19,7 +19,7 @@ fn call() -> impl Strategy<Value = Call> {
     let rarely = || prop::bool::weighted(0.15);
     (timeout, retries, rarely(), any::<bool>(), rarely(), rarely()).prop_map(
         |(timeout, retries, endless, polite, retire, laden)| Call {
-            terms: Terms { timeout, retries, alone: laden, id: None },
+            terms: Terms { timeout, retries, alone: laden },
             endless,
             polite,
             retire,

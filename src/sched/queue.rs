@@ -17,7 +17,6 @@ pub(super) struct Tasks<T> {
     tail: u32,
     queued: usize,
     len: usize,
-    next_id: u64,
 }
 
 #[derive(Clone, Hash, Debug)]
@@ -29,15 +28,7 @@ struct Entry<T> {
 
 impl<T> Tasks<T> {
     pub(super) fn new() -> Self {
-        Tasks {
-            entries: Vec::new(),
-            free: NONE,
-            head: NONE,
-            tail: NONE,
-            queued: 0,
-            len: 0,
-            next_id: 1,
-        }
+        Tasks { entries: Vec::new(), free: NONE, head: NONE, tail: NONE, queued: 0, len: 0 }
     }
 
     /// Tasks that have not ended.
@@ -55,32 +46,37 @@ impl<T> Tasks<T> {
         self.entries.iter().filter_map(|entry| entry.task.as_ref())
     }
 
-    /// Uses up an id.
-    pub(super) fn skip_id(&mut self) -> TaskId {
-        let id = TaskId(self.next_id);
-        self.next_id += 1;
-        id
+    /// Adds a task at the end of the queue.
+    pub(super) fn submit(&mut self, id: TaskId, data: T, terms: Terms) -> TaskKey {
+        let index = self.reserve();
+        self.enter(index, Task::new(id, data, terms));
+        TaskKey { index, id }
     }
 
-    /// Adds a task at the end of the queue.
-    pub(super) fn submit(&mut self, data: T, terms: Terms) -> TaskKey {
-        let id = terms.id.unwrap_or_else(|| self.skip_id());
-        let task = Task::new(id, data, terms);
-        let index = if self.free == NONE {
+    /// Keeps an entry free for one task that [`enter`](Self::enter)s later.
+    pub(super) fn reserve(&mut self) -> u32 {
+        if self.free == NONE {
             let index = u32::try_from(self.entries.len()).expect("fewer than 2^32 tasks at once");
             assert!(index != NONE, "fewer than 2^32 - 1 tasks at once");
-            self.entries.push(Entry { task: Some(task), prev: NONE, next: NONE });
-            index
-        } else {
-            let index = self.free;
-            let entry = &mut self.entries[index as usize];
-            self.free = entry.next;
-            entry.task = Some(task);
-            index
-        };
+            self.entries.push(Entry { task: None, prev: NONE, next: NONE });
+            return index;
+        }
+        let index = self.free;
+        self.free = self.entries[index as usize].next;
+        index
+    }
+
+    /// Adds a task at the end of the queue, in the entry that was kept for it.
+    pub(super) fn enter(&mut self, reserved: u32, task: Task<T>) {
+        self.entries[reserved as usize].task = Some(task);
         self.len += 1;
-        self.link_back(index);
-        TaskKey { index, id }
+        self.link_back(reserved);
+    }
+
+    /// Gives an entry up for which no task has come.
+    pub(super) fn release(&mut self, reserved: u32) {
+        self.entries[reserved as usize].next = self.free;
+        self.free = reserved;
     }
 
     pub(super) fn get(&self, key: TaskKey) -> Option<&Task<T>> {
@@ -96,10 +92,8 @@ impl<T> Tasks<T> {
         if self.get(key)?.place() == Place::Queued {
             self.unlink(key.index);
         }
-        let entry = &mut self.entries[key.index as usize];
-        let task = entry.task.take();
-        entry.next = self.free;
-        self.free = key.index;
+        let task = self.entries[key.index as usize].task.take();
+        self.release(key.index);
         self.len -= 1;
         task
     }
@@ -194,6 +188,9 @@ mod tests {
         Send,
         Requeue(usize),
         Remove(usize),
+        Reserve,
+        Enter(usize),
+        Release(usize),
     }
 
     fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -203,6 +200,9 @@ mod tests {
                 2 => Just(Op::Send),
                 1 => any::<usize>().prop_map(Op::Requeue),
                 2 => any::<usize>().prop_map(Op::Remove),
+                2 => Just(Op::Reserve),
+                2 => any::<usize>().prop_map(Op::Enter),
+                1 => any::<usize>().prop_map(Op::Release),
             ],
             0..200,
         )
@@ -214,9 +214,19 @@ mod tests {
             let mut tasks = Tasks::new();
             let mut waiting: VecDeque<TaskKey> = VecDeque::new();
             let mut sent: Vec<TaskKey> = Vec::new();
-            for op in ops {
+            let mut reserved: Vec<u32> = Vec::new();
+            for (id, op) in (1..).map(TaskId).zip(ops) {
                 match op {
-                    Op::Submit => waiting.push_back(tasks.submit((), Terms::default())),
+                    Op::Submit => waiting.push_back(tasks.submit(id, (), Terms::default())),
+                    Op::Reserve => reserved.push(tasks.reserve()),
+                    Op::Enter(n) if !reserved.is_empty() => {
+                        let index = reserved.swap_remove(n % reserved.len());
+                        tasks.enter(index, Task::new(id, (), Terms::default()));
+                        waiting.push_back(TaskKey { index, id });
+                    }
+                    Op::Release(n) if !reserved.is_empty() => {
+                        tasks.release(reserved.swap_remove(n % reserved.len()));
+                    }
                     Op::Send => if let Some(key) = tasks.front() {
                         tasks.send(key, SENT);
                         prop_assert_eq!(waiting.pop_front(), Some(key));
@@ -241,6 +251,7 @@ mod tests {
                 prop_assert_eq!(tasks.queued(), waiting.len());
                 prop_assert_eq!(tasks.len(), waiting.len() + sent.len());
                 prop_assert_eq!(tasks.front(), waiting.front().copied());
+                prop_assert_eq!(tasks.keys().len(), tasks.len());
             }
         }
     }

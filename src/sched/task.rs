@@ -34,9 +34,6 @@ pub(crate) struct Terms {
     /// waited for that to send their answers, with arguments unread, none would
     /// ever go on.
     pub(crate) alone: bool,
-    /// The id that it has been told of under, from
-    /// [`refuse`](super::Scheduler::refuse).
-    pub(crate) id: Option<TaskId>,
 }
 
 /// There may be millions of them: what most do not have takes no room here.
@@ -63,7 +60,7 @@ const QUEUED: u32 = u32::MAX;
 
 impl<T> Task<T> {
     pub(super) fn new(id: TaskId, data: T, terms: Terms) -> Self {
-        let Terms { timeout, retries, alone, id: _ } = terms;
+        let Terms { timeout, retries, alone } = terms;
         let timeout_nanos =
             timeout.map_or(u64::MAX, |after| after.as_nanos().try_into().unwrap_or(u64::MAX));
         let (seat, worker, seq) = (QUEUED, WorkerId(0), 0);

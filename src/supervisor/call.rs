@@ -179,6 +179,12 @@ impl Call {
         self.record().shape
     }
 
+    /// Whether it is one call, of which nobody is told but its caller.
+    pub(super) fn is_plain(&self) -> bool {
+        let record = self.record();
+        record.extras.is_none() && record.items.is_none()
+    }
+
     pub(super) fn has_place(&self) -> bool {
         self.record().has_place
     }

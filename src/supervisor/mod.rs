@@ -27,6 +27,7 @@ mod call;
 mod driver;
 mod ears;
 mod effects;
+mod entrance;
 mod intake;
 mod landing;
 mod link;
@@ -58,6 +59,7 @@ use self::alarm::Alarm;
 use self::call::{Call, Sink};
 use self::ears::PoolEars;
 use self::effects::Effects;
+use self::entrance::{Entrance, Porter};
 use self::links::Links;
 use self::lookout::Pace;
 use crate::error::{Cause, SpawnError, TaskError, TaskInfo};
@@ -128,6 +130,9 @@ pub(crate) struct Supervisor {
     plan: Plan,
     spec: Arc<SpawnSpec>,
     core: Mutex<Core>,
+    entrance: Entrance,
+    /// The next call's id.
+    tasks: AtomicU64,
     /// Places in the queue, for callers that wait for one.
     admission: Semaphore,
     /// Something changed that `join` or `ready` may wait for.
@@ -157,6 +162,7 @@ pub(crate) struct Supervisor {
 #[derive(Debug)]
 struct Core {
     sched: Scheduler<Call>,
+    porter: Porter,
     links: Links,
     counts: Counts,
     /// The plan's.
@@ -206,6 +212,7 @@ impl Supervisor {
             incarnation,
             core: Mutex::new(Core {
                 sched: Scheduler::new(now, plan.settings.clone()),
+                porter: Porter::default(),
                 links: Links::default(),
                 counts: Counts::default(),
                 memory_limit: plan.memory_limit,
@@ -221,6 +228,8 @@ impl Supervisor {
                 ended: 0,
                 unheard: 0,
             }),
+            entrance: Entrance::default(),
+            tasks: AtomicU64::new(1),
             admission: Semaphore::new(room),
             changed: Notify::new(),
             waiting: AtomicUsize::new(0),
@@ -316,7 +325,17 @@ impl Supervisor {
     fn queue(self: &Arc<Self>, call: Call, mut terms: Terms, place: Option<QueuePlace>) -> TaskKey {
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
         terms.alone = call.args.attached().is_some();
-        terms.id = self.announce(&call, place);
+        let id = self.next_task();
+        let call = match place {
+            Some(place) if call.is_plain() && !terms.alone && !self.is_in_a_copy() => {
+                match self.enter(id, call, terms, place) {
+                    Ok(task) => return task,
+                    Err(call) => call,
+                }
+            }
+            _ => call,
+        };
+        self.announce(id, &call, place);
         let mut effects = Effects::default();
         let mut core = self.core();
         let refusal = match core.refusal() {
@@ -333,9 +352,8 @@ impl Supervisor {
                 if place == Some(QueuePlace::Admitted) {
                     effects.free_places(core.freed(1));
                 }
-                let task = core.sched.refuse();
-                core.resolve(task.id, call, Err(Failed::new(why, false)), "refused", &mut effects);
-                task
+                core.resolve(id, call, Err(Failed::new(why, false)), "refused", &mut effects);
+                TaskKey::of_none(id)
             }
             None => {
                 core.counts.submitted += 1;
@@ -345,10 +363,10 @@ impl Supervisor {
                 let now = Time(monotonic_nanos());
                 let core = &mut *core;
                 core.pace.handle_submit(!core.sched.has_tasks());
-                let task = core.sched.handle_submit(now, call, terms, &core.links);
+                let task = core.sched.handle_submit(now, id, call, terms, &core.links);
                 core.perform(self, &mut effects);
-                core.unheard += u32::from(core.unheard > 0);
-                effects.nudge |= core.unheard == UNHEARD_MOST;
+                core.note_unheard(1);
+                effects.nudge |= core.is_unheard();
                 task
             }
         };
@@ -358,24 +376,24 @@ impl Supervisor {
     }
 
     /// Tells who listens that a call is queued, before anybody can tell what becomes
-    /// of it. Returns the id that the call was told under.
-    fn announce(&self, call: &Call, place: Option<QueuePlace>) -> Option<TaskId> {
-        let span = call.span()?;
-        let mut core = self.core();
+    /// of it.
+    fn announce(&self, id: TaskId, call: &Call, place: Option<QueuePlace>) {
+        let Some(span) = call.span() else { return };
+        let core = self.core();
         let is_taken = !self.is_in_a_copy()
             && match core.refusal() {
                 Some(TaskError::Closed) => place.is_none() && !core.abandoned,
                 refusal => refusal.is_none(),
             };
-        let id = is_taken.then(|| core.sched.refuse().id)?;
         drop(core);
-        observe::task_queued(&span, id);
-        Some(id)
+        if is_taken {
+            observe::task_queued(&span, id);
+        }
     }
 
     /// Names a call that failed before it could be queued.
     pub(crate) fn refuse(&self) -> TaskKey {
-        self.core().sched.refuse()
+        TaskKey::of_none(self.next_task())
     }
 
     pub(crate) fn cancel(self: &Arc<Self>, task: TaskKey) {
@@ -523,7 +541,9 @@ impl Supervisor {
 
     fn core(&self) -> MutexGuard<'_, Core> {
         // Poisoned only by a bug of ours, and handles must resolve even then.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        core.take_in(&self.entrance);
+        core
     }
 
     fn inbox(&self) -> MutexGuard<'_, VecDeque<Event>> {
@@ -542,6 +562,22 @@ impl Core {
         let result = event(&mut self.sched, now, &self.links);
         self.perform(supervisor, effects);
         result
+    }
+
+    /// Notes calls that were made.
+    fn note_unheard(&mut self, calls: u32) {
+        if self.unheard > 0 {
+            self.unheard = self.unheard.saturating_add(calls);
+        }
+    }
+
+    /// Whether a link has been called and does not come; says so once.
+    fn is_unheard(&mut self) -> bool {
+        let is_late = (UNHEARD_MOST..u32::MAX).contains(&self.unheard);
+        if is_late {
+            self.unheard = u32::MAX;
+        }
+        is_late
     }
 
     /// Settles what is overdrawn with places that come free; returns how many

@@ -3,6 +3,7 @@
 mod calling;
 mod calling_from_several_runtimes;
 mod calls_as_handles;
+mod calls_that_only_queue;
 mod crashes;
 mod deep_values;
 mod environment_of_workers;

@@ -17,6 +17,7 @@ use arbitrary::{Arbitrary, Unstructured};
 
 use crate::attached::Count;
 use crate::exit::Exit;
+use crate::id::TaskId;
 use crate::limits::{ANSWER_WAIT, FRAME_BYTES_MAX_MOST, FRAME_OVERHEAD_BYTES, SLOTS};
 use crate::proto::VERSION;
 use crate::proto::frame::FrameReader;
@@ -663,8 +664,9 @@ impl Pool {
         let task = self.tasks.len();
         let call = Call { task, shape, credit: 2 };
         let timeout = self.has_timeouts().then_some(TIMEOUT);
-        let terms = Terms { timeout, retries: 0, alone: false, id: None };
-        let key = self.sched.handle_submit(self.now, call, terms, &self.workers);
+        let terms = Terms { timeout, retries: 0, alone: false };
+        let id = TaskId(task as u64 + 1);
+        let key = self.sched.handle_submit(self.now, id, call, terms, &self.workers);
         self.tasks.push(Task { key, cancelled: false, has_ended: false, runs: 0 });
     }
 

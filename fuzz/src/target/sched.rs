@@ -13,10 +13,11 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::exit::Exit;
+use crate::id::TaskId;
 use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT, SLOTS, START_WAIT_MAX};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::sched::{
-    Action, Answer, Ending, Intent, Mode, Scheduler, Settings, Stage, TaskKey, Terms, Words,
+    Action, Answer, Ending, Entrant, Intent, Mode, Scheduler, Settings, Stage, TaskKey, Terms, Words,
     WorkerKey,
 };
 use crate::slot_word::{Phase, SlotWord};
@@ -70,8 +71,8 @@ enum Op {
         terms: Terms,
         call: Call,
     },
-    /// A call that the pool refuses takes an id all the same.
-    Refuse,
+    /// A call that only waits, if it would now, comes, and is taken in later.
+    Enter(Call),
     Cancel(u8),
     CancelNewest,
     Close,
@@ -151,7 +152,6 @@ impl Op {
                     },
                     retries: u32::from(bits(3, 2).saturating_sub(1)),
                     alone: arg == 7,
-                    id: None,
                 },
                 call: Call { polite: bits(5, 1) == 1, retire: bits(6, 2) == 3 },
             },
@@ -176,7 +176,7 @@ impl Op {
             29 => match bits(0, 3) {
                 0 => Op::Close,
                 1 => Op::Terminate,
-                2 => Op::Refuse,
+                2 => Op::Enter(Call { polite: bits(3, 1) == 1, retire: false }),
                 5 => Op::BuryLate(bits(3, 5)),
                 6 => Op::GiveUp(bits(3, 5)),
                 7 => Op::Progress(bits(3, 5)),
@@ -512,6 +512,8 @@ struct Pool {
     story: Vec<Op>,
     sched: Scheduler<usize>,
     outside: Outside,
+    /// Tasks that have come and are to be taken in.
+    waiting: Vec<Entrant<usize>>,
     /// The worker whose death is being taken in.
     buried: Option<WorkerKey>,
 }
@@ -543,7 +545,7 @@ impl Pool {
         };
         let sched = Scheduler::new(now, settings);
         let outside = Outside(RefCell::new(world));
-        let mut pool = Pool { header, story: Vec::new(), sched, outside, buried: None };
+        let mut pool = Pool { header, story: Vec::new(), sched, outside, waiting: Vec::new(), buried: None };
         pool.perform();
         pool
     }
@@ -563,7 +565,7 @@ impl Pool {
         self.world().looks = 0;
         match op {
             Op::Submit { terms, call } => self.submit(terms, call),
-            Op::Refuse => drop(self.sched.refuse()),
+            Op::Enter(call) => self.enter(call),
             Op::Cancel(task) => {
                 let count = self.world().tasks.len();
                 if count > 0 {
@@ -681,7 +683,40 @@ impl Pool {
         let task = self.world().tasks.len();
         // Looked at by nobody before the scheduler has answered: no worker has
         // been sent it yet.
-        let key = self.sched.handle_submit(now, task, terms, &self.outside);
+        let id = TaskId(task as u64 + 1);
+        self.take_in();
+        let (only_queues, next) = (self.sched.only_queues(), self.sched.poll_timeout());
+        let key = self.sched.handle_submit(now, id, task, terms, &self.outside);
+        self.note(key, terms, call);
+        if only_queues {
+            assert_eq!(self.sched.poll_timeout(), next);
+            assert!(self.sched.only_queues());
+            assert!(self.sched.poll_action().is_none(), "{key:?} was to wait only");
+        }
+    }
+
+    fn enter(&mut self, call: Call) {
+        if !self.sched.only_queues() {
+            return;
+        }
+        let task = self.world().tasks.len();
+        let ticket = self.sched.give_ticket();
+        let id = TaskId(task as u64 + 1);
+        let entrant = Entrant::new(ticket, id, task, Terms::default());
+        self.note(entrant.key(), Terms::default(), call);
+        self.waiting.push(entrant);
+        let unused = self.sched.give_ticket();
+        self.sched.handle_return(unused);
+    }
+
+    /// Whoever looks for a task does this first.
+    fn take_in(&mut self) {
+        if !self.waiting.is_empty() {
+            self.sched.handle_entries(self.waiting.drain(..));
+        }
+    }
+
+    fn note(&mut self, key: TaskKey, terms: Terms, call: Call) {
         self.world().tasks.push(Task {
             key,
             terms,
@@ -699,6 +734,7 @@ impl Pool {
         let entry = &mut self.world().tasks[task];
         entry.cancelled |= !entry.has_ended;
         let key = entry.key;
+        self.take_in();
         self.sched.handle_cancel(now, key, Intent::Cancel, &self.outside);
     }
 
@@ -839,6 +875,11 @@ impl Pool {
 
     /// Does what the scheduler wants done, and checks that it may want it.
     fn perform(&mut self) {
+        if !self.waiting.is_empty() && !self.sched.only_queues() {
+            let now = self.world().now;
+            let waiting = std::mem::take(&mut self.waiting);
+            self.sched.handle_last_entries(now, waiting, &self.outside);
+        }
         while let Some(action) = self.sched.poll_action() {
             match action {
                 Action::Start(key) => self.start(key),
@@ -1019,8 +1060,10 @@ impl Pool {
     fn check(&mut self) {
         let world = self.outside.0.get_mut();
         let (open, queued) = self.sched.task_counts();
+        let waiting = self.waiting.len();
         let unended = world.tasks.iter().filter(|task| !task.has_ended).count();
-        assert_eq!(open, unended, "tasks that have not ended");
+        assert_eq!(open + waiting, unended, "tasks that have not ended");
+        assert!(waiting == 0 || self.sched.only_queues());
         let mut sent = 0;
         let wanted = self.sched.settings().seats();
         let serving = self.sched.workers().filter(|view| {

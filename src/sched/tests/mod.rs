@@ -6,6 +6,7 @@ mod assigning;
 mod cancelling;
 mod deaths;
 mod endings;
+mod entering;
 mod spares;
 mod starting;
 mod timeouts;
@@ -46,11 +47,11 @@ fn ms(millis: u64) -> Duration {
 }
 
 fn timeout(after: Duration) -> Terms {
-    Terms { timeout: Some(after), retries: 0, alone: false, id: None }
+    Terms { timeout: Some(after), retries: 0, alone: false }
 }
 
 fn retries(retries: u32) -> Terms {
-    Terms { timeout: None, retries, alone: false, id: None }
+    Terms { timeout: None, retries, alone: false }
 }
 
 fn untrusted(workers: usize) -> Pool {
@@ -211,7 +212,8 @@ impl Pool {
 
     fn submit_with(&mut self, terms: Terms) {
         let task = self.keys.len();
-        self.keys.push(self.sched.handle_submit(self.now, task, terms, &self.board));
+        let id = TaskId(task as u64 + 1);
+        self.keys.push(self.sched.handle_submit(self.now, id, task, terms, &self.board));
         self.drain();
     }
 

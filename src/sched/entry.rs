@@ -1,0 +1,84 @@
+//! Tasks that come while no worker has room: they only wait, so that whoever brings them
+//! need not come to the scheduler. It gives out tickets for that, as long as it has nothing
+//! to decide, and takes the tasks in when it next has.
+
+use super::key::TaskKey;
+use super::task::{Task, Terms};
+use super::{Mode, Scheduler, Words};
+use crate::id::TaskId;
+use crate::time::Time;
+
+/// So many must wait before tickets are worth while: with few it is soon over.
+const QUEUED_LEAST: usize = 64;
+
+/// A place that is kept for one task.
+#[derive(Debug)]
+pub(crate) struct Ticket(u32);
+
+/// A task that is to be taken in, in the place that was kept for it.
+#[derive(Debug)]
+pub(crate) struct Entrant<T> {
+    index: u32,
+    task: Task<T>,
+}
+
+impl<T> Entrant<T> {
+    pub(crate) fn new(ticket: Ticket, id: TaskId, data: T, terms: Terms) -> Self {
+        Entrant { index: ticket.0, task: Task::new(id, data, terms) }
+    }
+
+    /// Where the task is found, once it has been taken in.
+    pub(crate) fn key(&self) -> TaskKey {
+        TaskKey { index: self.index, id: self.task.id }
+    }
+}
+
+impl<T> Scheduler<T> {
+    /// Whether a task that comes now changes nothing but the queue's length: no worker
+    /// could be given it, or would be started for it.
+    pub(crate) fn only_queues(&self) -> bool {
+        let census = self.census();
+        self.mode == Mode::Open
+            && self.full
+            && (self.idle.is_empty() || census.serving >= self.settings.workers)
+            && census.empty == 0
+            && self.tasks.queued() >= self.settings.workers
+    }
+
+    /// Whether that will be so for a while.
+    pub(crate) fn is_backed_up(&self) -> bool {
+        self.tasks.queued() >= self.settings.workers + QUEUED_LEAST && self.only_queues()
+    }
+
+    /// Keeps a place for a task.
+    pub(crate) fn give_ticket(&mut self) -> Ticket {
+        Ticket(self.tasks.reserve())
+    }
+
+    /// For a ticket no task will come.
+    pub(crate) fn handle_return(&mut self, ticket: Ticket) {
+        self.tasks.release(ticket.0);
+    }
+
+    /// Takes tasks in, in the order in which they came, while they
+    /// [only queue](Self::only_queues).
+    pub(crate) fn handle_entries(&mut self, entrants: impl IntoIterator<Item = Entrant<T>>) {
+        debug_assert!(self.only_queues());
+        entrants.into_iter().for_each(|entrant| self.tasks.enter(entrant.index, entrant.task));
+    }
+
+    /// Takes the last of them in: something has happened.
+    pub(crate) fn handle_last_entries(
+        &mut self,
+        now: Time,
+        entrants: impl IntoIterator<Item = Entrant<T>>,
+        words: &impl Words,
+    ) {
+        let mut tasks = Vec::new();
+        for entrant in entrants {
+            tasks.push(entrant.key());
+            self.tasks.enter(entrant.index, entrant.task);
+        }
+        self.welcome(now, &tasks, words);
+    }
+}

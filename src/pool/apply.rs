@@ -174,21 +174,32 @@ impl Launch {
     /// Queues the call now.
     pub(super) fn submit(&mut self, items: Option<Arc<Items>>, place: QueuePlace) -> RawHandle {
         let request = self.request.take().expect("submitted once");
-        let request = request.and_then(|request| match &request.token {
-            Some(token) if token.is_cancelled() => Err(TaskError::Cancelled { exit: None }),
-            _ => Ok(request),
-        });
-        let (task, receiver) = match request {
-            Ok(request) => self.supervisor.submit(request, self.terms, items, place),
-            Err(error) => {
-                if place == QueuePlace::Admitted {
-                    self.supervisor.give_back_place();
-                }
-                (self.supervisor.refuse(), Receiver::of_failed(error))
-            }
-        };
-        RawHandle::new(&self.supervisor, task, receiver)
+        submit(&self.supervisor, request, self.terms, items, place)
     }
+}
+
+/// Queues a call, or what it has failed for.
+pub(super) fn submit(
+    supervisor: &Arc<Supervisor>,
+    request: Result<Request, TaskError>,
+    terms: Terms,
+    items: Option<Arc<Items>>,
+    place: QueuePlace,
+) -> RawHandle {
+    let failed = match request {
+        Ok(Request { token: Some(token), .. }) if token.is_cancelled() => {
+            TaskError::Cancelled { exit: None }
+        }
+        Ok(request) => {
+            let (task, receiver) = supervisor.submit(request, terms, items, place);
+            return RawHandle::new(supervisor, task, receiver);
+        }
+        Err(error) => error,
+    };
+    if place == QueuePlace::Admitted {
+        supervisor.give_back_place();
+    }
+    RawHandle::new(supervisor, supervisor.refuse(), Receiver::of_failed(failed))
 }
 
 /// Whether there came to be a place for a call before its token was cancelled.

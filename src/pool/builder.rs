@@ -389,8 +389,8 @@ impl PoolBuilder {
         self
     }
 
-    /// How many tasks a worker may be given at a time, from 1 to 256.
-    /// Default: 256. Only short tasks are sent ahead, and only as many as keep a
+    /// How many tasks a worker may be given at a time, from 1 to 1024.
+    /// Default: 1024. Only short tasks are sent ahead, and only as many as keep a
     /// worker busy for about two milliseconds; what waits behind a long one is taken back.
     pub fn pipeline(mut self, tasks: usize) -> Self {
         self.pipeline = tasks;

@@ -23,6 +23,7 @@ mod source;
 mod status;
 mod stream;
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,11 +54,17 @@ use crate::proto::codec;
 use crate::proto::draft::Draft;
 use crate::proto::message::Shape;
 use crate::registry::{self, StreamFn, TaskFn, stream_id, value_id};
+use crate::sched::Terms;
 use crate::supervisor::{QueuePlace, Request, Supervisor};
 use crate::sys::cast::Sharing;
 
 /// Room that is made for the arguments of a call at first. Most have no more.
 const ARGS_BYTES: usize = 64;
+
+thread_local! {
+    /// Where arguments are encoded: the short ones then stay with their call.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// A pool of worker processes.
 ///
@@ -157,7 +164,8 @@ impl Pool {
         F: TaskFn<Args, M>,
         Args: Serialize + DeserializeOwned,
     {
-        self.apply(f, args).start()
+        let request = self.request(f, &args);
+        self.submit(request, QueuePlace::Any)
     }
 
     /// Calls `f(args)` in a worker if there is a place in the queue.
@@ -183,8 +191,7 @@ impl Pool {
         if !self.supervisor.try_admit() {
             return Err(TryApplyError::Full(args));
         }
-        let mut launch = Launch::new(&self.supervisor, request);
-        Ok(TaskHandle::new(launch.submit(None, QueuePlace::Admitted)))
+        Ok(self.submit(request, QueuePlace::Admitted))
     }
 
     /// Calls `f` once for each input: a future of all results, in order.
@@ -378,6 +385,11 @@ impl Pool {
         self.supervisor.view().workers.into_iter().map(WorkerInfo::new).collect()
     }
 
+    fn submit<R>(&self, request: Result<Request, TaskError>, place: QueuePlace) -> TaskHandle<R> {
+        let terms = Terms::default();
+        TaskHandle::new(apply::submit(&self.supervisor, request, terms, None, place))
+    }
+
     fn request<F, Args, M>(&self, f: F, args: &Args) -> Result<Request, TaskError>
     where
         F: TaskFn<Args, M>,
@@ -393,11 +405,16 @@ impl Pool {
         shape: Shape,
         args: &Args,
     ) -> Result<Request, TaskError> {
-        let mut encoded = Draft::with_capacity(ARGS_BYTES);
+        let scratch = SCRATCH.try_with(Cell::take).unwrap_or_default();
+        let mut encoded = Draft::within(scratch, ARGS_BYTES);
         let limit = self.supervisor.plan().frame_bytes_max;
         codec::draft::<Sharing, _>(args, &mut encoded, limit)
             .map_err(|failure| TaskError::from_encode(failure, Side::Arguments))?;
-        Ok(Request { function, name, label: None, shape, args: encoded.into(), token: None })
+        let (args, scratch) = encoded.into_payload();
+        if let Some(scratch) = scratch {
+            let _ = SCRATCH.try_with(|place| place.set(scratch));
+        }
+        Ok(Request { function, name, label: None, shape, args, token: None })
     }
 
     fn feed<F, S, M>(&self, f: F, inputs: S) -> Feed

@@ -7,7 +7,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Pool;
-use super::apply::Launch;
 use super::handle::TaskHandle;
 use crate::error::TaskError;
 use crate::registry::TaskFn;
@@ -54,8 +53,7 @@ impl Place {
         let request = self.pool.request(f, args);
         let is_taken = std::mem::take(&mut self.is_taken);
         let place = if is_taken { QueuePlace::Admitted } else { QueuePlace::Any };
-        let mut launch = Launch::new(&self.pool.supervisor, request);
-        TaskHandle::new(launch.submit(None, place))
+        self.pool.submit(request, place)
     }
 }
 

@@ -11,8 +11,8 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Hash, Debug)]
 pub(super) struct Tasks<T> {
     entries: Vec<Entry<T>>,
-    /// First of the free entries, linked by `next`.
-    free: u32,
+    /// The free entries. A list through them would have to be read from wherever they are.
+    free: Vec<u32>,
     head: u32,
     tail: u32,
     queued: usize,
@@ -28,7 +28,7 @@ struct Entry<T> {
 
 impl<T> Tasks<T> {
     pub(super) fn new() -> Self {
-        Tasks { entries: Vec::new(), free: NONE, head: NONE, tail: NONE, queued: 0, len: 0 }
+        Tasks { entries: Vec::new(), free: Vec::new(), head: NONE, tail: NONE, queued: 0, len: 0 }
     }
 
     /// Tasks that have not ended.
@@ -55,14 +55,12 @@ impl<T> Tasks<T> {
 
     /// Keeps an entry free for one task that [`enter`](Self::enter)s later.
     pub(super) fn reserve(&mut self) -> u32 {
-        if self.free == NONE {
-            let index = u32::try_from(self.entries.len()).expect("fewer than 2^32 tasks at once");
-            assert!(index != NONE, "fewer than 2^32 - 1 tasks at once");
-            self.entries.push(Entry { task: None, prev: NONE, next: NONE });
+        if let Some(index) = self.free.pop() {
             return index;
         }
-        let index = self.free;
-        self.free = self.entries[index as usize].next;
+        let index = u32::try_from(self.entries.len()).expect("fewer than 2^32 tasks at once");
+        assert!(index != NONE, "fewer than 2^32 - 1 tasks at once");
+        self.entries.push(Entry { task: None, prev: NONE, next: NONE });
         index
     }
 
@@ -75,8 +73,7 @@ impl<T> Tasks<T> {
 
     /// Gives an entry up for which no task has come.
     pub(super) fn release(&mut self, reserved: u32) {
-        self.entries[reserved as usize].next = self.free;
-        self.free = reserved;
+        self.free.push(reserved);
     }
 
     pub(super) fn get(&self, key: TaskKey) -> Option<&Task<T>> {

@@ -170,22 +170,33 @@ impl Worker {
 
     /// Notes that the flight's task has been taken back.
     pub(super) fn revoke(&mut self, seq: u64) {
-        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.seq == seq) {
+        if let Some(flight) = self.flight_mut(seq) {
             flight.holds = Holds::Nothing;
             self.given -= 1;
         }
     }
 
+    fn flight_mut(&mut self, seq: u64) -> Option<&mut Flight> {
+        let at = self.index_of(seq)?;
+        self.flights.get_mut(at)
+    }
+
+    /// Where the flight is, if it is under way.
+    pub(super) fn index_of(&self, seq: u64) -> Option<usize> {
+        let at = seq.checked_sub(self.flights.front()?.seq)?;
+        usize::try_from(at).ok().filter(|at| *at < self.flights.len())
+    }
+
     /// Notes that the task has been seen to run.
     pub(super) fn note_started(&mut self, seq: u64, at: Time) {
-        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.seq == seq) {
+        if let Some(flight) = self.flight_mut(seq) {
             flight.started.get_or_insert(at);
         }
     }
 
     /// Whether the task has been seen to run.
     pub(super) fn has_started(&self, seq: u64) -> bool {
-        self.flights.iter().any(|flight| flight.seq == seq && flight.started.is_some())
+        self.index_of(seq).is_some_and(|at| self.flights[at].started.is_some())
     }
 
     /// Sets the time for skipping, if that is what comes next: a worker that is

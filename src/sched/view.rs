@@ -35,9 +35,7 @@ impl<T> Scheduler<T> {
     /// The task with number `seq`, if the worker has it.
     pub(crate) fn in_flight(&self, worker: WorkerKey, seq: u64) -> Option<&T> {
         let slot = self.seats.get(worker.seat as usize)?.worker.as_ref()?;
-        // Numbers are consecutive.
-        let at = seq.checked_sub(slot.flights.front()?.seq)?;
-        match slot.flights.get(usize::try_from(at).ok()?)?.holds {
+        match slot.flights[slot.index_of(seq)?].holds {
             Holds::Task(key) if slot.id == worker.id => self.data(key),
             _ => None,
         }

@@ -6,7 +6,7 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::task::coop::consume_budget;
@@ -341,17 +341,26 @@ impl Receiver {
 
     /// The end of the call, once.
     pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Result<Reply, Box<Failed>>> {
-        if !self.is_ready() {
+        let mut state = self.0.state();
+        if matches!(*state, State::Open(..)) {
+            drop(state);
             // Cloned and dropped without the lock: wakers are the user's.
             let mut waker = Some(cx.waker().clone());
-            if let State::Open(known, _) = &mut *self.0.state() {
+            state = self.0.state();
+            if let State::Open(known, _) = &mut *state {
                 mem::swap(known, &mut waker);
+                drop(state);
                 return Poll::Pending;
             }
         }
+        let ended = mem::replace(&mut *state, State::Told);
+        drop(state);
         // As tokio's channels do: who never waits lets others run.
-        ready!(pin!(consume_budget()).poll(cx));
-        Poll::Ready(match mem::replace(&mut *self.0.state(), State::Told) {
+        if pin!(consume_budget()).poll(cx).is_pending() {
+            *self.0.state() = ended;
+            return Poll::Pending;
+        }
+        Poll::Ready(match ended {
             State::Answered(reply) => Ok(reply),
             State::Failed(failed) => Err(failed),
             State::Open(..) | State::Part(..) | State::Told => {

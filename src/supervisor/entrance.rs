@@ -8,7 +8,6 @@
 //! does can make a difference to anybody who waits here.
 
 use std::mem;
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::call::Call;
@@ -32,8 +31,18 @@ pub(super) struct Entrance(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
+    /// Calls that have got an id.
+    named: u64,
     tickets: Vec<Ticket>,
     calls: Vec<Entry>,
+}
+
+impl State {
+    /// In the order in which calls are queued.
+    fn next_id(&mut self) -> TaskId {
+        self.named += 1;
+        TaskId(self.named)
+    }
 }
 
 /// A call that waits.
@@ -65,13 +74,13 @@ impl Supervisor {
     /// Lets a call wait, if that is all that it can do now; else gives it back.
     pub(super) fn enter(
         &self,
-        id: TaskId,
         call: Call,
         terms: Terms,
         place: QueuePlace,
     ) -> Result<TaskKey, Call> {
         let mut state = self.entrance.state();
         let Some(ticket) = state.tickets.pop() else { return Err(call) };
+        let id = state.next_id();
         let is_overdrawn = place == QueuePlace::Any && !self.try_admit();
         let entrant = Entrant::new(ticket, id, call, terms);
         let key = entrant.key();
@@ -80,7 +89,7 @@ impl Supervisor {
     }
 
     pub(super) fn next_task(&self) -> TaskId {
-        TaskId(self.tasks.fetch_add(1, Ordering::Relaxed))
+        self.entrance.state().next_id()
     }
 }
 
@@ -103,9 +112,11 @@ impl Core {
     /// Closes the entrance if whoever comes now could get a worker, or an end.
     pub(super) fn watch_entrance(&mut self, entrance: &Entrance) {
         if self.porter.out > 0 && !self.sched.only_queues() {
-            let State { mut tickets, calls } = mem::take(&mut *entrance.state());
+            let mut state = entrance.state();
+            let mut tickets = mem::take(&mut state.tickets);
+            self.porter.calls = mem::take(&mut state.calls);
+            drop(state);
             tickets.append(&mut self.porter.tickets);
-            self.porter.calls = calls;
             self.note_entries();
             let now = Time(monotonic_nanos());
             let entries = mem::take(&mut self.porter.calls).into_iter();

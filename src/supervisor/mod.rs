@@ -42,6 +42,7 @@ mod watch;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -129,12 +130,10 @@ pub(crate) struct Supervisor {
     incarnation: Incarnation,
     plan: Plan,
     spec: Arc<SpawnSpec>,
-    core: Mutex<Core>,
-    entrance: Entrance,
-    /// The next call's id.
-    tasks: AtomicU64,
+    core: Apart<Mutex<Core>>,
+    entrance: Apart<Entrance>,
     /// Places in the queue, for callers that wait for one.
-    admission: Semaphore,
+    admission: Apart<Semaphore>,
     /// Something changed that `join` or `ready` may wait for.
     changed: Notify,
     /// Callers that wait for `changed`; else nobody is told.
@@ -156,6 +155,20 @@ pub(crate) struct Supervisor {
     workers_wanted: AtomicUsize,
     warden: &'static Warden,
     pub(crate) runtime: tokio::runtime::Handle,
+}
+
+/// On cache lines of its own: what one thread writes all the time is not to be fetched again
+/// by others for what is beside it. (Processors fetch lines in pairs.)
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 /// What the lock protects.
@@ -210,7 +223,7 @@ impl Supervisor {
         let supervisor = Arc::new(Supervisor {
             id: new_pool_id(),
             incarnation,
-            core: Mutex::new(Core {
+            core: Apart(Mutex::new(Core {
                 sched: Scheduler::new(now, plan.settings.clone()),
                 porter: Porter::default(),
                 links: Links::default(),
@@ -227,10 +240,9 @@ impl Supervisor {
                 joining: 0,
                 ended: 0,
                 unheard: 0,
-            }),
-            entrance: Entrance::default(),
-            tasks: AtomicU64::new(1),
-            admission: Semaphore::new(room),
+            })),
+            entrance: Apart::default(),
+            admission: Apart(Semaphore::new(room)),
             changed: Notify::new(),
             waiting: AtomicUsize::new(0),
             lone: AtomicU64::new(0),
@@ -325,16 +337,16 @@ impl Supervisor {
     fn queue(self: &Arc<Self>, call: Call, mut terms: Terms, place: Option<QueuePlace>) -> TaskKey {
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
         terms.alone = call.args.attached().is_some();
-        let id = self.next_task();
         let call = match place {
             Some(place) if call.is_plain() && !terms.alone && !self.is_in_a_copy() => {
-                match self.enter(id, call, terms, place) {
+                match self.enter(call, terms, place) {
                     Ok(task) => return task,
                     Err(call) => call,
                 }
             }
             _ => call,
         };
+        let id = self.next_task();
         self.announce(id, &call, place);
         let mut effects = Effects::default();
         let mut core = self.core();

@@ -7,11 +7,11 @@
 //!      0  magic │ layout version │ cancel bell │ lookout │ watched │ over memory │
 //!         sandbox
 //!     64  outbox filled │ held from │ settled │ awake
-//!   4096  256 slot words
-//!   6144  256 times: started at
-//!   8192  256 slots of 64 bytes: item, credit, nudge, polite, claimed, tally
-//!  24576  outbox: a ring of 64 KiB
-//!  90112  tally: 16 KiB
+//!   4096  1024 slot words
+//!  12288  1024 times: started at
+//!  20480  1024 slots of 64 bytes: item, credit, nudge, polite, claimed, tally
+//!  86016  outbox: a ring of 64 KiB
+//! 151552  tally: 16 KiB
 //! ```
 //!
 //! The file is sealed against shrinking: a worker that truncated it would
@@ -38,16 +38,16 @@ use crate::sys::memfd;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
 const NAME: &CStr = c"procession-page";
-const LAYOUT_VERSION: u32 = 10;
+const LAYOUT_VERSION: u32 = 11;
 
 const _: () = {
     assert!(offset_of!(Header, outbox) == 64);
     assert!(mem::size_of::<Slot>() == 64);
     assert!(offset_of!(Layout, words) == 4096);
-    assert!(offset_of!(Layout, started_at) == 6144);
-    assert!(offset_of!(Layout, slots) == 8192);
-    assert!(offset_of!(Layout, outbox) == 24576);
-    assert!(mem::size_of::<Layout>() == 24576 + OUTBOX_BYTES + TALLY_BYTES);
+    assert!(offset_of!(Layout, started_at) == 12288);
+    assert!(offset_of!(Layout, slots) == 20480);
+    assert!(offset_of!(Layout, outbox) == 86016);
+    assert!(mem::size_of::<Layout>() == 86016 + OUTBOX_BYTES + TALLY_BYTES);
 };
 
 /// One process's mapping of a status page.

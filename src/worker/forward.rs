@@ -180,6 +180,14 @@ impl Post {
         })
     }
 
+    /// How much has been sent, if nobody else sends.
+    pub(super) fn sent(&self) -> Option<u64> {
+        match self {
+            Post::Own(outbox) => Some(outbox.sent()),
+            Post::Shared => None,
+        }
+    }
+
     /// Whether there is nothing that the parent might take before it is sent.
     pub(super) fn is_settled(&self) -> bool {
         match self {

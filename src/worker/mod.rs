@@ -80,6 +80,9 @@ type Callback = Box<dyn FnOnce() + Send>;
 /// What the running task wants called when it is cancelled.
 static CALLBACKS: Mutex<Vec<Callback>> = Mutex::new(Vec::new());
 
+/// Whether there may be any: each task asks.
+static HAS_CALLBACKS: AtomicBool = AtomicBool::new(false);
+
 /// Somebody waits for the parent's bell.
 static WATCHES: AtomicBool = AtomicBool::new(false);
 
@@ -138,7 +141,10 @@ pub async fn cancelled() {
 /// reported on stderr and changes nothing.
 pub fn on_terminate(f: impl FnOnce() + Send + 'static) {
     let Some((page, seq)) = running() else { return };
-    callbacks().push(Box::new(f));
+    let mut callbacks = callbacks();
+    callbacks.push(Box::new(f));
+    HAS_CALLBACKS.store(true, Ordering::Release);
+    drop(callbacks);
     page.set_polite(seq, true);
     watch();
 }
@@ -187,7 +193,13 @@ fn begin(page: &Arc<Page>, home: Incarnation) {
 /// The task has ended: what it wanted called is dropped. That is the user's
 /// code too: not under the lock, and its panic ends nothing.
 fn forget_callbacks() {
-    let forgotten = std::mem::take(&mut *callbacks());
+    if !HAS_CALLBACKS.load(Ordering::Acquire) {
+        return;
+    }
+    let mut callbacks = callbacks();
+    let forgotten = std::mem::take(&mut *callbacks);
+    HAS_CALLBACKS.store(false, Ordering::Release);
+    drop(callbacks);
     if !forgotten.is_empty() {
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(forgotten)));
     }

@@ -48,6 +48,11 @@ impl Outbox {
         Outbox { page, socket, sent: 0, settled: 0, filled: 0 }
     }
 
+    /// How many bytes have been sent.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// Adds whole frames.
     pub(super) fn push(&mut self, frames: &Draft) -> io::Result<()> {
         let len = frames.len() as u64;

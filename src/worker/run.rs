@@ -141,6 +141,8 @@ struct Worker {
     large_at: u64,
     /// When the oldest unsent answer was given.
     unsent_since: Option<u64>,
+    /// When the last task ended, if nothing was waited for since.
+    ended_at: Option<u64>,
 }
 
 impl Worker {
@@ -163,6 +165,7 @@ impl Worker {
             is_spent: false,
             large_at: 0,
             unsent_since: None,
+            ended_at: None,
         })
     }
 
@@ -331,6 +334,7 @@ impl Worker {
             self.lookout.offer(&self.page, || self.desk.errands.outbox.is_settled());
             self.desk.errands.outbox.flush()?;
             self.unsent_since = None;
+            self.ended_at = None;
             let (reader, socket) = (&mut self.reader, self.socket.as_fd());
             // The rest of a frame is on its way already.
             let is_between = reader.is_empty();
@@ -373,13 +377,16 @@ impl Worker {
             self.desk.errands.outbox.flush()?;
             std::process::exit(0);
         }
-        let started = monotonic_nanos();
+        // To look at the clock takes longer than to come here from the end of the last one.
+        let started = self.ended_at.take().unwrap_or_else(monotonic_nanos);
         // Before the swap: whoever sees `Running` must see since when.
         self.page.set_started_at(seq, started);
         if self.page.swap(seq, Phase::Queued, Phase::Running).is_err() {
             put_skipped(self.desk.out.tail(), seq);
-            return self.answer(started, 0).map(|()| false);
+            return self.answer(started, 0).map(|_| false);
         }
+        // What is heavy takes time to give back.
+        let is_light = args.bytes.len() < LARGE_BYTES_LEAST && args.arrived.is_none();
         if args.bytes.len() >= LARGE_BYTES_LEAST {
             self.large_at = started;
         } else if started - self.large_at > SPARE_NANOS {
@@ -430,7 +437,8 @@ impl Worker {
         let _args = self.memory.is_none().then_some(args);
         forget_callbacks();
         self.claim_done(seq);
-        let run_nanos = monotonic_nanos() - started;
+        let ended = monotonic_nanos();
+        let run_nanos = ended - started;
         let retire = self.is_over_memory() && {
             // Not for what is only kept to be used again.
             self.reader.give_back();
@@ -449,7 +457,9 @@ impl Worker {
                 put_failed(self.desk.out.tail(), seq, run_nanos, retire, &failure);
             }
         }
-        self.answer(started + run_nanos, run_nanos)?;
+        if self.answer(ended, run_nanos)? && is_light {
+            self.ended_at = Some(ended);
+        }
         Ok(has_result)
     }
 
@@ -463,9 +473,11 @@ impl Worker {
     }
 
     /// Gives the frames on the desk to the outbox, and sends them unless there
-    /// is reason to expect more soon. `now` is when the task ended.
-    fn answer(&mut self, now: u64, run_nanos: u64) -> io::Result<()> {
+    /// is reason to expect more soon. `now` is when the task ended. Returns whether that
+    /// took no time: a parent that does not read is waited for.
+    fn answer(&mut self, now: u64, run_nanos: u64) -> io::Result<bool> {
         self.desk.errands.outbox.settle();
+        let sent = self.desk.errands.outbox.sent();
         self.desk.errands.outbox.push(&self.desk.out)?;
         self.desk.out.clear(SPARE_BYTES_MAX);
         let since = *self.unsent_since.get_or_insert(now);
@@ -473,7 +485,7 @@ impl Worker {
             self.desk.errands.outbox.flush()?;
             self.unsent_since = None;
         }
-        Ok(())
+        Ok(sent.is_some() && self.desk.errands.outbox.sent() == sent)
     }
 
     /// Sends what is on the desk now.

@@ -149,7 +149,7 @@ pub(crate) const FINISHED: u8 = 4;
 pub(crate) const REVOKED: u8 = 5;
 
 /// Where things are in the status page, in this version of it.
-pub(crate) const LAYOUT_VERSION: u32 = 10;
+pub(crate) const LAYOUT_VERSION: u32 = 11;
 pub(crate) const MAGIC_AT: u64 = 0;
 pub(crate) const VERSION_AT: u64 = 8;
 pub(crate) const BELL_AT: u64 = 12;
@@ -158,9 +158,9 @@ pub(crate) const HELD_FROM_AT: u64 = 72;
 pub(crate) const SETTLED_AT: u64 = 80;
 pub(crate) const AWAKE_AT: u64 = 88;
 pub(crate) const WORDS_AT: u64 = 4096;
-pub(crate) const STARTED_AT: u64 = 6144;
-pub(crate) const SLOTS_AT: u64 = 8192;
-pub(crate) const SLOTS: u64 = 256;
+pub(crate) const STARTED_AT: u64 = 12288;
+pub(crate) const SLOTS_AT: u64 = 20480;
+pub(crate) const SLOTS: u64 = 1024;
 pub(crate) const RING_AT: u64 = SLOTS_AT + SLOTS * 64;
 pub(crate) const RING_BYTES: u64 = 64 << 10;
 pub(crate) const PUT_DOWN_AT: u64 = RING_AT + RING_BYTES;

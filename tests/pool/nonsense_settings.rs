@@ -30,7 +30,7 @@ fn build_says_which_setting_makes_no_sense() {
         refused(builder().max_worker_age(zero), "max_worker_age");
         refused(builder().restart_limit(0), "restart_limit");
         refused(builder().pipeline(0), "pipeline");
-        refused(builder().pipeline(257), "pipeline");
+        refused(builder().pipeline(1025), "pipeline");
         refused(builder().frame_limit(0), "frame_limit");
         refused(builder().frame_limit((64 << 10) - 1), "frame_limit");
         refused(builder().frame_limit((2 << 30) + 1), "frame_limit");
@@ -72,7 +72,7 @@ fn the_last_sensible_value_is_taken() {
             .max_worker_age(Duration::MAX)
             .no_new_privs()
             .restart_limit(u32::MAX)
-            .pipeline(256)
+            .pipeline(1024)
             .frame_limit(64 << 10)
             .nice(19)
             .rlimits([])

@@ -49,8 +49,11 @@ pub(crate) struct Mark {
 }
 
 impl Draft {
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Draft { bytes: Vec::with_capacity(bytes), ..Draft::default() }
+    /// A draft that begins in this memory, with room for so many bytes.
+    pub(crate) fn within(mut memory: Vec<u8>, bytes: usize) -> Self {
+        memory.clear();
+        memory.reserve(bytes);
+        Draft { bytes: memory, ..Draft::default() }
     }
 
     /// Bytes so far, copied and kept, without those of what is attached.

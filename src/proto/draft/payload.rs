@@ -137,6 +137,18 @@ impl Default for Payload {
     }
 }
 
+impl Draft {
+    /// As a payload. With its memory, if that is not part of it.
+    pub(crate) fn into_payload(self) -> (Payload, Option<Vec<u8>>) {
+        if self.kept.is_empty() && self.attached.is_empty() {
+            if let Some(short) = Short::new(&self.bytes) {
+                return (Payload::Short(short), Some(self.bytes));
+            }
+        }
+        (self.into(), None)
+    }
+}
+
 impl From<Draft> for Payload {
     fn from(draft: Draft) -> Self {
         let Draft { bytes, kept, attached } = draft;

@@ -15,9 +15,10 @@ use nix::errno::Errno;
 use nix::libc::{self, c_int, c_short, c_void};
 
 use crate::sys::atomic::{AtomicU32, Ordering};
-use crate::sys::{crew, fd, futex};
+use crate::sys::{crew, fd, futex, signal};
 
-/// As much as the standard library's threads have: handlers of signals run on this one, too.
+/// As much as the standard library's threads have: a handler of the program's, of what reports
+/// a fault, may run on this one, too.
 const STACK_BYTES: usize = 2 << 20;
 
 /// The program's thread-locals are on it as well. No program has more than that of them:
@@ -142,6 +143,8 @@ fn checked(error: c_int) -> Result<(), c_int> {
 extern "C" fn stand(brief: *mut c_void) -> *mut c_void {
     // SAFETY: whoever began this thread keeps it there until that has heard.
     let &Brief { name, mut watched, react } = unsafe { &*brief.cast::<Brief>() };
+    // Before the table of descriptors is its own, in which handlers would not find theirs.
+    let _ = signal::leave_to_others();
     // SAFETY: a string, which the kernel copies.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     let keeps = fd::keep_for_this_thread(&mut watched.map(|watched| watched.fd)).is_ok();

@@ -10,6 +10,7 @@ use crate::start::StartMethod;
 use crate::start::boot::{Boot, boot, is_marked};
 use crate::start::fork_host::Hooks;
 use crate::sys::crew::{self, Member};
+use crate::sys::signal;
 use crate::worker;
 
 static INITIALISED: AtomicBool = AtomicBool::new(false);
@@ -140,7 +141,16 @@ pub(crate) fn become_worker(boot: Boot) -> ! {
         // As much as the main thread has: tasks should not depend on how `main`
         // is written.
         .stack_size(8 << 20);
-    let started = thread.spawn(move || -> () { worker::run(boot) });
+    // Before there is a task, which may block one and wait for it.
+    let started = signal::leave_to_others().and_then(|()| {
+        thread.spawn(move || -> () {
+            // It blocks what the thread blocks that has begun it.
+            match signal::unblock_all() {
+                Ok(()) => worker::run(boot),
+                Err(error) => eprintln!("procession: this worker can have no signals: {error}"),
+            }
+        })
+    });
     let joined = started.map(|thread| crew::rest(|| thread.join()));
     eprintln!("procession: this worker has no thread to run on: {joined:?}");
     std::process::exit(1)

@@ -37,7 +37,7 @@ pub(crate) const OUTBOX_BYTES: usize = if cfg!(miri) { 4 << 10 } else { 64 << 10
 
 /// How much of a chunk's answers is put down in the status page before the chunk is
 /// answered: some thousand numbers. A chunk whose answers are longer ends early.
-pub(crate) const TALLY_BYTES: usize = if cfg!(miri) { 1 << 10 } else { 16 << 10 };
+pub(crate) const TALLY_BYTES: usize = if cfg!(miri) { 4 << 10 } else { 16 << 10 };
 
 /// Buffers that have grown beyond this are given back when they are empty.
 pub(crate) const SPARE_BYTES_MAX: usize = 4 << 20;

@@ -205,6 +205,7 @@ mod tests {
         let pace = known(10_000, 100);
         assert_eq!(pace.items(Some(1_000_000), 2), 20_000);
         assert_eq!(pace.items(Some(4000), 2), 1000);
+        assert_eq!(pace.items(Some(4200), 3), 700);
         assert_eq!(pace.items(Some(10), 2), 100, "but not below what it takes to send one");
     }
 
@@ -212,6 +213,7 @@ mod tests {
     fn a_given_size_is_kept() {
         let mut pace = known(10_000, 100);
         pace.fix(7);
+        assert_eq!(pace.fixed(), Some(7));
         assert_eq!((pace.items(Some(3), 2), pace.items_ahead(1000), pace.window(2)), (7, 0, 512));
         assert_eq!((pace.budget_nanos(), pace.patience(7)), (0, None));
     }
@@ -225,5 +227,36 @@ mod tests {
         assert_eq!(pace.items(None, 2), 20);
         pace.set_items_max(5);
         assert_eq!(pace.items(None, 2), 5);
+    }
+
+    #[test]
+    fn items_are_taken_for_what_they_have_been_of_late() {
+        let mut pace = known(10_000, 100);
+        pace.learn(10_000, 300 * 10_000, 0);
+        assert_eq!(pace.items(None, 2), 10_000);
+    }
+
+    #[test]
+    fn what_is_short_is_asked_for_ahead() {
+        assert_eq!(Pace::default().items_ahead(1000), 0, "nothing is known");
+        assert_eq!(known(10_000, 1000).items_ahead(100_000), 4000);
+        assert_eq!(known(10_000, 1000).items_ahead(100), 100);
+        assert_eq!(known(10_000, 5_000_000).items_ahead(100), 0);
+        let mut pace = Pace::default();
+        pace.learn(1, 1, TALLY_BYTES / 4);
+        assert_eq!(pace.items_ahead(1000), 16, "half is believed at first");
+        pace.learn(1, 1, TALLY_BYTES / 4);
+        assert_eq!(pace.items_ahead(1000), 10, "and then three quarters");
+    }
+
+    #[test]
+    fn no_chunk_waits_for_its_items_for_longer_than_it_takes() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.patience(1), None, "it has what there is to wait for");
+        assert_eq!(pace.patience(2), Some(Duration::from_millis(2)));
+        assert_eq!(pace.budget_nanos(), 10_000_000);
+        pace.set_streaming(false);
+        assert_eq!(pace.patience(2), Some(Duration::from_millis(1)));
+        assert_eq!(pace.budget_nanos(), 5_000_000);
     }
 }

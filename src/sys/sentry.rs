@@ -15,10 +15,15 @@ use nix::errno::Errno;
 use nix::libc::{self, c_int, c_short, c_void};
 
 use crate::sys::atomic::{AtomicU32, Ordering};
-use crate::sys::{crew, fd, futex};
+use crate::sys::{crew, fd, futex, signal};
 
-/// As much as the standard library's threads have: handlers of signals run on this one, too.
+/// As much as the standard library's threads have: a handler of the program's, of what reports
+/// a fault, may run on this one, too.
 const STACK_BYTES: usize = 2 << 20;
+
+/// The program's thread-locals are on it as well. No program has more than that of them:
+/// it would not be loaded.
+const STACK_BYTES_MOST: usize = 4 << 30;
 
 /// Between two looks while there is no way to be told.
 const BLIND_WAIT: Duration = Duration::from_millis(100);
@@ -69,7 +74,7 @@ pub(crate) fn post(
         }
     };
     // SAFETY: it was begun just above, and has not been joined.
-    checked(unsafe { libc::pthread_detach(thread) })?;
+    checked(unsafe { libc::pthread_detach(thread) }).map_err(io::Error::from_raw_os_error)?;
     // It is at rest wherever it is.
     crew::enrol_for_good((heard & !KEEPS) as i32);
     Ok(heard & KEEPS != 0)
@@ -87,7 +92,8 @@ pub(crate) fn rehearse() -> io::Result<()> {
     let (before, until) = (crew::count()?, Instant::now() + GONE_WAIT);
     let thread = begin(nothing, ptr::null_mut())?;
     // SAFETY: it was begun just above, and nobody else has its handle.
-    checked(unsafe { libc::pthread_join(thread, ptr::null_mut()) })?;
+    let joined = checked(unsafe { libc::pthread_join(thread, ptr::null_mut()) });
+    joined.map_err(io::Error::from_raw_os_error)?;
     while crew::count()? > before && Instant::now() < until {
         thread::yield_now();
     }
@@ -99,6 +105,21 @@ fn begin(
     work: extern "C" fn(*mut c_void) -> *mut c_void,
     argument: *mut c_void,
 ) -> io::Result<libc::pthread_t> {
+    let mut stack_bytes = STACK_BYTES;
+    loop {
+        match begin_with(stack_bytes, work, argument) {
+            // It has no room for the thread-locals, and glibc does not say how much they take.
+            Err(libc::EINVAL) if stack_bytes < STACK_BYTES_MOST => stack_bytes *= 2,
+            begun => return begun.map_err(io::Error::from_raw_os_error),
+        }
+    }
+}
+
+fn begin_with(
+    stack_bytes: usize,
+    work: extern "C" fn(*mut c_void) -> *mut c_void,
+    argument: *mut c_void,
+) -> Result<libc::pthread_t, c_int> {
     let mut attributes = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
     // SAFETY: the attributes are initialised before they are used, and destroyed after;
@@ -107,7 +128,7 @@ fn begin(
         checked(libc::pthread_attr_init(attributes.as_mut_ptr()))?;
         let attributes = attributes.assume_init_mut();
         let begun =
-            checked(libc::pthread_attr_setstacksize(attributes, STACK_BYTES)).and_then(|()| {
+            checked(libc::pthread_attr_setstacksize(attributes, stack_bytes)).and_then(|()| {
                 checked(libc::pthread_create(thread.as_mut_ptr(), attributes, work, argument))
             });
         libc::pthread_attr_destroy(attributes);
@@ -115,13 +136,15 @@ fn begin(
     }
 }
 
-fn checked(error: c_int) -> io::Result<()> {
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+fn checked(error: c_int) -> Result<(), c_int> {
+    if error == 0 { Ok(()) } else { Err(error) }
 }
 
 extern "C" fn stand(brief: *mut c_void) -> *mut c_void {
     // SAFETY: whoever began this thread keeps it there until that has heard.
     let &Brief { name, mut watched, react } = unsafe { &*brief.cast::<Brief>() };
+    // Before the table of descriptors is its own, in which handlers would not find theirs.
+    let _ = signal::leave_to_others();
     // SAFETY: a string, which the kernel copies.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     let keeps = fd::keep_for_this_thread(&mut watched.map(|watched| watched.fd)).is_ok();

@@ -140,17 +140,33 @@ pub(crate) fn block_terminal() -> io::Result<()> {
 }
 
 /// Runs `start` with the signals blocked that the program might handle, so
-/// that a thread begun in it never runs the program's handlers. Those that
-/// report a fault of the thread itself stay open.
+/// that a thread begun in it never runs the program's handlers, nor takes what others
+/// have blocked and wait for.
 pub(crate) fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> io::Result<T> {
-    let mut blocked = SigSet::all();
-    for fault in FAULTS {
-        blocked.remove(fault);
-    }
-    let before = blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let before = others().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let started = start();
     before.thread_set_mask()?;
     Ok(started)
+}
+
+/// Leaves signals to the other threads of this process, from here on.
+pub(crate) fn leave_to_others() -> io::Result<()> {
+    others().thread_set_mask()?;
+    Ok(())
+}
+
+/// What a thread need not have that only waits: all but what reports a fault of the thread
+/// itself, and the last of the real-time ones, by which `threads` reaches it.
+fn others() -> SigSet {
+    let mut others = SigSet::all();
+    for fault in FAULTS {
+        others.remove(fault);
+    }
+    let mut others = *others.as_ref();
+    // SAFETY: the set is ours to change.
+    unsafe { libc::sigdelset(&mut others, libc::SIGRTMAX()) };
+    // SAFETY: it is initialised.
+    unsafe { SigSet::from_sigset_t_unchecked(others) }
 }
 
 /// Asks for a SIGCONT when the thread that started this process ends. The

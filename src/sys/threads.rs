@@ -229,6 +229,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::sys::signal::leave_to_others;
 
     fn has_no_new_privs(id: i32) -> bool {
         let status = fs::read_to_string(format!("/proc/self/task/{id}/status")).unwrap();
@@ -285,6 +286,20 @@ mod tests {
                 thread::spawn(|| {}).join().unwrap();
             }
         });
+        // Whatever the program handles.
+        for fault in [libc::SIGTRAP, libc::SIGFPE, libc::SIGILL] {
+            // SAFETY: to ignore a signal runs no code of ours.
+            unsafe { libc::signal(fault, libc::SIG_IGN) };
+        }
+        let (left, is_left) = mpsc::channel();
+        thread::spawn(move || {
+            leave_to_others().unwrap();
+            left.send(()).unwrap();
+            loop {
+                thread::park();
+            }
+        });
+        is_left.recv().unwrap();
         forbid_new_privileges().unwrap();
         let gone = |id: &i32| !Path::new(&format!("/proc/self/task/{id}")).exists();
         for id in ids().unwrap() {

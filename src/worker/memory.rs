@@ -16,7 +16,7 @@ use super::{CLAIMED, RUNNING};
 use crate::sys::atomic::fence;
 use crate::sys::memory::Statm;
 use crate::sys::page::Page;
-use crate::sys::signal::exit_group_now;
+use crate::sys::signal::{exit_group_now, with_signals_blocked};
 use crate::sys::{crew, futex};
 
 /// Between two looks. Fresh memory comes at a few gigabytes a second at most, so
@@ -41,7 +41,7 @@ pub(super) fn watch(page: Arc<Page>, statm: Statm, limit: u64) -> io::Result<()>
         let problem = format!("a worker without a task has {now} bytes already");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
-    crew::spawn("procession-memory", move || {
+    let watch = move || {
         crew::rest(|| {
             loop {
                 sleep();
@@ -58,8 +58,8 @@ pub(super) fn watch(page: Arc<Page>, statm: Statm, limit: u64) -> io::Result<()>
                 }
             }
         })
-    })?;
-    Ok(())
+    };
+    with_signals_blocked(|| crew::spawn("procession-memory", watch))?
 }
 
 /// There is no such thread yet: this is a copy of a process that had one, at most.

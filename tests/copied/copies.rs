@@ -15,7 +15,8 @@ use futures::future::join_all;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::pipe2;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{Pid, pipe2};
 use procession::process::{active_children, fork_server, start_method};
 use procession::{Pool, Process, SpawnError, StartMethod, Stdio, TaskError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,6 +43,22 @@ fn it_has_what_is_in_its_parents_memory() {
         assert_eq!(LOADED.load(Ordering::Relaxed), 7, "it has changed its own");
         let pool = Pool::builder().workers(1).build().unwrap();
         assert_eq!(pool.map(|_: u8| LOADED.load(Ordering::Relaxed), 0..3).await.unwrap(), [7; 3]);
+    });
+}
+
+/// As in any process with one thread.
+#[test]
+fn its_task_can_wait_for_a_signal() {
+    fn await_signal() -> i32 {
+        let mut awaited = SigSet::empty();
+        awaited.add(Signal::SIGUSR1);
+        awaited.thread_block().unwrap();
+        kill(Pid::this(), Signal::SIGUSR1).unwrap();
+        awaited.wait().unwrap() as i32
+    }
+    checked(async {
+        let told = Process::spawn(await_signal, ()).unwrap().await.unwrap();
+        assert_eq!(told, Signal::SIGUSR1 as i32);
     });
 }
 

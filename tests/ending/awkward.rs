@@ -95,7 +95,7 @@ fn a_task_that_gave_up_all_descriptors_keeps_no_processor_busy() {
         let action =
             SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler does nothing, which is safe at any time.
-        unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+        unsafe { sigaction(Signal::SIGTRAP, &action) }.unwrap();
         let (_, most) = getrlimit(Limit::RLIMIT_NOFILE).unwrap();
         note(started, &std::process::id().to_string());
         setrlimit(Limit::RLIMIT_NOFILE, 0, most).unwrap();
@@ -122,9 +122,10 @@ fn a_task_that_gave_up_all_descriptors_keeps_no_processor_busy() {
         let lifeline = threads.map(|entry| entry.path()).find(is_lifeline).unwrap();
         let id: i32 = lifeline.file_name().unwrap().to_str().unwrap().parse().unwrap();
         let worker: i32 = worker.parse().unwrap();
-        // It waits once more when it has handled that.
+        // It waits once more when it has handled that, which is one of those that it does not
+        // block.
         // SAFETY: takes integers.
-        let told = unsafe { libc::syscall(libc::SYS_tgkill, worker, id, libc::SIGUSR1) };
+        let told = unsafe { libc::syscall(libc::SYS_tgkill, worker, id, libc::SIGTRAP) };
         assert_eq!(told, 0);
         let mut looks = 0;
         until("it sleeps whenever one looks", || {

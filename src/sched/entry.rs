@@ -8,8 +8,9 @@ use super::{Mode, Scheduler, Words};
 use crate::id::TaskId;
 use crate::time::Time;
 
-/// So many must wait before tickets are worth while: with few it is soon over.
-const QUEUED_LEAST: usize = 64;
+/// So many tasks there must be, or wait, before tickets are worth while: with few it is
+/// soon over.
+const TASKS_LEAST: usize = 64;
 
 /// A place that is kept for one task.
 #[derive(Debug)]
@@ -37,17 +38,26 @@ impl<T> Scheduler<T> {
     /// Whether a task that comes now changes nothing but the queue's length: no worker
     /// could be given it, or would be started for it.
     pub(crate) fn only_queues(&self) -> bool {
-        let census = self.census();
-        self.mode == Mode::Open
-            && self.full
-            && (self.idle.is_empty() || census.serving >= self.settings.workers)
-            && census.empty == 0
-            && self.tasks.queued() >= self.settings.workers
+        self.full && self.tasks.queued() >= self.settings.workers && self.is_busy()
     }
 
     /// Whether that will be so for a while.
     pub(crate) fn is_backed_up(&self) -> bool {
-        self.tasks.queued() >= self.settings.workers + QUEUED_LEAST && self.only_queues()
+        self.tasks.queued() >= self.settings.workers + TASKS_LEAST && self.only_queues()
+    }
+
+    /// Whether a task that comes now begins no sooner for being taken in at once: all
+    /// workers that there should be are there, and those that are ready have others.
+    pub(crate) fn is_busy(&self) -> bool {
+        let census = self.census();
+        self.mode == Mode::Open
+            && (self.idle.is_empty() || census.serving >= self.settings.workers)
+            && census.empty == 0
+    }
+
+    /// Whether more of them are to be expected in a moment.
+    pub(crate) fn is_in_demand(&self) -> bool {
+        self.tasks.len() >= TASKS_LEAST && self.is_busy()
     }
 
     /// Keeps a place for a task.
@@ -60,25 +70,17 @@ impl<T> Scheduler<T> {
         self.tasks.release(ticket.0);
     }
 
-    /// Takes tasks in, in the order in which they came, while they
+    /// Takes a task in. Once all that have come are in the queue,
+    /// [`handle_entered`](Self::handle_entered) has to follow, unless they
     /// [only queue](Self::only_queues).
-    pub(crate) fn handle_entries(&mut self, entrants: impl IntoIterator<Item = Entrant<T>>) {
-        debug_assert!(self.only_queues());
-        entrants.into_iter().for_each(|entrant| self.tasks.enter(entrant.index, entrant.task));
+    pub(crate) fn handle_entry(&mut self, entrant: Entrant<T>) -> TaskKey {
+        let key = entrant.key();
+        self.tasks.enter(entrant.index, entrant.task);
+        key
     }
 
-    /// Takes the last of them in: something has happened.
-    pub(crate) fn handle_last_entries(
-        &mut self,
-        now: Time,
-        entrants: impl IntoIterator<Item = Entrant<T>>,
-        words: &impl Words,
-    ) {
-        let mut tasks = Vec::new();
-        for entrant in entrants {
-            tasks.push(entrant.key());
-            self.tasks.enter(entrant.index, entrant.task);
-        }
-        self.welcome(now, &tasks, words);
+    /// These tasks were taken in, last of all.
+    pub(crate) fn handle_entered(&mut self, now: Time, tasks: &[TaskKey], words: &impl Words) {
+        self.welcome(now, tasks, words);
     }
 }

@@ -204,6 +204,7 @@ impl Future for Driver {
         let this = &mut *self;
         loop {
             this.supervisor.alarm.start_poll(cx.waker());
+            this.supervisor.begin_work();
             loop {
                 let event = this.supervisor.inbox().pop_front();
                 let Some(event) = event else { break };
@@ -214,7 +215,11 @@ impl Future for Driver {
             if this.supervisor.core().is_over() {
                 return Poll::Ready(());
             }
-            if !this.poll_time(cx) && this.supervisor.alarm.may_rest() {
+            if this.poll_time(cx) {
+                continue;
+            }
+            this.supervisor.end_work();
+            if this.supervisor.alarm.may_rest() {
                 return Poll::Pending;
             }
         }

@@ -1,16 +1,19 @@
-//! Where calls wait that only queue (`sched/entry.rs`): whoever makes one after the other,
-//! while the driver sends and takes in what came before, does not wait for the pool's lock,
-//! nor does the driver for them.
+//! Where calls wait for whoever has the pool's lock next, so that whoever makes one after
+//! the other, while the driver sends and takes in what came before, does not wait for the
+//! lock, nor the driver for them.
 //!
-//! There are tickets here as long as a call that comes changes nothing but the queue. So
-//! nobody has to be told of it: whoever has the pool's lock takes in what waits before
-//! anything else, and closes the entrance, where nobody comes in any more, before what it
-//! does can make a difference to anybody who waits here.
+//! Who has a ticket waits here. There are tickets while a call that comes changes nothing
+//! but the queue's length, whenever it is taken in; and while the driver is at work, as long
+//! as no worker is without a task: it takes in what has come before it rests. So nobody has
+//! to be told of a call here. Whoever has the lock takes in what waits before anything else,
+//! and closes the entrance, where nobody comes in any more, before what it does makes a
+//! difference to who waits here.
 
 use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::call::Call;
+use super::effects::Effects;
 use super::{Core, QueuePlace, Supervisor};
 use crate::id::TaskId;
 use crate::sched::{Entrant, TaskKey, Terms, Ticket};
@@ -22,7 +25,7 @@ const TICKETS_FIRST: usize = 32;
 
 /// Most tickets that are out: what comes in the time in which a driver takes in what its
 /// workers have sent.
-const TICKETS_MOST: usize = 256;
+const TICKETS_MOST: usize = 1024;
 
 /// Calls that wait, and tickets for more. Its lock is held for a few moves only; it comes
 /// after the pool's.
@@ -56,8 +59,14 @@ struct Entry {
 /// What whoever has the pool's lock knows of its entrance.
 #[derive(Debug, Default)]
 pub(super) struct Porter {
+    /// The driver is at work.
+    at_work: bool,
     /// Tickets that are out, or calls that came with one. 0: the entrance is closed.
     out: usize,
+    /// Tickets that were enough the last time.
+    enough: usize,
+    /// Calls were taken in, and nobody has looked yet who could be given them.
+    entered: bool,
     /// Tickets for next time.
     tickets: Vec<Ticket>,
     /// Room for calls.
@@ -93,6 +102,25 @@ impl Supervisor {
     }
 }
 
+impl Supervisor {
+    /// The driver begins to look at what there is.
+    pub(super) fn begin_work(&self) {
+        let mut core = self.core();
+        core.porter.at_work = true;
+        core.open_entrance(&self.entrance);
+    }
+
+    /// The driver is about to rest, and takes in what has come.
+    pub(super) fn end_work(self: &Arc<Self>) {
+        let mut effects = Effects::default();
+        let mut core = self.core();
+        core.porter.at_work = false;
+        core.perform(self, &mut effects);
+        drop(core);
+        effects.run(self);
+    }
+}
+
 impl Core {
     /// Takes in what waits. To be called before anything else, as soon as one has the lock.
     pub(super) fn take_in(&mut self, entrance: &Entrance) {
@@ -101,36 +129,55 @@ impl Core {
         }
         mem::swap(&mut entrance.state().calls, &mut self.porter.calls);
         let came = self.note_entries();
-        let entries = self.porter.calls.drain(..).map(|entry| entry.entrant);
-        self.sched.handle_entries(entries);
+        self.porter.entered |= came > 0;
+        for entry in self.porter.calls.drain(..) {
+            self.sched.handle_entry(entry.entrant);
+        }
         self.porter.out -= came;
         // As many again, and twice as many where those were not enough.
-        let most = (2 * came).clamp(TICKETS_FIRST, TICKETS_MOST);
-        self.give_tickets(most);
+        self.porter.enough = (2 * came).max(self.porter.enough).min(TICKETS_MOST);
+        self.give_tickets();
     }
 
-    /// Closes the entrance if whoever comes now could get a worker, or an end.
+    /// Whether who comes in may wait.
+    fn may_wait(&self) -> bool {
+        if self.porter.at_work { self.sched.is_busy() } else { self.sched.only_queues() }
+    }
+
+    /// Gives what was taken in to workers, and closes the entrance if whoever comes now
+    /// could get one, or an end.
     pub(super) fn watch_entrance(&mut self, entrance: &Entrance) {
-        if self.porter.out > 0 && !self.sched.only_queues() {
-            let mut state = entrance.state();
-            let mut tickets = mem::take(&mut state.tickets);
-            self.porter.calls = mem::take(&mut state.calls);
-            drop(state);
-            tickets.append(&mut self.porter.tickets);
-            self.note_entries();
+        if mem::take(&mut self.porter.entered) {
             let now = Time(monotonic_nanos());
-            let entries = mem::take(&mut self.porter.calls).into_iter();
-            let entrants = entries.map(|entry| entry.entrant);
-            self.sched.handle_last_entries(now, entrants, &self.links);
-            tickets.into_iter().for_each(|ticket| self.sched.handle_return(ticket));
-            self.porter.out = 0;
+            self.sched.handle_entered(now, &[], &self.links);
         }
+        if self.porter.out == 0 || self.may_wait() {
+            return;
+        }
+        let mut state = entrance.state();
+        let mut tickets = mem::take(&mut state.tickets);
+        self.porter.calls = mem::take(&mut state.calls);
+        drop(state);
+        tickets.append(&mut self.porter.tickets);
+        let came = self.note_entries();
+        let calls = mem::take(&mut self.porter.calls).into_iter();
+        let tasks: Vec<_> = calls.map(|entry| self.sched.handle_entry(entry.entrant)).collect();
+        if came > 0 {
+            let now = Time(monotonic_nanos());
+            self.sched.handle_entered(now, &tasks, &self.links);
+        }
+        tickets.into_iter().for_each(|ticket| self.sched.handle_return(ticket));
+        // Fewer where there was no need of so many.
+        self.porter.enough = (2 * came).max(self.porter.enough / 2);
+        self.porter.out = 0;
     }
 
     /// Opens the entrance if that is worth while, or lets more come in.
     pub(super) fn open_entrance(&mut self, entrance: &Entrance) {
-        if self.porter.out == 0 && self.sched.is_backed_up() {
-            self.give_tickets(TICKETS_FIRST);
+        let opens = self.porter.out == 0
+            && (self.sched.is_backed_up() || (self.porter.at_work && self.sched.is_in_demand()));
+        if opens {
+            self.give_tickets();
         }
         if !self.porter.tickets.is_empty() {
             entrance.state().tickets.append(&mut self.porter.tickets);
@@ -149,8 +196,9 @@ impl Core {
         came
     }
 
-    /// Prepares tickets, up to so many that are out in all.
-    fn give_tickets(&mut self, most: usize) {
+    /// Prepares tickets.
+    fn give_tickets(&mut self) {
+        let most = self.porter.enough.clamp(TICKETS_FIRST, TICKETS_MOST);
         while self.porter.out < most {
             self.porter.tickets.push(self.sched.give_ticket());
             self.porter.out += 1;

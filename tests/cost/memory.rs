@@ -45,7 +45,7 @@ fn a_queued_call() {
         let busy = pool.apply_async(|| std::thread::sleep(Duration::from_secs(3600)), ());
         // Tables are doubled: with as many as fill one, nothing is in reserve but what is
         // kept for the next calls, and the call before these.
-        let calls = (1 << 16) - 256 - 1;
+        let calls = (1 << 16) - 1024 - 1;
         let mut handles = Vec::with_capacity(calls);
         let before = (heap_bytes(), descriptors());
         for n in 0..calls as u64 {

@@ -17,8 +17,8 @@ use crate::id::TaskId;
 use crate::limits::{EOF_TO_DEATH_WAIT, LEAVE_WAIT, REPLY_WAIT, SKIP_WAIT, SLOTS, START_WAIT_MAX};
 use crate::proto::peer::{ProtocolError, Violation};
 use crate::sched::{
-    Action, Answer, Ending, Entrant, Intent, Mode, Scheduler, Settings, Stage, TaskKey, Terms, Words,
-    WorkerKey,
+    Action, Answer, Ending, Entrant, Intent, Mode, Scheduler, Settings, Stage, TaskKey, Terms,
+    Words, WorkerKey,
 };
 use crate::slot_word::{Phase, SlotWord};
 use crate::time::Time;
@@ -71,7 +71,7 @@ enum Op {
         terms: Terms,
         call: Call,
     },
-    /// A call that only waits, if it would now, comes, and is taken in later.
+    /// A call comes that is taken in later, as long as all workers are busy.
     Enter(Call),
     Cancel(u8),
     CancelNewest,
@@ -514,6 +514,8 @@ struct Pool {
     outside: Outside,
     /// Tasks that have come and are to be taken in.
     waiting: Vec<Entrant<usize>>,
+    /// Some were, and nobody has looked yet who could be given them.
+    entered: bool,
     /// The worker whose death is being taken in.
     buried: Option<WorkerKey>,
 }
@@ -545,7 +547,15 @@ impl Pool {
         };
         let sched = Scheduler::new(now, settings);
         let outside = Outside(RefCell::new(world));
-        let mut pool = Pool { header, story: Vec::new(), sched, outside, waiting: Vec::new(), buried: None };
+        let mut pool = Pool {
+            header,
+            story: Vec::new(),
+            sched,
+            outside,
+            waiting: Vec::new(),
+            entered: false,
+            buried: None,
+        };
         pool.perform();
         pool
     }
@@ -563,6 +573,10 @@ impl Pool {
     fn apply(&mut self, op: Op) {
         self.story.push(op);
         self.world().looks = 0;
+        // They may come just before anything happens, and just after.
+        if self.story.len() % 3 > 0 {
+            self.take_in();
+        }
         match op {
             Op::Submit { terms, call } => self.submit(terms, call),
             Op::Enter(call) => self.enter(call),
@@ -696,7 +710,7 @@ impl Pool {
     }
 
     fn enter(&mut self, call: Call) {
-        if !self.sched.only_queues() {
+        if !self.sched.is_busy() {
             return;
         }
         let task = self.world().tasks.len();
@@ -711,8 +725,9 @@ impl Pool {
 
     /// Whoever looks for a task does this first.
     fn take_in(&mut self) {
-        if !self.waiting.is_empty() {
-            self.sched.handle_entries(self.waiting.drain(..));
+        for entrant in self.waiting.drain(..) {
+            self.sched.handle_entry(entrant);
+            self.entered = true;
         }
     }
 
@@ -875,10 +890,14 @@ impl Pool {
 
     /// Does what the scheduler wants done, and checks that it may want it.
     fn perform(&mut self) {
-        if !self.waiting.is_empty() && !self.sched.only_queues() {
-            let now = self.world().now;
-            let waiting = std::mem::take(&mut self.waiting);
-            self.sched.handle_last_entries(now, waiting, &self.outside);
+        let now = self.world().now;
+        if std::mem::take(&mut self.entered) {
+            self.sched.handle_entered(now, &[], &self.outside);
+        }
+        if !self.waiting.is_empty() && !self.sched.is_busy() {
+            let waiting = std::mem::take(&mut self.waiting).into_iter();
+            let tasks: Vec<_> = waiting.map(|entrant| self.sched.handle_entry(entrant)).collect();
+            self.sched.handle_entered(now, &tasks, &self.outside);
         }
         while let Some(action) = self.sched.poll_action() {
             match action {
@@ -1063,7 +1082,7 @@ impl Pool {
         let waiting = self.waiting.len();
         let unended = world.tasks.iter().filter(|task| !task.has_ended).count();
         assert_eq!(open + waiting, unended, "tasks that have not ended");
-        assert!(waiting == 0 || self.sched.only_queues());
+        assert!(waiting == 0 || self.sched.is_busy());
         let mut sent = 0;
         let wanted = self.sched.settings().seats();
         let serving = self.sched.workers().filter(|view| {

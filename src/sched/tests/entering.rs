@@ -23,7 +23,9 @@ impl Pool {
 
     fn enter_last(&mut self, entrants: Vec<Entrant<usize>>) -> Vec<Deed> {
         self.deeds();
-        self.sched.handle_last_entries(self.now, entrants, &self.board);
+        let entrants = entrants.into_iter();
+        let tasks: Vec<_> = entrants.map(|entrant| self.sched.handle_entry(entrant)).collect();
+        self.sched.handle_entered(self.now, &tasks, &self.board);
         self.drain();
         self.deeds()
     }
@@ -82,12 +84,34 @@ fn tickets_are_worth_while_where_many_wait() {
 }
 
 #[test]
+fn or_are_under_way_and_no_worker_is_without_any() {
+    let mut pool = Pool::new(2, 1000).ready();
+    pool.sched.run_nanos = 1_000;
+    pool.submit(1);
+    assert!(!pool.sched.is_busy(), "the other one has none");
+    pool.submit(62);
+    assert!(pool.sched.is_busy() && !pool.sched.is_in_demand());
+    assert!(!pool.sched.only_queues(), "there is room");
+    pool.submit(1);
+    assert!(pool.sched.is_in_demand());
+    pool.finish_all(1_000);
+    assert!(!pool.sched.is_busy());
+    for end in [Pool::close, Pool::terminate] {
+        let mut pool = full(100);
+        end(&mut pool);
+        assert!(!pool.sched.is_busy() && !pool.sched.is_in_demand());
+    }
+}
+
+#[test]
 fn what_enters_is_found_and_runs_in_order() {
     let mut pool = full(1);
     let tickets: Vec<_> = (0..3).map(|_| pool.sched.give_ticket()).collect();
     let entrants: Vec<_> = tickets.into_iter().map(|ticket| pool.entrant(ticket)).collect();
     assert_eq!(pool.sched.place(pool.keys[5]), None, "not yet");
-    pool.sched.handle_entries(entrants);
+    for entrant in entrants {
+        pool.sched.handle_entry(entrant);
+    }
     assert!(pool.sched.poll_action().is_none());
     assert_eq!(pool.sched.task_counts(), (8, 4));
     assert_eq!(pool.sched.place(pool.keys[5]), Some(Place::Queued));

@@ -25,8 +25,9 @@ pub struct Job {
 
 /// In the order of the table. All are asked for all jobs; who cannot do one
 /// gives no figures for it.
-pub const CONTESTANTS: [&str; 13] = [
+pub const CONTESTANTS: [&str; 14] = [
     "procession",
+    "by fork server",
     "spawn_blocking",
     "rayon",
     "procspawn",
@@ -43,7 +44,7 @@ pub const CONTESTANTS: [&str; 13] = [
 
 /// Those that `python/peers.py` runs.
 pub fn is_python(who: &str) -> bool {
-    CONTESTANTS[8..].contains(&who)
+    CONTESTANTS[9..].contains(&who)
 }
 
 use self::Unit::{Bytes, Count, PerSecond, Seconds, Share};

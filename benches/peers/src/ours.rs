@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use procession::{Pool, PoolBuilder};
+use procession::{Pool, PoolBuilder, StartMethod};
 use tokio::runtime::Runtime;
 
 use crate::contestant::Contestant;
@@ -31,6 +31,25 @@ impl Procession {
     /// Runs it as a task of the runtime, where a service's code would be.
     fn within<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
         self.runtime.block_on(self.runtime.spawn(future)).expect("no panic")
+    }
+}
+
+/// The same with workers that are copies of a fork server, which runs already but for the
+/// first pool.
+pub struct ByForkServer(Procession);
+
+impl Contestant for ByForkServer {
+    fn start(workers: usize) -> Self {
+        let builder = Pool::builder().workers(workers).start_method(StartMethod::ForkServer);
+        ByForkServer(Procession::with(builder))
+    }
+
+    fn round_trips(&mut self, calls: usize) -> Vec<Duration> {
+        self.0.round_trips(calls)
+    }
+
+    fn cancel(&mut self, running: &Path) -> Option<Duration> {
+        self.0.cancel(running)
     }
 }
 

@@ -10,6 +10,7 @@ use std::fs;
 use std::future::Future;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,14 +21,14 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 /// Runs one test on a runtime of its own, alone in this process, and checks
 /// that it leaves nothing: no child, no zombie, no descriptor.
 #[track_caller]
-pub(crate) fn checked<F: Future<Output = ()>>(test: F) {
-    checked_on(Flavor::MultiThread, test);
+pub(crate) fn checked(test: impl Future<Output = ()>) {
+    checked_on(Flavor::MultiThread, Box::pin(test));
 }
 
 /// The same on a current-thread runtime.
 #[track_caller]
-pub(crate) fn checked_current_thread<F: Future<Output = ()>>(test: F) {
-    checked_on(Flavor::CurrentThread, test);
+pub(crate) fn checked_current_thread(test: impl Future<Output = ()>) {
+    checked_on(Flavor::CurrentThread, Box::pin(test));
 }
 
 pub(crate) enum Flavor {
@@ -35,8 +36,9 @@ pub(crate) enum Flavor {
     CurrentThread,
 }
 
+/// Takes all tests as one type: the runtimes are compiled once, not for each test.
 #[track_caller]
-fn checked_on<F: Future<Output = ()>>(flavor: Flavor, test: F) {
+fn checked_on(flavor: Flavor, test: Pin<Box<dyn Future<Output = ()> + '_>>) {
     alone(|| {
         let runtime = match flavor {
             Flavor::MultiThread => tokio::runtime::Builder::new_multi_thread()
@@ -64,6 +66,11 @@ pub(crate) fn for_good(act: impl FnOnce()) {
 /// Runs a test that makes its own runtimes, with the same checks.
 #[track_caller]
 pub(crate) fn alone(test: impl FnOnce()) {
+    alone_with(Box::new(test));
+}
+
+#[track_caller]
+fn alone_with(test: Box<dyn FnOnce() + '_>) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     warm_up();
     let before = Leftovers::now();

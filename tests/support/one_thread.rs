@@ -16,6 +16,11 @@ const MARK: &str = "PROCESSION_TEST_ALONE";
 /// test alone, makes a copy of itself while its other thread, the harness's, waits.
 #[track_caller]
 pub(crate) fn with_one_thread(test: impl FnOnce()) {
+    with_one_thread_as(Box::new(test));
+}
+
+#[track_caller]
+fn with_one_thread_as(test: Box<dyn FnOnce() + '_>) {
     if env::var_os(MARK).is_none() {
         let name = thread::current().name().expect("the harness names threads").to_owned();
         let mut command = Command::new(env::current_exe().unwrap());

@@ -59,11 +59,16 @@ mod tests {
     #[test]
     fn touched_memory_is_seen() {
         let statm = Statm::open().unwrap();
-        let before = statm.resident_bytes().unwrap();
-        let block = hint::black_box(vec![1_u8; 64 << 20]);
-        let after = statm.resident_bytes().unwrap();
-        assert!(after >= before + (48 << 20), "{before} then {after}");
-        drop(block);
+        let resident = || statm.resident_bytes().unwrap();
+        let is_seen = || {
+            let before = resident();
+            let block = hint::black_box(vec![1_u8; 64 << 20]);
+            let after = resident();
+            drop(block);
+            after >= before + (48 << 20)
+        };
+        // Tests beside this one may give as much back in the meantime, but not each time.
+        assert!((0..100).any(|_| is_seen()));
         let ours = resident_bytes_of(std::process::id()).unwrap();
         assert!(ours > 1 << 20 && resident_bytes_of(u32::MAX).is_none(), "{ours}");
     }

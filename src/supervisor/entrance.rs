@@ -115,6 +115,9 @@ impl Supervisor {
         let mut effects = Effects::default();
         let mut core = self.core();
         core.porter.at_work = false;
+        if core.porter.out == 0 {
+            return;
+        }
         core.perform(self, &mut effects);
         drop(core);
         effects.run(self);

@@ -16,6 +16,7 @@ use super::call::Call;
 use super::effects::Effects;
 use super::{Core, QueuePlace, Supervisor};
 use crate::id::TaskId;
+use crate::observe::Meter;
 use crate::sched::{Entrant, TaskKey, Terms, Ticket};
 use crate::sys::clock::monotonic_nanos;
 use crate::time::Time;
@@ -26,6 +27,10 @@ const TICKETS_FIRST: usize = 32;
 /// Most tickets that are out: what comes in the time in which a driver takes in what its
 /// workers have sent.
 const TICKETS_MOST: usize = 1024;
+
+/// Whether calls may wait while nobody is at work: a recorder of metrics has to be told of
+/// each, for which the lock is taken in any case.
+const MAY_BE_LEFT: bool = !Meter::LISTENS;
 
 /// Calls that wait, and tickets for more. Its lock is held for a few moves only; it comes
 /// after the pool's.
@@ -144,7 +149,11 @@ impl Core {
 
     /// Whether who comes in may wait.
     fn may_wait(&self) -> bool {
-        if self.porter.at_work { self.sched.is_busy() } else { self.sched.only_queues() }
+        if self.porter.at_work {
+            self.sched.is_busy()
+        } else {
+            MAY_BE_LEFT && self.sched.only_queues()
+        }
     }
 
     /// Gives what was taken in to workers, and closes the entrance if whoever comes now
@@ -178,7 +187,8 @@ impl Core {
     /// Opens the entrance if that is worth while, or lets more come in.
     pub(super) fn open_entrance(&mut self, entrance: &Entrance) {
         let opens = self.porter.out == 0
-            && (self.sched.is_backed_up() || (self.porter.at_work && self.sched.is_in_demand()));
+            && (MAY_BE_LEFT && self.sched.is_backed_up()
+                || self.porter.at_work && self.sched.is_in_demand());
         if opens {
             self.give_tickets();
         }

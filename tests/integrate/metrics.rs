@@ -159,6 +159,28 @@ fn a_recorder_is_told_what_happens() {
     });
 }
 
+/// Those that only wait are brought in by whoever comes next, which may take long.
+#[test]
+fn a_recorder_hears_at_once_of_calls_that_only_wait() {
+    let recorder = DebuggingRecorder::new();
+    let mut heard = Heard { snapshotter: recorder.snapshotter(), values: BTreeMap::new() };
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    checked_current_thread(async {
+        let scratch = Scratch::new();
+        let journal = scratch.path("journal");
+        let pool = Pool::builder().name("deep").workers(1).build().unwrap();
+        let first = pool.apply_async(stuck, journal.clone());
+        noted(&journal).await;
+        let rest: Vec<_> = (0..200).map(|_| pool.apply_async(sleeps, 0)).collect();
+        heard.look();
+        assert_eq!(heard.of(names::SUBMITTED, "deep"), 201.0);
+        let waiting = heard.of(names::PENDING, "deep");
+        assert_eq!(waiting + heard.of(names::IN_FLIGHT, "deep"), 201.0);
+        drop((first, rest));
+        pool.terminate().await;
+    });
+}
+
 /// Is not done with how long a call took before its caller has gone on.
 struct Slow(Arc<Goes>);
 

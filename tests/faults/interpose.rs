@@ -20,7 +20,7 @@ use nix::libc::{
 use procession::PoolBuilder;
 
 /// The length of a status page's mapping, by which it is known.
-const PAGE_BYTES: usize = 20480 + (64 << 10) + (16 << 10);
+const PAGE_BYTES: usize = 86016 + (64 << 10) + (16 << 10);
 
 macro_rules! calls {
     ($($call:ident)*) => {

@@ -154,10 +154,22 @@ impl AsyncRead for ProcessStderr {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(self.end.watched(Receiver::from_owned_fd)?.poll_read(cx, buf))?;
-        self.tap.0.note(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
+        let this = &mut *self;
+        let pipe = this.end.watched(Receiver::from_owned_fd)?;
+        loop {
+            ready!(pipe.poll_read_ready(cx))?;
+            // What has left the pipe is noted before anybody looks for it there.
+            let mut tail = this.tap.0.lock();
+            match pipe.try_read(buf.initialize_unfilled()) {
+                Ok(len) => {
+                    tail.add(&buf.initialize_unfilled()[..len]);
+                    buf.advance(len);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 
@@ -190,10 +202,6 @@ impl Tap {
 
     fn lock(&self) -> MutexGuard<'_, Tail> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note(&self, bytes: &[u8]) {
-        self.lock().add(bytes);
     }
 
     /// The last that was written, read or not, as far as there was a reader.

@@ -92,6 +92,28 @@ fn last_words_that_were_read_are_last_words() {
     });
 }
 
+/// What is read just now is neither in the pipe nor yet with its reader.
+#[test]
+fn last_words_are_whole_while_they_are_read() {
+    checked(async {
+        for _ in 0..200 {
+            let mut process = Process::builder().stderr(Stdio::piped()).spawn(dies, 9).unwrap();
+            let mut stderr = process.stderr.take().unwrap();
+            let reader = tokio::spawn(async move {
+                let mut printed = [0; 1];
+                while stderr.read(&mut printed).await.unwrap() > 0 {}
+                stderr
+            });
+            let error = process.await.unwrap_err();
+            assert!(
+                error.to_string().ends_with("its last output: these are my last words"),
+                "{error}"
+            );
+            drop(reader.await.unwrap());
+        }
+    });
+}
+
 /// Whoever reads to the end lets go of the pipe then, as a task that logs what comes.
 #[test]
 fn last_words_stay_when_their_reader_is_gone() {

@@ -6,7 +6,7 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::task::coop::consume_budget;
@@ -353,14 +353,10 @@ impl Receiver {
                 return Poll::Pending;
             }
         }
-        let ended = mem::replace(&mut *state, State::Told);
         drop(state);
         // As tokio's channels do: who never waits lets others run.
-        if pin!(consume_budget()).poll(cx).is_pending() {
-            *self.0.state() = ended;
-            return Poll::Pending;
-        }
-        Poll::Ready(match ended {
+        ready!(pin!(consume_budget()).poll(cx));
+        Poll::Ready(match mem::replace(&mut *self.0.state(), State::Told) {
             State::Answered(reply) => Ok(reply),
             State::Failed(failed) => Err(failed),
             State::Open(..) | State::Part(..) | State::Told => {

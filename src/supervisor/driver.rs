@@ -130,11 +130,9 @@ impl Driver {
             let (mut ended, mut moved, mut held) = (Vec::new(), Vec::new(), Vec::new());
             let mut bringing = Vec::new();
             for link in self.links.iter_mut().filter(|link| verdicts.contains(&link.worker())) {
-                if link.is_on_hold() {
+                // The runtime may have been kept from telling us for long.
+                if link.is_on_hold() || !link.catch_up() {
                     held.push(link.worker());
-                } else {
-                    // The runtime may have been kept from telling us for long.
-                    link.catch_up();
                 }
                 link.fetch();
                 if link.has_moved() {

@@ -76,17 +76,20 @@ impl Intake {
     }
 
     /// Takes in all that the worker has sent so far, whether the runtime has
-    /// noticed yet or not.
-    pub(super) fn catch_up(&mut self, supervisor: &Arc<Supervisor>) {
+    /// noticed yet or not. What an `alive` one has sent waits for those who are to take
+    /// descriptors; returns whether nothing does.
+    pub(super) fn catch_up(&mut self, supervisor: &Arc<Supervisor>, alive: bool) -> bool {
         // At most one frame can be under way, and what the ring and the
         // socket's own buffer hold beside it. Somebody outside the worker's
         // group could have kept the other end and go on writing for ever.
         let most = supervisor.plan().frame_bytes_max + SOCKET_BYTES_MAX;
         let mut read = 0;
         while !self.is_deaf && read <= most {
-            // It had its time. Of one that has not, what is left is lost.
-            if self.transport.room_for_a_read() == Room::Nowhere {
-                break;
+            match self.transport.room_for_a_read() {
+                Room::Scarce if alive && !self.transport.is_full_of_parts() => return false,
+                Room::Enough | Room::Scarce => {}
+                // It had its time. Of one that has not, what is left is lost.
+                Room::Nowhere => break,
             }
             match self.transport.read_now() {
                 Ok(0) | Err(_) => break,
@@ -94,6 +97,7 @@ impl Intake {
             }
             self.take_messages(supervisor);
         }
+        true
     }
 
     /// Takes in all whole messages that have arrived.

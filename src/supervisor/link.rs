@@ -250,9 +250,9 @@ impl Link {
     }
 
     /// Takes in all that the worker has sent so far, whether the runtime has
-    /// noticed yet or not.
-    pub(super) fn catch_up(&mut self) {
-        self.intake().catch_up(&self.supervisor);
+    /// noticed yet or not. Returns whether nothing is left.
+    pub(super) fn catch_up(&mut self) -> bool {
+        self.intake().catch_up(&self.supervisor, true)
     }
 
     fn intake(&self) -> MutexGuard<'_, Intake> {
@@ -282,7 +282,7 @@ impl Link {
     /// The process is dead, or does not die: takes in what it has left, and
     /// closes the book.
     fn bury(&mut self, intake: &mut Intake, end: End) {
-        intake.catch_up(&self.supervisor);
+        intake.catch_up(&self.supervisor, false);
         intake.fetch(&self.supervisor, false);
         intake.is_deaf = true;
         for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {

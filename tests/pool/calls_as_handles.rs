@@ -1,11 +1,14 @@
 //! What can be done with a call beside awaiting it.
 
 use std::collections::HashSet;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use procession::{TaskError, TaskStatus};
+use procession::{TaskError, TaskHandle, TaskStatus};
 
-use crate::support::{Scratch, checked, note, noted, notes, until};
+use crate::support::{Scratch, checked, checked_current_thread, note, noted, notes, until};
 use crate::tasks::{hold, kill, never, noting, open, pid, pool_of, square};
 
 #[test]
@@ -266,5 +269,31 @@ fn one_worker_runs_calls_in_the_order_they_were_made() {
         pool.join().await;
         let expected: Vec<String> = (0..200).map(|n| n.to_string()).collect();
         assert_eq!(notes(&journal), expected);
+    });
+}
+
+/// As tokio's channels do it. What it did not come to take then is still there.
+#[test]
+fn whoever_takes_many_answers_lets_others_run_and_loses_none() {
+    checked_current_thread(async {
+        let pool = pool_of(1);
+        let mut calls: Vec<_> = (0..300).map(|n| pool.apply_async(square, n)).collect();
+        until("all have ended", || calls.iter().all(TaskHandle::is_finished)).await;
+        let mut answers = vec![None; calls.len()];
+        let mut polls = 0;
+        poll_fn(|cx| {
+            polls += 1;
+            for (call, answer) in calls.iter_mut().zip(&mut answers) {
+                if answer.is_none() {
+                    if let Poll::Ready(end) = Pin::new(call).poll(cx) {
+                        *answer = Some(end.unwrap());
+                    }
+                }
+            }
+            if answers.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        assert!(polls > 1);
+        assert!(answers.into_iter().flatten().eq((0..300).map(|n| n * n)));
     });
 }

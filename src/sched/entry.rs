@@ -1,6 +1,7 @@
-//! Tasks that come while no worker has room: they only wait, so that whoever brings them
-//! need not come to the scheduler. It gives out tickets for that, as long as it has nothing
-//! to decide, and takes the tasks in when it next has.
+//! Tasks that come while no worker has room, or while each has a task and somebody is about
+//! to look at them all: for now they only wait, so that whoever brings them need not come to
+//! the scheduler. It gives out tickets for that, as long as it has nothing to decide, and
+//! takes the tasks in when it next has.
 
 use super::key::TaskKey;
 use super::task::{Task, Terms};
@@ -79,7 +80,8 @@ impl<T> Scheduler<T> {
         key
     }
 
-    /// These tasks were taken in, last of all.
+    /// These tasks were taken in, last of all: they end here if the pool has come to its end
+    /// before them. None have to be named while it is open.
     pub(crate) fn handle_entered(&mut self, now: Time, tasks: &[TaskKey], words: &impl Words) {
         self.welcome(now, tasks, words);
     }

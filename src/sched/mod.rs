@@ -8,7 +8,7 @@
 //! decision and has to be known at once.
 //!
 //! - `task` and `queue`: the tasks, their states and their order; `entry`: tasks that come
-//!   while no worker has room;
+//!   while there is nothing to decide;
 //! - `slot`: the workers and their timers; `seats`: when they come and go;
 //! - `assign`: which task goes where, and what is taken back;
 //! - `cancel`: ending tasks, and what a worker's death means for its tasks; `due`: what

@@ -30,6 +30,10 @@ pub(crate) const SOCKET_BYTES_MAX: usize = 64 << 20;
 /// sleeps of a worker: with 256, calls that are queued singly take some 10 % longer.
 pub(crate) const SLOTS: usize = 1024;
 
+/// Most calls that wait for whoever has the pool's lock next: what comes in the time in
+/// which a driver takes in what its workers have sent.
+pub(crate) const TICKETS_MOST: usize = 1024;
+
 /// The ring in the status page: bytes of answers that can be on their way from
 /// worker to parent. What is longer than half of it goes past it. Miri visits
 /// each of its words for each reference to the page.

@@ -39,6 +39,7 @@ impl<T> Scheduler<T> {
     /// Whether a task that comes now changes nothing but the queue's length: no worker
     /// could be given it, or would be started for it.
     pub(crate) fn only_queues(&self) -> bool {
+        // With fewer that wait, one more could be what another worker is needed for.
         self.full && self.tasks.queued() >= self.settings.workers && self.is_busy()
     }
 

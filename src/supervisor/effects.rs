@@ -175,7 +175,8 @@ impl Core {
     /// in which it was decided: no start after the pool's end. But for forks: there
     /// is no other thread that could decide anything, or there is no fork.
     pub(super) fn perform(&mut self, supervisor: &Arc<Supervisor>, effects: &mut Effects) {
-        self.watch_entrance(&supervisor.entrance);
+        self.hand_out();
+        self.close_entrance_if_due(&supervisor.entrance);
         while let Some(action) = self.sched.poll_action() {
             // A link is polled by the driver, which looks at its timers then;
             // `send` knows where none is.

@@ -16,6 +16,7 @@ use super::call::Call;
 use super::effects::Effects;
 use super::{Core, QueuePlace, Supervisor};
 use crate::id::TaskId;
+use crate::limits::TICKETS_MOST;
 use crate::observe::Meter;
 use crate::sched::{Entrant, TaskKey, Terms, Ticket};
 use crate::sys::clock::monotonic_nanos;
@@ -23,10 +24,6 @@ use crate::time::Time;
 
 /// Tickets that are given out at first. Whoever finds none takes the lock.
 const TICKETS_FIRST: usize = 32;
-
-/// Most tickets that are out: what comes in the time in which a driver takes in what its
-/// workers have sent.
-const TICKETS_MOST: usize = 1024;
 
 /// Whether calls may wait while nobody is at work: a recorder of metrics has to be told of
 /// each, for which the lock is taken in any case.
@@ -156,13 +153,16 @@ impl Core {
         }
     }
 
-    /// Gives what was taken in to workers, and closes the entrance if whoever comes now
-    /// could get one, or an end.
-    pub(super) fn watch_entrance(&mut self, entrance: &Entrance) {
+    /// Gives what was taken in to workers.
+    pub(super) fn hand_out(&mut self) {
         if mem::take(&mut self.porter.entered) {
             let now = Time(monotonic_nanos());
             self.sched.handle_entered(now, &[], &self.links);
         }
+    }
+
+    /// Closes the entrance if whoever comes now could get a worker, or an end.
+    pub(super) fn close_entrance_if_due(&mut self, entrance: &Entrance) {
         if self.porter.out == 0 || self.may_wait() {
             return;
         }

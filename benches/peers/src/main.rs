@@ -67,9 +67,7 @@ fn measure_one(who: &str, job: &str, quick: bool) -> Result<Values, String> {
         ("std::process", _) => Values::new(),
         ("procspawn", "start") => starts::procspawn(&sizes),
         ("procession", _) => measure::<ours::Procession>(job, &sizes),
-        ("by fork server", "first_result" | "cancel") => {
-            measure::<ours::ByForkServer>(job, &sizes)
-        }
+        ("by fork server", "first_result" | "cancel") => measure::<ours::ByForkServer>(job, &sizes),
         ("by fork server", _) => Values::new(),
         ("spawn_blocking", _) => measure::<threads::SpawnBlocking>(job, &sizes),
         ("rayon", _) => measure::<threads::Rayon>(job, &sizes),

@@ -76,9 +76,9 @@ impl Intake {
     }
 
     /// Takes in all that the worker has sent so far, whether the runtime has
-    /// noticed yet or not. What an `alive` one has sent waits for those who are to take
-    /// descriptors; returns whether nothing does.
-    pub(super) fn catch_up(&mut self, supervisor: &Arc<Supervisor>, alive: bool) -> bool {
+    /// noticed yet or not. What it has sent waits for those who are to take descriptors,
+    /// unless it `has_waited`; returns whether nothing does.
+    pub(super) fn catch_up(&mut self, supervisor: &Arc<Supervisor>, has_waited: bool) -> bool {
         // At most one frame can be under way, and what the ring and the
         // socket's own buffer hold beside it. Somebody outside the worker's
         // group could have kept the other end and go on writing for ever.
@@ -86,7 +86,7 @@ impl Intake {
         let mut read = 0;
         while !self.is_deaf && read <= most {
             match self.transport.room_for_a_read() {
-                Room::Scarce if alive && !self.transport.is_full_of_parts() => return false,
+                Room::Scarce if !has_waited && !self.transport.is_full_of_parts() => return false,
                 Room::Enough | Room::Scarce => {}
                 // It had its time. Of one that has not, what is left is lost.
                 Room::Nowhere => break,

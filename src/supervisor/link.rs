@@ -252,7 +252,14 @@ impl Link {
     /// Takes in all that the worker has sent so far, whether the runtime has
     /// noticed yet or not. Returns whether nothing is left.
     pub(super) fn catch_up(&mut self) -> bool {
-        self.intake().catch_up(&self.supervisor, true)
+        let had_its_time = self.hold.as_ref().is_some_and(|hold| hold.is_elapsed());
+        let has_waited = had_its_time && self.is_awaited();
+        let is_all = self.intake().catch_up(&self.supervisor, has_waited);
+        if !is_all {
+            // It does not wait for ever: the link begins to count.
+            self.alarm.ring();
+        }
+        is_all
     }
 
     fn intake(&self) -> MutexGuard<'_, Intake> {
@@ -282,7 +289,7 @@ impl Link {
     /// The process is dead, or does not die: takes in what it has left, and
     /// closes the book.
     fn bury(&mut self, intake: &mut Intake, end: End) {
-        intake.catch_up(&self.supervisor, false);
+        intake.catch_up(&self.supervisor, true);
         intake.fetch(&self.supervisor, false);
         intake.is_deaf = true;
         for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {

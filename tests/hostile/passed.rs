@@ -10,7 +10,7 @@ use procession::{Fd, TaskError};
 
 use crate::attack::echo;
 use crate::scripted::{Cast, Script};
-use crate::support::{checked, until};
+use crate::support::{Scratch, checked, note, noted, until};
 use crate::trial::assert_protocol;
 use crate::wire::{self, done, frame, item, varint};
 
@@ -50,6 +50,27 @@ pub(crate) const SCRIPTS: &[(&str, Script)] = &[
             let (file, _other) = UnixStream::pair().unwrap();
             let fds: Vec<OwnedFd> = (0..128).map(|_| file.try_clone().unwrap().into()).collect();
             actor.send_with(&one, fds);
+        }
+    }),
+    // As many as may wait, and then only the page says that the next task is over.
+    ("passed-and-silent", |actor, told| {
+        actor.greet();
+        for _ in 0..WAITING_MAX / 128 {
+            let task = actor.take();
+            actor.start(task.seq);
+            actor.finish(task.seq);
+            let mut answer = done(task.seq, 1, &varint(0));
+            answer[7] = 128;
+            let file = File::open("/dev/null").unwrap();
+            let fds: Vec<OwnedFd> = (0..128).map(|_| file.try_clone().unwrap().into()).collect();
+            actor.send_with(&answer, fds);
+        }
+        let task = actor.take();
+        actor.start(task.seq);
+        actor.finish(task.seq);
+        note(told, "silent");
+        loop {
+            std::thread::park();
         }
     }),
     ("begun", |actor, how| {
@@ -131,6 +152,33 @@ fn names_of_descriptors_that_are_not_there() {
             pool.terminate().await;
         });
     }
+}
+
+/// Nobody takes the descriptors, and the call behind them is waited for.
+#[test]
+fn silence_behind_descriptors_is_not_waited_for_without_end() {
+    fn one() -> Fd<File> {
+        unreachable!("the worker has a script")
+    }
+    checked(async {
+        let scratch = Scratch::new();
+        let told = scratch.path("told");
+        let cast = Cast::new(&format!("passed-and-silent:{told}"), 1);
+        let pool = cast.builder().workers(1).build().unwrap();
+        pool.ready().await.unwrap();
+        let before = descriptors();
+        let mut calls = Vec::new();
+        for n in 1..=WAITING_MAX / 128 {
+            calls.push(pool.apply_async(one, ()));
+            until("it is answered", || descriptors() >= before + n * 128).await;
+        }
+        let last = pool.apply_async(one, ());
+        noted(&told).await;
+        assert!(last.cancel().await.exit.is_some());
+        assert!(calls.iter().all(procession::TaskHandle::is_finished));
+        drop(calls);
+        pool.terminate().await;
+    });
 }
 
 #[test]

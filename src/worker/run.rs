@@ -457,7 +457,7 @@ impl Worker {
                 put_failed(self.desk.out.tail(), seq, run_nanos, retire, &failure);
             }
         }
-        if self.answer(ended, run_nanos)? && is_light {
+        if self.answer(ended, run_nanos)? && is_light && !retire {
             self.ended_at = Some(ended);
         }
         Ok(has_result)

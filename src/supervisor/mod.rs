@@ -57,7 +57,7 @@ pub(crate) use self::report::{Counts, PoolView, RunningView, TaskView, WorkerRep
 pub(crate) use self::waiting::{Begun, Sleep};
 
 use self::alarm::Alarm;
-use self::call::{Call, Sink};
+use self::call::{Call, Sink, wake};
 use self::ears::PoolEars;
 use self::effects::Effects;
 use self::entrance::{Entrance, Porter};
@@ -271,6 +271,9 @@ impl Supervisor {
 
     /// Why no new call is taken, if none is.
     pub(crate) fn refusal(&self) -> Option<TaskError> {
+        if self.is_in_a_copy() {
+            return Some(TaskError::Terminated);
+        }
         self.core().refusal()
     }
 
@@ -334,11 +337,23 @@ impl Supervisor {
         Call::new(request, sink, (!span.is_disabled()).then(|| Arc::new(span)), trace)
     }
 
-    fn queue(self: &Arc<Self>, call: Call, mut terms: Terms, place: Option<QueuePlace>) -> TaskKey {
+    fn queue(
+        self: &Arc<Self>,
+        mut call: Call,
+        mut terms: Terms,
+        place: Option<QueuePlace>,
+    ) -> TaskKey {
+        if self.is_in_a_copy() {
+            // The workers, and the pages that tell what is theirs, are not; and whoever had
+            // the lock is not there to let go of it.
+            let ended = Err(Failed::new(TaskError::Terminated, false));
+            call.resolve(ended).into_iter().for_each(wake);
+            return TaskKey::NOWHERE;
+        }
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
         terms.alone = call.args.attached().is_some();
         let call = match place {
-            Some(place) if call.is_plain() && !terms.alone && !self.is_in_a_copy() => {
+            Some(place) if call.is_plain() && !terms.alone => {
                 match self.enter(call, terms, place) {
                     Ok(task) => return task,
                     Err(call) => call,
@@ -351,8 +366,6 @@ impl Supervisor {
         let mut effects = Effects::default();
         let mut core = self.core();
         let refusal = match core.refusal() {
-            // The workers, and the pages that tell what is theirs, are not.
-            _ if self.is_in_a_copy() => Some(TaskError::Terminated),
             // A closed pool finishes what was begun, as long as there is one.
             Some(TaskError::Closed) if place.is_none() => {
                 core.abandoned.then_some(TaskError::Terminated)
@@ -392,11 +405,10 @@ impl Supervisor {
     fn announce(&self, id: TaskId, call: &Call, place: Option<QueuePlace>) {
         let Some(span) = call.span() else { return };
         let core = self.core();
-        let is_taken = !self.is_in_a_copy()
-            && match core.refusal() {
-                Some(TaskError::Closed) => place.is_none() && !core.abandoned,
-                refusal => refusal.is_none(),
-            };
+        let is_taken = match core.refusal() {
+            Some(TaskError::Closed) => place.is_none() && !core.abandoned,
+            refusal => refusal.is_none(),
+        };
         drop(core);
         if is_taken {
             observe::task_queued(&span, id);
@@ -405,6 +417,9 @@ impl Supervisor {
 
     /// Names a call that failed before it could be queued.
     pub(crate) fn refuse(&self) -> TaskKey {
+        if self.is_in_a_copy() {
+            return TaskKey::NOWHERE;
+        }
         TaskKey::of_none(self.next_task())
     }
 

@@ -365,6 +365,46 @@ fn a_forked_copy_of_the_program_asks_nothing_of_the_originals_workers() {
     });
 }
 
+/// Other threads, which are not in the copy, had any lock at that moment.
+#[test]
+fn a_copy_of_a_program_that_makes_calls_waits_for_nobody_who_is_not_there() {
+    checked(async {
+        let pool = Pool::builder().workers(1).build().unwrap();
+        let is_over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let caller = {
+            let (pool, is_over) = (pool.clone(), std::sync::Arc::clone(&is_over));
+            std::thread::spawn(move || {
+                while !is_over.load(std::sync::atomic::Ordering::SeqCst) {
+                    let calls = (0..500).map(|_| pool.apply_async(|n: u32| n, 1));
+                    drop(calls.collect::<Vec<_>>());
+                }
+            })
+        };
+        for _ in 0..200 {
+            // SAFETY: the copy makes calls, which are refused without a lock, and ends.
+            let copy = match unsafe { nix::unistd::fork() }.unwrap() {
+                nix::unistd::ForkResult::Child => {
+                    // SAFETY: sets a timer, which ends a copy that waits.
+                    unsafe { nix::libc::alarm(30) };
+                    let call = pool.apply_async(|n: u32| n, 1);
+                    let long = pool.apply_async(length, bytes::Bytes::from_static(b"four"));
+                    let is_refused = call.is_finished()
+                        && long.is_finished()
+                        && pool.try_apply(|n: u32| n, 1).is_err();
+                    // SAFETY: nothing of the original's is to be cleaned up here.
+                    unsafe { nix::libc::_exit(i32::from(!is_refused)) }
+                }
+                nix::unistd::ForkResult::Parent { child } => child,
+            };
+            let ended = nix::sys::wait::waitpid(copy, None).unwrap();
+            assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(copy, 0));
+        }
+        is_over.store(true, std::sync::atomic::Ordering::SeqCst);
+        caller.join().unwrap();
+        pool.terminate().await;
+    });
+}
+
 /// Notes that it was woken, and panics then if it is that kind.
 struct Woken {
     is_woken: std::sync::atomic::AtomicBool,

@@ -87,12 +87,12 @@ impl Supervisor {
         &self,
         call: Call,
         terms: Terms,
-        place: QueuePlace,
+        place: Option<QueuePlace>,
     ) -> Result<TaskKey, Call> {
         let mut state = self.entrance.state();
         let Some(ticket) = state.tickets.pop() else { return Err(call) };
         let id = state.next_id();
-        let is_overdrawn = place == QueuePlace::Any && !self.try_admit();
+        let is_overdrawn = place == Some(QueuePlace::Any) && !self.try_admit();
         let entrant = Entrant::new(ticket, id, call, terms);
         let key = entrant.key();
         state.calls.push(Entry { entrant, is_overdrawn });

@@ -352,15 +352,12 @@ impl Supervisor {
         }
         terms.timeout = terms.timeout.or(self.plan.task_timeout);
         terms.alone = call.args.attached().is_some();
-        let call = match place {
-            Some(place) if call.is_plain() && !terms.alone => {
-                match self.enter(call, terms, place) {
-                    Ok(task) => return task,
-                    Err(call) => call,
-                }
+        if call.is_plain() && !terms.alone {
+            match self.enter(call, terms, place) {
+                Ok(task) => return task,
+                Err(refused) => call = refused,
             }
-            _ => call,
-        };
+        }
         let id = self.next_task();
         self.announce(id, &call, place);
         let mut effects = Effects::default();

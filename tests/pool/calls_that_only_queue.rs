@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use futures::StreamExt;
 use futures::future::join_all;
 use procession::{Pool, PoolState, TaskError, TaskHandle, TaskStatus};
 
@@ -134,6 +135,41 @@ fn while_the_pool_comes_to_its_end() {
             let stats = pool.stats();
             assert_eq!(stats.completed, answered);
             assert!(stats.submitted <= made as u64);
+        }
+    });
+}
+
+/// A stream's items do the same. A pool that is closed finishes what was begun; one that
+/// is terminated has an end for each.
+#[test]
+fn items_one_at_a_time_while_the_pool_comes_to_its_end() {
+    checked(async {
+        for round in 1..=12 {
+            let pool = pool_of(2);
+            let mut squares = pool.imap_unordered(square, 0..10 * MANY).chunk_size(1);
+            let (mut answered, mut failed) = (0, 0);
+            while let Some(answer) = squares.next().await {
+                match answer {
+                    Ok(_) => answered += 1,
+                    Err(TaskError::Terminated) => failed += 1,
+                    Err(error) => panic!("{error}"),
+                }
+                if answered + failed == 500 * round {
+                    if round % 2 == 0 {
+                        pool.close();
+                    } else {
+                        pool.terminate().await;
+                    }
+                }
+            }
+            if round % 2 == 0 {
+                assert_eq!((answered, failed), (10 * MANY, 0));
+            } else {
+                assert!(answered >= 500 * round && failed > 0, "{answered} {failed}");
+            }
+            pool.terminate().await;
+            let stats = pool.stats();
+            assert_eq!(stats.completed + stats.failed, stats.submitted);
         }
     });
 }

@@ -37,8 +37,11 @@ const CHUNKS_PER_WORKER: usize = 4;
 /// is a small one more.
 const GROWING_CHUNKS_PER_WORKER: usize = 2;
 
-/// The same where the size is given: they may be of one tiny item each.
+/// The same where the size is given: they may be of one tiny item each,
 const FIXED_CHUNKS_PER_WORKER: usize = 256;
+
+/// and most of them, where they take next to no time.
+const FIXED_CHUNKS_PER_WORKER_MAX: usize = 4096;
 
 /// What is known of items, and wanted of chunks.
 #[derive(Debug)]
@@ -133,7 +136,7 @@ impl Pace {
     /// something to do while one chunk is read and another is made: short ones with
     /// short answers, `most` of them.
     pub(super) fn items_ahead(&self, most: usize) -> usize {
-        if self.fixed.is_some() || self.item_nanos == 0 {
+        if self.item_nanos == 0 {
             return 0;
         }
         let by_time = usize::try_from(2 * self.chunk_nanos / self.item_nanos).unwrap_or(most);
@@ -144,7 +147,10 @@ impl Pace {
     /// How many chunks may be on their way.
     pub(super) fn window(&self, workers: usize) -> usize {
         let each = match self.fixed {
-            Some(_) => FIXED_CHUNKS_PER_WORKER,
+            Some(items) => {
+                let ahead = self.items_ahead(FIXED_CHUNKS_PER_WORKER_MAX.saturating_mul(items));
+                FIXED_CHUNKS_PER_WORKER.max(ahead / items)
+            }
             None if self.is_growing() => GROWING_CHUNKS_PER_WORKER,
             None => CHUNKS_PER_WORKER,
         };
@@ -214,7 +220,9 @@ mod tests {
         let mut pace = known(10_000, 100);
         pace.fix(7);
         assert_eq!(pace.fixed(), Some(7));
-        assert_eq!((pace.items(Some(3), 2), pace.items_ahead(1000), pace.window(2)), (7, 0, 512));
+        assert_eq!((pace.items(Some(3), 2), pace.window(2)), (7, 2 * 1170), "32 KiB of answers");
+        pace.learn(1, 1_000_000, 0);
+        assert_eq!((pace.items(Some(3), 2), pace.window(2)), (7, 2 * 256));
         assert_eq!((pace.budget_nanos(), pace.patience(7)), (0, None));
     }
 

@@ -65,8 +65,9 @@ fn without_a_buffer_set_it_is_256_for_each_worker() {
         for workers in [1, 2] {
             let pool = pool_of(workers);
             let (pulled, input) = counted();
-            let imap = pool.imap(square, input).chunk_size(1);
-            watch(&pool, imap, &pulled, 256 * workers).await;
+            let mut imap = pool.imap(square, input).chunk_size(1);
+            let _ = futures::poll!(imap.next());
+            assert_eq!(pulled.load(Ordering::Relaxed), 256 * workers, "nothing is known of them");
         }
     });
 }
@@ -91,25 +92,29 @@ async fn furthest(pool: &Pool, mut imap: Imap<Vec<u8>>, pulled: &AtomicUsize) ->
 /// Of items that take no time it may be more than of single calls, as long as
 /// their answers are short.
 #[test]
-fn without_a_chunk_size_it_depends_on_what_items_take() {
+fn without_a_buffer_set_it_depends_on_what_items_take() {
     checked(async {
         let pool = pool_of(2);
         let answer = |n: u64, len: usize| vec![n as u8; len];
-        let run = async |len: usize, buffer: Option<usize>| {
+        let run = async |len: usize, buffer: Option<usize>, chunk: Option<usize>| {
             let (pulled, input) = counted();
-            let imap = pool.imap(answer, input.map(move |n| (n, len)));
-            let imap = match buffer {
-                Some(buffer) => imap.buffer(buffer),
-                None => imap,
-            };
+            let mut imap = pool.imap(answer, input.map(move |n| (n, len)));
+            if let Some(buffer) = buffer {
+                imap = imap.buffer(buffer);
+            }
+            if let Some(items) = chunk {
+                imap = imap.chunk_size(items);
+            }
             furthest(&pool, imap, &pulled).await
         };
-        let short = run(3, None).await;
-        assert!(short > 1024 && short <= 2 * 4096, "{short}");
-        let long = run(2000, None).await;
-        assert!(long <= 2 * 256 + 1, "{long}");
-        let told = run(3, Some(30)).await;
-        assert!(told <= 30, "{told}");
+        for chunk in [None, Some(1)] {
+            let short = run(3, None, chunk).await;
+            assert!(short > 1024 && short <= 2 * 4096, "{short}");
+            let long = run(2000, None, chunk).await;
+            assert!(long <= 2 * 256 + 1, "{long}");
+            let told = run(3, Some(30), chunk).await;
+            assert!(told <= 30, "{told}");
+        }
     });
 }
 

@@ -134,6 +134,9 @@ impl Effects {
             drop(span);
             self.wakers.0.extend(ended.take().and_then(|ended| call.resolve(ended)));
         }
+        if self.wakers.0.len() > 1 {
+            supervisor.expects_calls.store(true, Ordering::Relaxed);
+        }
         // After the endings that made room for them.
         for (span, task, worker) in self.sent {
             observe::task_sent(&span, task, worker);
@@ -266,11 +269,13 @@ impl Core {
         }
         // To wake the driver first would take as long as to wake the worker. But
         // where that may take our processor, it is not done under the lock; and
-        // other workers have something to do while more gathers.
+        // other workers have something to do while more gathers. Nor where others are
+        // about to call, too.
         let is_sequential = self.pace.is_sequential();
         let pays = processor.is_some_and(|processor| is_sequential && link.pays(processor));
         link.known = if pays { link.page.outbox_filled() } else { 0 };
-        if is_quiet && link.send_now() {
+        let expects_more = supervisor.expects_calls.load(Ordering::Relaxed);
+        if is_quiet && !expects_more && link.send_now() {
             if pays {
                 supervisor.lone.store(task.id.as_u64(), Ordering::Relaxed);
             }

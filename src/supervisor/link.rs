@@ -7,6 +7,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -363,6 +364,9 @@ impl Future for Link {
                     return Poll::Pending;
                 }
                 this.alarm.start_poll(cx.waker());
+            } else if this.supervisor.expects_calls.load(Ordering::Relaxed) {
+                // They come first, and what they call for goes out together.
+                break;
             }
         }
         cx.waker().wake_by_ref();

@@ -43,7 +43,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -142,6 +142,9 @@ pub(crate) struct Supervisor {
     lone: AtomicU64,
     /// Calls whose callers have been told of their end.
     told: AtomicU64,
+    /// Several callers were woken together since the driver was last polled. They may call
+    /// again, and what they call for is sent together.
+    expects_calls: AtomicBool,
     /// Calls the driver.
     alarm: Alarm,
     ears: PoolEars,
@@ -247,6 +250,7 @@ impl Supervisor {
             waiting: AtomicUsize::new(0),
             lone: AtomicU64::new(0),
             told: AtomicU64::new(0),
+            expects_calls: AtomicBool::new(false),
             alarm: Alarm::default(),
             ears: PoolEars::default(),
             meter: Meter::new(&plan.name),

@@ -89,6 +89,42 @@ fn many_in_flight() {
     });
 }
 
+/// Those who are told together call again together, and are sent together.
+#[test]
+fn sixteen_callers() {
+    checked_current_thread(async {
+        let pool = pool_of_one().await;
+        let calls = 16 * 1000;
+        let (here, there) = measured(&pool, || async {
+            let callers: Vec<_> = (0..16)
+                .map(|_| {
+                    let pool = pool.clone();
+                    tokio::spawn(async move {
+                        for n in 0..1000 {
+                            assert_eq!(pool.apply(increment, n).await.unwrap(), n + 1);
+                        }
+                    })
+                })
+                .collect();
+            for caller in callers {
+                caller.await.unwrap();
+            }
+        })
+        .await;
+        here.assert_at_most(
+            "parent",
+            calls as i64,
+            Cost { sends: 65, reads: 130, waits: 100, wakes: 10, allocations: 1450 },
+        );
+        there.assert_at_most(
+            "worker",
+            calls as i64,
+            Cost { sends: 65, reads: 65, waits: 0, wakes: 0, allocations: 5 },
+        );
+        pool.terminate().await;
+    });
+}
+
 #[test]
 fn items_of_an_imap() {
     checked_current_thread(async {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,12 @@ pub trait Contestant: Sized {
     /// Tasks that are submitted one by one, all before the first answer is
     /// awaited if it can be. The sum of the answers.
     fn each(&mut self, _tasks: u64, _steps: u64) -> Option<u64> {
+        None
+    }
+
+    /// The same in all, by so many callers at once, each of which awaits one before it
+    /// submits the next.
+    fn by_callers(&mut self, _callers: u64, _tasks: u64) -> Option<u64> {
         None
     }
 
@@ -112,12 +119,23 @@ fn in_flight<C: Contestant>(sizes: &Sizes) -> Values {
     let rate = |took: Duration| tasks as f64 / took.as_secs_f64();
     let mut values = Values::new();
     best(&mut values, "each", || checked(expected, || contestant.each(tasks, 0)).map(rate));
+    best(&mut values, "callers", || {
+        checked(expected, || contestant.by_callers(CALLERS, tasks)).map(rate)
+    });
     for (name, chunk) in [("stream", 1), ("chunked", 16), ("chunked", 256)] {
         best(&mut values, name, || {
             checked(expected, || contestant.stream(tasks, 0, chunk)).map(rate)
         });
     }
     values
+}
+
+/// As a busy service has them.
+const CALLERS: u64 = 64;
+
+/// What each of so many callers calls for, of so many tasks.
+pub fn shares(callers: u64, tasks: u64) -> impl Iterator<Item = Range<u64>> {
+    (0..callers).map(move |n| n * tasks / callers..(n + 1) * tasks / callers)
 }
 
 fn map<C: Contestant>(sizes: &Sizes) -> Values {
@@ -152,6 +170,7 @@ fn efficiency<C: Contestant>(sizes: &Sizes) -> Values {
     };
     share("map", &mut |tasks, steps| contestant.map(tasks, steps));
     share("stream", &mut |tasks, steps| contestant.stream(tasks, steps, 1));
+    share("chunked", &mut |tasks, steps| contestant.stream(tasks, steps, 16));
     share("each", &mut |tasks, steps| contestant.each(tasks, steps));
     values
 }

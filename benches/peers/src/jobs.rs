@@ -65,6 +65,7 @@ pub const JOBS: &[Job] = &[
         title: "No-ops, many in flight",
         figures: &[
             ("each", "queued singly", PerSecond),
+            ("callers", "by 64 callers, awaited", PerSecond),
             ("stream", "as a stream, one at a time", PerSecond),
             ("chunked", "as a stream, in chunks", PerSecond),
         ],
@@ -75,7 +76,8 @@ pub const JOBS: &[Job] = &[
         title: "Tasks of 100 µs: serial time / (2 × elapsed)",
         figures: &[
             ("map", "map", Share),
-            ("stream", "as a stream", Share),
+            ("stream", "as a stream, one at a time", Share),
+            ("chunked", "as a stream, in chunks", Share),
             ("each", "queued singly", Share),
         ],
     },

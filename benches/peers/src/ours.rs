@@ -9,7 +9,7 @@ use futures::StreamExt;
 use procession::{Pool, PoolBuilder, StartMethod};
 use tokio::runtime::Runtime;
 
-use crate::contestant::Contestant;
+use crate::contestant::{Contestant, shares};
 use crate::tasks::{Gate, hang, hold, seed, square, wait_for, work};
 
 pub struct Procession {
@@ -91,6 +91,28 @@ impl Contestant for Procession {
             let mut sum = 0_u64;
             for call in calls {
                 sum = sum.wrapping_add(call.await.expect("an answer"));
+            }
+            sum
+        }))
+    }
+
+    fn by_callers(&mut self, callers: u64, tasks: u64) -> Option<u64> {
+        let pool = self.pool.clone();
+        Some(self.within(async move {
+            let callers = shares(callers, tasks).map(|share| {
+                let pool = pool.clone();
+                tokio::spawn(async move {
+                    let mut sum = 0_u64;
+                    for i in share {
+                        let answer = pool.apply(work, (seed(i), 0)).await.expect("an answer");
+                        sum = sum.wrapping_add(answer);
+                    }
+                    sum
+                })
+            });
+            let mut sum = 0_u64;
+            for caller in callers.collect::<Vec<_>>() {
+                sum = sum.wrapping_add(caller.await.expect("no panic"));
             }
             sum
         }))

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use procspawn::{JoinHandle, Pool};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::contestant::{Contestant, time_each};
+use crate::contestant::{Contestant, shares, time_each};
 use crate::tasks::{Gate, hang, hold, seed, squares, wait_for, work};
 
 /// Each queued call has channels of its own, so a process can have only so many.
@@ -55,6 +56,21 @@ impl Contestant for Procspawn {
         let calls = (0..tasks).map(|i| self.0.spawn((seed(i), steps), work_pair));
         in_flight(calls, |answer| sum = sum.wrapping_add(answer));
         Some(sum)
+    }
+
+    /// As threads, since its answers are waited for by one.
+    fn by_callers(&mut self, callers: u64, tasks: u64) -> Option<u64> {
+        let pool = &self.0;
+        Some(thread::scope(|scope| {
+            let callers = shares(callers, tasks).map(|share| {
+                scope.spawn(move || {
+                    let answer = |i| pool.spawn((seed(i), 0), work_pair).join().expect("an answer");
+                    share.map(answer).fold(0, u64::wrapping_add)
+                })
+            });
+            let callers = callers.collect::<Vec<_>>().into_iter();
+            callers.fold(0, |sum: u64, caller| sum.wrapping_add(caller.join().expect("no panic")))
+        }))
     }
 
     const SQUARES_CHUNKS: &[usize] = &[1_000, 10_000, 100_000, 500_000];

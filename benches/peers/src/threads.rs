@@ -9,7 +9,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::runtime::Runtime;
 use tokio::task::spawn_blocking;
 
-use crate::contestant::{Contestant, time_each};
+use crate::contestant::{Contestant, shares, time_each};
 use crate::tasks::{Gate, hold, seed, square, squares, work};
 
 pub struct SpawnBlocking(Runtime);
@@ -46,6 +46,26 @@ impl Contestant for SpawnBlocking {
             let mut sum = 0_u64;
             for call in calls {
                 sum = sum.wrapping_add(call.await.expect("an answer"));
+            }
+            sum
+        }))
+    }
+
+    fn by_callers(&mut self, callers: u64, tasks: u64) -> Option<u64> {
+        Some(self.within(async move {
+            let callers = shares(callers, tasks).map(|share| {
+                tokio::spawn(async move {
+                    let mut sum = 0_u64;
+                    for i in share {
+                        let answer = spawn_blocking(move || work(seed(i), 0)).await;
+                        sum = sum.wrapping_add(answer.expect("an answer"));
+                    }
+                    sum
+                })
+            });
+            let mut sum = 0_u64;
+            for caller in callers.collect::<Vec<_>>() {
+                sum = sum.wrapping_add(caller.await.expect("no panic"));
             }
             sum
         }))

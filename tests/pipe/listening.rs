@@ -1,13 +1,15 @@
 //! Named sockets: who is let in, and who is not.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
+#[cfg(feature = "authkey")]
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
+use procession::{Connection, Listener, Peers, blocking_connect, connect};
 #[cfg(feature = "authkey")]
-use procession::blocking_connect_with;
-use procession::{Connection, Listener, Peers, blocking_connect, connect, connect_with};
+use procession::{blocking_connect_with, connect_with};
 
 #[cfg(feature = "authkey")]
 use crate::support::{LIMIT, within};

@@ -137,6 +137,11 @@ impl<T> Scheduler<T> {
         }
     }
 
+    /// Whether any seat of the pool's is empty.
+    pub(crate) fn has_empty_seat(&self) -> bool {
+        self.census().empty > 0
+    }
+
     /// Whether a seat is empty that should not be.
     pub(super) fn wants_worker(&self) -> bool {
         self.empty_seat().is_some()

@@ -231,6 +231,10 @@ impl Core {
             }
         }
         effects.refuse |= self.sched.mode() != Mode::Open;
+        // A start that has to wait for its time is no action, and nobody else would tell
+        // the driver when that is.
+        let is_short = self.sched.has_empty_seat();
+        effects.ring_if(is_short && self.sched.poll_timeout().is_some_and(|at| at < self.armed));
         self.open_entrance(&supervisor.entrance);
     }
 

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::join_all;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use procession::{Pool, PoolState, TaskError, TryApplyError};
 
 use crate::support::{Scratch, checked, checked_current_thread, children, is_alive, noted, until};
@@ -158,6 +160,30 @@ fn a_begun_stream_is_read_on_after_close_and_join() {
         drop(results);
         pool.join().await;
         is_over(&pool, before).await;
+    });
+}
+
+/// Both workers are lost before they have done anything, so that the next ones have to
+/// wait, and in a closed pool nobody needs them yet. Then the stream is read on.
+#[test]
+fn a_begun_stream_is_read_on_after_close_when_the_next_workers_have_to_wait() {
+    checked(async {
+        for _ in 0..5 {
+            let pool = pool(2);
+            pool.ready().await.unwrap();
+            let mut answers = pool.imap(answer, 0..10);
+            pool.close();
+            for worker in pool.workers() {
+                let pid = worker.pid.expect("it is ready") as i32;
+                kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            }
+            until("both are gone", || pool.workers().is_empty()).await;
+            for n in 0..10 {
+                assert_eq!(answers.next().await.unwrap().unwrap(), answer(n));
+            }
+            assert!(answers.next().await.is_none());
+            pool.join().await;
+        }
     });
 }
 

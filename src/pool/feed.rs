@@ -364,6 +364,8 @@ impl Feed {
         if count == 0 {
             return stopped.unwrap_or(Poll::Ready(Next::End));
         }
+        let bytes = if args.attached().is_empty() { args.len() } else { usize::MAX };
+        self.pace.note_pulled(count, bytes);
         let chunk = Chunk { first, args: args.into(), ends, start: 0 };
         if let Some(Poll::Ready(next @ Next::Failed { .. })) = stopped {
             // Those before it go first.

@@ -83,7 +83,8 @@ impl<R> Imap<R> {
     /// How many items may be between the input and the reader. The input is never
     /// pulled further than this ahead of what was read. Default: 256 for each worker,
     /// and up to 4096 as long as those take less than two milliseconds and their
-    /// answers less than 32 KiB.
+    /// answers less than 32 KiB; in chunks of a given size, if their arguments take less
+    /// than 256 KiB, too.
     ///
     /// # Panics
     ///

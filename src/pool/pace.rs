@@ -57,6 +57,8 @@ pub(super) struct Pace {
     item_nanos: u64,
     /// And bytes of its answer.
     answer_bytes: usize,
+    /// And of its arguments, up to those of a chunk.
+    argument_bytes: usize,
     /// Items of the largest chunk that has come back.
     largest: usize,
 }
@@ -70,6 +72,7 @@ impl Default for Pace {
             answer_bytes_max: usize::MAX,
             item_nanos: 0,
             answer_bytes: 0,
+            argument_bytes: 0,
             largest: 0,
         }
     }
@@ -96,6 +99,12 @@ impl Pace {
     /// How many items a chunk may have, unless its size is given.
     pub(super) fn set_items_max(&mut self, items: usize) {
         self.items_max = items.clamp(1, CHUNK_ITEMS_MAX);
+    }
+
+    /// So many items with so many bytes of arguments were pulled.
+    pub(super) fn note_pulled(&mut self, items: usize, argument_bytes: usize) {
+        let bytes = argument_bytes.div_ceil(items).min(CHUNK_BYTES_MAX);
+        self.argument_bytes = self.argument_bytes - self.argument_bytes / 8 + bytes.div_ceil(8);
     }
 
     /// So many items of a chunk have come back.
@@ -134,14 +143,19 @@ impl Pace {
 
     /// How many items a worker may have before it or behind it so that it has
     /// something to do while one chunk is read and another is made: short ones with
-    /// short answers, `most` of them.
+    /// short answers, `most` of them. And with short arguments, where no chunk is cut for
+    /// theirs.
     pub(super) fn items_ahead(&self, most: usize) -> usize {
         if self.item_nanos == 0 {
             return 0;
         }
         let by_time = usize::try_from(2 * self.chunk_nanos / self.item_nanos).unwrap_or(most);
-        let by_bytes = 2 * TALLY_BYTES / self.answer_bytes.max(1);
-        by_time.min(by_bytes).min(most)
+        let by_answers = 2 * TALLY_BYTES / self.answer_bytes.max(1);
+        let by_arguments = match self.fixed {
+            Some(_) => CHUNK_BYTES_MAX / self.argument_bytes.max(1),
+            None => most,
+        };
+        by_time.min(by_answers).min(by_arguments).min(most)
     }
 
     /// How many chunks may be on their way.
@@ -221,7 +235,16 @@ mod tests {
         pace.fix(7);
         assert_eq!(pace.fixed(), Some(7));
         assert_eq!((pace.items(Some(3), 2), pace.window(2)), (7, 2 * 1170), "32 KiB of answers");
-        pace.learn(1, 1_000_000, 0);
+        for _ in 0..100 {
+            pace.note_pulled(7, 7 * 64);
+        }
+        let ahead = pace.window(2) / 2 * 7;
+        assert!(ahead * 64 <= CHUNK_BYTES_MAX && ahead > 3500, "{ahead}");
+        // What is long, or is more than bytes, is one of few.
+        pace.note_pulled(7, usize::MAX);
+        assert_eq!(pace.window(2), 2 * 256);
+        let mut pace = known(10_000, 1_000_000);
+        pace.fix(7);
         assert_eq!((pace.items(Some(3), 2), pace.window(2)), (7, 2 * 256));
         assert_eq!((pace.budget_nanos(), pace.patience(7)), (0, None));
     }

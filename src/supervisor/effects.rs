@@ -19,6 +19,9 @@ use crate::start::spawn::Way;
 use crate::start::warden::Stop;
 use crate::sys::threads::current_processor;
 
+/// A worker whose last task took longer gets the next one at once, and not with others.
+const GATHER_NANOS: u64 = 100_000;
+
 /// To be done without the lock: whatever wakes or drops what is the user's.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
@@ -43,6 +46,8 @@ pub(super) struct Effects {
     pub(super) nudge: bool,
     /// The pool takes no more calls.
     refuse: bool,
+    /// Run by a link's poll, which lets those go first whom it wakes.
+    is_polled: bool,
 }
 
 /// A call that has ended. Its times stay here until its caller has been woken.
@@ -73,6 +78,11 @@ impl Drop for Wakers {
 }
 
 impl Effects {
+    /// Of what a worker has said. `is_polled`: to a link's poll.
+    pub(super) fn of_link(is_polled: bool) -> Self {
+        Effects { is_polled, ..Effects::default() }
+    }
+
     /// Has the driver look at its timers, later.
     pub(super) fn ring_if(&mut self, is_due: bool) {
         self.ring |= is_due;
@@ -134,7 +144,7 @@ impl Effects {
             drop(span);
             self.wakers.0.extend(ended.take().and_then(|ended| call.resolve(ended)));
         }
-        if self.wakers.0.len() > 1 {
+        if self.is_polled && self.wakers.0.len() > 1 {
             supervisor.expects_calls.store(true, Ordering::Relaxed);
         }
         // After the endings that made room for them.
@@ -274,12 +284,13 @@ impl Core {
         // To wake the driver first would take as long as to wake the worker. But
         // where that may take our processor, it is not done under the lock; and
         // other workers have something to do while more gathers. Nor where others are
-        // about to call, too.
+        // about to call, too, for what takes less than to be sent for itself.
         let is_sequential = self.pace.is_sequential();
         let pays = processor.is_some_and(|processor| is_sequential && link.pays(processor));
         link.known = if pays { link.page.outbox_filled() } else { 0 };
-        let expects_more = supervisor.expects_calls.load(Ordering::Relaxed);
-        if is_quiet && !expects_more && link.send_now() {
+        let gathers =
+            link.run_nanos <= GATHER_NANOS && supervisor.expects_calls.load(Ordering::Relaxed);
+        if is_quiet && !gathers && link.send_now() {
             if pays {
                 supervisor.lone.store(task.id.as_u64(), Ordering::Relaxed);
             }

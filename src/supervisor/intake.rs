@@ -44,7 +44,7 @@ impl Intake {
     ) -> Poll<io::Result<bool>> {
         let read = self.transport.poll_read(cx);
         if let Poll::Ready(Ok(true)) = read {
-            self.take_messages(supervisor);
+            self.take_messages(supervisor, true);
         }
         read
     }
@@ -55,7 +55,7 @@ impl Intake {
             return;
         }
         match self.transport.fetch_outbox(alive) {
-            Ok(()) => self.take_messages(supervisor),
+            Ok(()) => self.take_messages(supervisor, false),
             Err(error) => self.condemn(supervisor, error),
         }
     }
@@ -95,14 +95,15 @@ impl Intake {
                 Ok(0) | Err(_) => break,
                 Ok(n) => read += n,
             }
-            self.take_messages(supervisor);
+            self.take_messages(supervisor, false);
         }
         true
     }
 
-    /// Takes in all whole messages that have arrived.
-    fn take_messages(&mut self, supervisor: &Arc<Supervisor>) {
-        let mut effects = Effects::default();
+    /// Takes in all whole messages that have arrived. `is_polled`: by a link's poll, which
+    /// lets those go first whom it wakes.
+    fn take_messages(&mut self, supervisor: &Arc<Supervisor>, is_polled: bool) {
+        let mut effects = Effects::of_link(is_polled);
         let taken = supervisor.take_messages(self, &mut effects);
         effects.run(supervisor);
         if let Err(error) = taken {

@@ -142,8 +142,9 @@ pub(crate) struct Supervisor {
     lone: AtomicU64,
     /// Calls whose callers have been told of their end.
     told: AtomicU64,
-    /// Several callers were woken together since the driver was last polled. They may call
-    /// again, and what they call for is sent together.
+    /// A link has woken several callers since the driver was last polled, and has asked to
+    /// be polled again after them. They may call again, and what they call for is sent
+    /// together.
     expects_calls: AtomicBool,
     /// Calls the driver.
     alarm: Alarm,

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use procession::{Imap, Pool};
+use serde::de::DeserializeOwned;
 
 use crate::support::{checked, until};
 use crate::tasks::{pool_of, square};
@@ -73,7 +75,11 @@ fn without_a_buffer_set_it_is_256_for_each_worker() {
 }
 
 /// A reader that stops after each item it has read, and lets the workers catch up.
-async fn furthest(pool: &Pool, mut imap: Imap<Vec<u8>>, pulled: &AtomicUsize) -> usize {
+async fn furthest<R: DeserializeOwned>(
+    pool: &Pool,
+    mut imap: Imap<R>,
+    pulled: &AtomicUsize,
+) -> usize {
     let mut furthest = 0;
     for read in 0..5000 {
         assert!(imap.next().await.is_some());
@@ -115,6 +121,12 @@ fn without_a_buffer_set_it_depends_on_what_items_take() {
             let told = run(3, Some(30), chunk).await;
             assert!(told <= 30, "{told}");
         }
+        // Arguments wait here, and to read long ones takes no time.
+        let (pulled, input) = counted();
+        let bytes = Bytes::from(vec![1; 4096]);
+        let imap = pool.imap(|bytes: Bytes| bytes.len(), input.map(move |_| bytes.clone()));
+        let laden = furthest(&pool, imap.chunk_size(1), &pulled).await;
+        assert!(laden <= 2 * 256 + 1, "{laden}");
     });
 }
 

@@ -59,8 +59,10 @@ pub(crate) struct Vitals {
 const HEAP_BYTES_MORE: i64 = 256 << 10;
 
 /// The same of what is resident once the allocator has given back what it can:
-/// pages that hold something of what is in use, and of the program itself.
-const RESIDENT_KIB_MORE: u64 = 8 << 10;
+/// pages that hold something of what is in use, or of the program itself; and of what
+/// glibc keeps for each thread, up to 448 pieces that may each be on a page of its own:
+/// 9 MiB for the five that there are.
+const RESIDENT_KIB_MORE: u64 = 16 << 10;
 
 impl Vitals {
     pub(crate) fn now() -> Self {

@@ -19,7 +19,8 @@ use crate::start::spawn::Way;
 use crate::start::warden::Stop;
 use crate::sys::threads::current_processor;
 
-/// A worker whose last task took longer gets the next one at once, and not with others.
+/// A worker whose last task took longer gets the next one at once, and not with others
+/// that may come: several times what it costs both sides to send one for itself.
 const GATHER_NANOS: u64 = 100_000;
 
 /// To be done without the lock: whatever wakes or drops what is the user's.
@@ -284,7 +285,7 @@ impl Core {
         // To wake the driver first would take as long as to wake the worker. But
         // where that may take our processor, it is not done under the lock; and
         // other workers have something to do while more gathers. Nor where others are
-        // about to call, too, for what takes less than to be sent for itself.
+        // about to call, too, and tasks are short.
         let is_sequential = self.pace.is_sequential();
         let pays = processor.is_some_and(|processor| is_sequential && link.pays(processor));
         link.known = if pays { link.page.outbox_filled() } else { 0 };
